@@ -1,0 +1,26 @@
+"""One thread, fixed seeds, no window for figures; where the real images lie, if they do."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real photographs and weights beside the checkout; the test skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("no shared/data folder beside the checkout: the real photographs and weights are not here")
+    return SHARED

@@ -1,0 +1,497 @@
+"""One recorded run of a model: which op ran where, on which values, inside which module call.
+
+Everything archlab knows about a network it knows from this record, never from class names. A run
+works for any Python control flow, is one forward pass long and sees functional ops as well as
+modules. Only what Python sees is recorded: ops inside a scripted function are not.
+
+An op or a module call is *located* by the chain of (code object, bytecode offset) from the first
+frame of the module call (or method) that runs it, its *container*, down to the line that issued
+it, and by its turn: how often that same place was passed before in the same execution. The same
+location is found again while tracing and while intercepting, so an op is never matched by a
+global counter.
+"""
+
+import copy
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+MODULE_CALL = nn.Module._call_impl.__code__
+
+# Frames of these files stand between a call in a model and what it calls; a location skips them.
+_PLUMBING = frozenset(
+    {
+        __file__,
+        nn.functional.__file__,
+        torch._tensor.__file__,
+        torch.overrides.__file__,
+        torch._jit_internal.__file__,
+        nn.modules.module.__file__,
+    }
+)
+
+
+class Call:
+    """An example that says how the model is run once: ``fn(model, *args, **kwargs)``.
+
+    For models whose interesting method is not ``forward``:
+    ``Call(lambda net, x: net.encode(x), image)``.
+    """
+
+    def __init__(self, fn: Callable, *args: Any, **kwargs: Any):
+        self.fn, self.args, self.kwargs = fn, args, kwargs
+
+
+def run(model: nn.Module, example: Any) -> Any:
+    """The output of `model` on `example`: a tensor, a tuple of arguments, a dict of keywords or a `Call`."""
+    if isinstance(example, Call):
+        return example.fn(model, *example.args, **example.kwargs)
+    if isinstance(example, tuple):
+        return model(*example)
+    if isinstance(example, Mapping):
+        return model(**example)
+    return model(example)
+
+
+def place(
+    example: Any, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Any:
+    """`example` with its tensors on `device`; those of floating point also in `dtype`. Nothing is moved in place."""
+
+    def move(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)
+
+    if isinstance(example, Call):
+        return Call(example.fn, *tree_map(move, example.args), **tree_map(move, example.kwargs))
+    return tree_map(move, dict(example) if isinstance(example, Mapping) else example)
+
+
+class Place(NamedTuple):
+    """Where an op or a module call was issued, relative to its container's execution."""
+
+    chain: tuple[tuple[int, int], ...]  # (id of the code object, bytecode offset), outermost first
+    turn: int
+
+
+@dataclass(eq=False)
+class Execution:
+    """One execution of a container: a module's ``forward``, or another method entered from outside."""
+
+    module: str  # path; "" is the root
+    method: str
+    entry: Any  # code object of the first frame; a chain starts there
+    codes: set = field(default_factory=set)  # keeps the code objects alive, so that their ids stay theirs
+    turns: dict = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Op:
+    """One call of a torch function that made or changed a tensor. Shapes are those of the tensors only."""
+
+    index: int
+    func: Callable
+    execution: Execution
+    place: Place
+    call: "ModuleCall | None"  # innermost module call it ran in
+    inputs: tuple[int, ...] = ()  # value ids, in order of appearance in the arguments
+    outputs: tuple[int, ...] = ()
+    mutated: tuple[int, ...] = ()  # value ids as they were before this op changed them in place
+    in_shapes: tuple[tuple[int, ...], ...] = ()
+    out_shapes: tuple[tuple[int, ...], ...] = ()
+    dtype: torch.dtype | None = None  # of the first output
+    params: tuple[str, ...] = ()  # names of the parameters and buffers among the inputs
+    options: dict = field(default_factory=dict)  # non-tensor keyword arguments
+    positional: tuple = ()  # positional arguments; None stands where a tensor stood
+    macs: int = 0
+    grad: bool = True  # autograd could follow it
+    saved_bytes: int = 0  # bytes of the outputs
+
+    @property
+    def name(self) -> str:
+        return getattr(self.func, "__name__", str(self.func))
+
+
+@dataclass(eq=False)
+class ModuleCall:
+    """One call of a module: ops ``first`` to ``last`` (exclusive) ran inside it."""
+
+    module: str
+    execution: Execution | None  # the container that called it; None for a call from outside
+    place: Place | None
+    parent: "ModuleCall | None"
+    first: int
+    last: int = -1
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    in_shapes: tuple[tuple[int, ...], ...] = ()
+    out_shapes: tuple[tuple[int, ...], ...] = ()
+    dtypes: tuple[torch.dtype | None, torch.dtype | None] = (None, None)  # first tensor in, first tensor out
+    tensor_out: bool = False  # the output is one tensor, not a tuple or a dict
+    mutates_input: bool = False
+    scripted: bool = False
+
+
+@dataclass
+class Capture:
+    """The record of one run. Values are numbered; a tensor changed in place becomes a new value."""
+
+    ops: list[Op]
+    calls: list[ModuleCall]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    constants: dict[int, str]  # value id -> name, for parameters and buffers
+    producer: dict[int, Op]
+    params: dict[str, int]  # parameter name -> elements, shared ones once
+    param_bytes: int
+    buffer_bytes: int
+    output: Any
+
+    def consumers(self) -> dict[int, list[Op]]:
+        """For each value, the ops that read it."""
+        found: dict[int, list[Op]] = {}
+        for op in self.ops:
+            for value in dict.fromkeys(op.inputs):
+                found.setdefault(value, []).append(op)
+        return found
+
+    def reached(self) -> tuple[set[str], set[str]]:
+        """Paths of the modules that were called, and names of the parameters and buffers that were read."""
+        return {call.module for call in self.calls}, {name for op in self.ops for name in op.params}
+
+
+def structural_copy(model: nn.Module, device: str | None = None) -> nn.Module:
+    """A copy of `model` that shares its parameters but no buffer, attribute or hook table.
+
+    Running it leaves the original untouched. With ``device="meta"`` nothing is shared and no
+    storage is allocated.
+    """
+    refuse_wrappers(model)
+    memo: dict[int, Any] = {}
+    if device is None:
+        memo = {id(p): p for p in model.parameters()}
+    else:
+        for p in model.parameters():
+            memo[id(p)] = nn.Parameter(torch.empty_like(p, device=device), p.requires_grad)
+        for b in model.buffers():
+            memo[id(b)] = torch.empty_like(b, device=device)
+    return copy.deepcopy(model, memo)
+
+
+def refuse_wrappers(model: nn.Module) -> None:
+    """Raise for a model that is compiled or wrapped for several processes: the plain module is what can be read."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch._dynamo.OptimizedModule):
+        raise TypeError("this model is compiled: pass the module that was given to torch.compile (._orig_mod)")
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        raise TypeError(f"{type(model).__name__} wraps the model: pass its .module, and wrap the result again")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("a scripted model cannot be read: pass the Python module that was scripted")
+
+
+def capture(model: nn.Module, example: Any) -> Capture:
+    """Run `example` once and record it. `model`, its buffers and the random state are left as they were."""
+    probe = structural_copy(model)
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(probe)))
+        return _record(probe, example, stack)
+
+
+def capture_meta(model: nn.Module, example: Any) -> Capture:
+    """As `capture`, on the meta device: shapes only, no arithmetic and no memory.
+
+    Raises whatever the model raises there: data-dependent control flow cannot run without data.
+    """
+    with ExitStack() as stack:
+        return _record(structural_copy(model, "meta"), place(example, device="meta"), stack)
+
+
+def _cuda_devices(model: nn.Module) -> list[int]:
+    return sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+
+
+def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
+    flops = FlopCounterMode(display=False)
+    recorder = _Recorder(probe, flops)
+    given = (example.args, example.kwargs) if isinstance(example, Call) else example
+    inputs = recorder.values_of(given)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+    torch.backends.mha.set_fastpath_enabled(False)  # the fused kernel hides the layer's ops
+    stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention counts no flops on a CPU
+    stack.enter_context(torch.enable_grad())
+    stack.enter_context(recorder.module_calls())
+    stack.enter_context(flops)
+    with recorder:
+        output = run(probe, example)
+    return Capture(
+        ops=recorder.ops,
+        calls=recorder.calls,
+        inputs=inputs,
+        outputs=recorder.values_of(output),
+        constants=recorder.constants,
+        producer=recorder.producer,
+        params={name: p.numel() for name, p in probe.named_parameters()},
+        param_bytes=sum(p.numel() * p.element_size() for p in probe.parameters()),
+        buffer_bytes=sum(b.numel() * b.element_size() for b in probe.buffers()),
+        output=output,
+    )
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """The tensors in nested tuples, lists and dicts (and dataclass-like outputs that are mappings), in order."""
+    found = []
+    for leaf in tree_flatten(tree)[0]:
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif isinstance(leaf, Mapping):
+            found.extend(tensors_in(dict(leaf)))
+        elif hasattr(leaf, "__dict__") and not isinstance(leaf, nn.Module | type) and not callable(leaf):
+            found.extend(t for t in vars(leaf).values() if isinstance(t, Tensor))
+    return found
+
+
+def chain_from(frame: Any, stop: Callable[[Any], bool]) -> list:
+    """The frames from `frame` outwards until `stop(frame)`, innermost first, without torch's plumbing."""
+    frames = []
+    while frame is not None and not stop(frame):
+        if frame.f_code.co_filename not in _PLUMBING:
+            frames.append(frame)
+        frame = frame.f_back
+    return frames
+
+
+def is_module_call(frame: Any) -> bool:
+    return frame.f_code is MODULE_CALL
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, model: nn.Module, flops: FlopCounterMode):
+        super().__init__()
+        self.flops = flops
+        self.paths = {id(module): path for path, module in model.named_modules()}
+        self.model = model  # keeps the ids in `paths` valid
+        self.ops: list[Op] = []
+        self.calls: list[ModuleCall] = []
+        self.stack: list[ModuleCall] = []
+        self.executions: list[dict[Any, Execution]] = [{}]  # per running module call, by entry frame
+        self.values: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.storages: dict[int, WeakIdKeyDictionary] = {}
+        self.producer: dict[int, Op] = {}
+        self.constants: dict[int, str] = {}
+        self.next_value = 0
+        named = list(model.named_parameters()) + list(model.named_buffers())
+        self.names = {id(tensor): name for name, tensor in named}
+        self.kept = [tensor for _, tensor in named]
+
+    # values
+
+    def value_of(self, tensor: Tensor) -> int:
+        value = self.values.get(tensor)
+        if value is None:
+            value = self._number(tensor)
+            if id(tensor) in self.names:
+                self.constants[value] = self.names[id(tensor)]
+        return value
+
+    def values_of(self, tree: Any) -> tuple[int, ...]:
+        return tuple(self.value_of(tensor) for tensor in tensors_in(tree))
+
+    def _number(self, tensor: Tensor) -> int:
+        self.next_value += 1
+        self.values[tensor] = self.next_value
+        storage = _storage(tensor)
+        if storage is not None:
+            self.storages.setdefault(storage, WeakIdKeyDictionary())[tensor] = None
+        return self.next_value
+
+    def _renumber_aliases(self, tensor: Tensor, op: Op) -> None:
+        """After `op` changed `tensor` in place, every tensor on its storage is a new value made by `op`."""
+        aliases = list(self.storages.get(_storage(tensor), {tensor: None}))
+        for alias in aliases:
+            self.producer[self._number(alias)] = op
+
+    # locations
+
+    def _entry(self, frames: list) -> tuple[Any, str, str]:
+        """Entry frame, module path and method of the container that `frames` (innermost first) work for.
+
+        It is the innermost module one of whose methods is running; its entry is the outermost of
+        these methods: the module's ``forward`` when it was called, else the method entered directly.
+        """
+        entry, owner = None, None
+        for frame in frames:
+            module = self._method_of(frame)
+            if module is None:
+                continue
+            if owner is not None and module is not owner:
+                break
+            owner, entry = module, frame
+        top = self.stack[-1].module if self.stack else None
+        if top is not None and (owner is None or self.paths[id(owner)] == top):
+            return frames[-1], top, "forward"
+        if entry is not None:
+            return entry, self.paths[id(owner)], entry.f_code.co_name
+        return frames[-1], "", "<outside>"
+
+    def _method_of(self, frame: Any) -> nn.Module | None:
+        """The module of this model whose method `frame` runs."""
+        code = frame.f_code
+        if not code.co_argcount:
+            return None
+        first = frame.f_locals.get(code.co_varnames[0])
+        if not isinstance(first, nn.Module) or id(first) not in self.paths:
+            return None
+        return first if _defines(type(first), code) else None
+
+    def locate(self, frame: Any) -> tuple[Execution, Place]:
+        frames = chain_from(frame, lambda f: is_module_call(f) or f.f_code is run.__code__)
+        running = self.executions[-1]
+        if not frames:  # an op issued by torch itself around a module call
+            top = self.stack[-1].module if self.stack else ""
+            return running.setdefault(None, Execution(top, "<torch>", None)), Place((), 0)
+        entry, path, method = self._entry(frames)
+        execution = running.setdefault(entry, Execution(path, method, entry.f_code))
+        chain = place_chain(frames, entry)
+        execution.codes.update(f.f_code for f in frames)
+        turn = execution.turns[chain] = execution.turns.get(chain, -1) + 1
+        return execution, Place(chain, turn)
+
+    # ops
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        given = tensors_in((args, kwargs))
+        versions = [_version(t) for t in given]
+        inputs = tuple(self.value_of(t) for t in given)
+        shapes = tuple(tuple(t.shape) for t in given)
+        flops = self.flops.get_total_flops()
+        result = func(*args, **kwargs)
+        made = tensors_in(result)
+        changed = [t for t, v in zip(given, versions, strict=True) if _version(t) != v]
+        if not made and not changed:
+            return result
+        if made and not changed and all(any(m is g for g in given) for m in made):
+            return result  # handed through: .to() of the same device, .contiguous() of a contiguous tensor
+        execution, place = self.locate(sys._getframe(1))
+        op = Op(len(self.ops), func, execution, place, self.stack[-1] if self.stack else None)
+        op.inputs, op.in_shapes = inputs, shapes
+        op.params = tuple(self.constants[v] for v in inputs if v in self.constants)
+        op.options = {k: v for k, v in kwargs.items() if not tensors_in(v)}
+        op.positional = tuple(None if isinstance(a, Tensor) else a for a in args)
+        op.macs = (self.flops.get_total_flops() - flops) // 2
+        op.grad = torch.is_grad_enabled() and op.name not in ("detach", "detach_", "__set__")
+        op.mutated = tuple(self.values[t] for t in changed)
+        for tensor in changed:
+            self._renumber_aliases(tensor, op)
+        for tensor in made:
+            if not any(tensor is c for c in changed):
+                self.producer[self._number(tensor)] = op
+        written = made or changed
+        op.outputs = tuple(self.values[t] for t in written)
+        op.out_shapes = tuple(tuple(t.shape) for t in written)
+        op.dtype = written[0].dtype
+        op.saved_bytes = sum(t.numel() * t.element_size() for t in made if not any(t is c for c in changed))
+        self.ops.append(op)
+        return result
+
+    # module calls
+
+    @contextmanager
+    def module_calls(self) -> Iterator[None]:
+        """Global hooks, so that the model's own hook tables stay as they are."""
+        hooks = nn.modules.module
+        handles = [
+            hooks.register_module_forward_pre_hook(self._enter),  # type: ignore[attr-defined]
+            hooks.register_module_forward_hook(self._leave, always_call=True, with_kwargs=True),  # type: ignore[attr-defined]
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, module: nn.Module, args: tuple) -> None:
+        path = self.paths.get(id(module))
+        if path is None:
+            return
+        frame = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename == nn.modules.module.__file__:
+            frame = frame.f_back
+        execution, place = None, None
+        if self.stack or frame is None or frame.f_code.co_filename not in _PLUMBING:
+            execution, place = self.locate(frame)
+        call = ModuleCall(path, execution, place, self.stack[-1] if self.stack else None, len(self.ops))
+        call.scripted = isinstance(module, torch.jit.ScriptModule)
+        given = tensors_in(args)
+        call.inputs = tuple(self.value_of(t) for t in given)
+        call.in_shapes = tuple(tuple(t.shape) for t in given)
+        call.dtypes = (given[0].dtype if given else None, None)
+        self.calls.append(call)
+        self.stack.append(call)
+        self.executions.append({})
+
+    def _leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        path = self.paths.get(id(module))
+        if path is None:
+            return
+        call = self.stack.pop()
+        self.executions.pop()
+        call.last = len(self.ops)
+        before = call.inputs
+        now = self.values_of(args)
+        extra = [t for t in tensors_in(kwargs)]
+        call.inputs = before + tuple(self.value_of(t) for t in extra)
+        call.in_shapes += tuple(tuple(t.shape) for t in extra)
+        if call.dtypes[0] is None and extra:
+            call.dtypes = (extra[0].dtype, None)
+        call.mutates_input = now != before
+        made = tensors_in(output)
+        call.outputs = tuple(self.value_of(t) for t in made)
+        call.out_shapes = tuple(tuple(t.shape) for t in made)
+        call.dtypes = (call.dtypes[0], made[0].dtype if made else None)
+        call.tensor_out = isinstance(output, Tensor)
+
+
+def place_chain(frames: list, entry: Any) -> tuple[tuple[int, int], ...]:
+    """The location of the innermost of `frames` (innermost first), seen from the frame `entry`."""
+    chain = []
+    for frame in frames:
+        chain.append((id(frame.f_code), frame.f_lasti))
+        if frame is entry:
+            break
+    return tuple(reversed(chain))
+
+
+def _defines(cls: type, code: Any) -> bool:
+    """Whether `code` is the body of a method of `cls`, decorated or not."""
+    for base in cls.__mro__:
+        method = base.__dict__.get(code.co_name)
+        method = getattr(method, "__func__", method)
+        if getattr(inspect.unwrap(method), "__code__", None) is code if callable(method) else False:
+            return True
+    return False
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _storage(tensor: Tensor) -> int | None:
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # sparse tensors have none
+        return None

@@ -64,9 +64,7 @@ def run(model: nn.Module, example: Any) -> Any:
     return model(example)
 
 
-def place(
-    example: Any, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-) -> Any:
+def place(example: Any, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
     """`example` with its tensors on `device`; those of floating point also in `dtype`. Nothing is moved in place."""
 
     def move(leaf: Any) -> Any:
@@ -195,9 +193,13 @@ def refuse_wrappers(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch._dynamo.OptimizedModule):
-        raise TypeError("this model is compiled: pass the module that was given to torch.compile (._orig_mod)")
+        raise TypeError(
+            "this model is compiled: pass the module that was given to torch.compile (._orig_mod)"
+        )
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        raise TypeError(f"{type(model).__name__} wraps the model: pass its .module, and wrap the result again")
+        raise TypeError(
+            f"{type(model).__name__} wraps the model: pass its .module, and wrap the result again"
+        )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("a scripted model cannot be read: pass the Python module that was scripted")
 

@@ -1,0 +1,380 @@
+"""The training loop that every study shares: in place, resumable bit for bit, and honest about how it ended.
+
+Why not a library's loop: what is needed is one loop over `batches(step)` whose resume repeats the very same
+numbers, and whose file can be read in one sitting. Anything that outgrows one device belongs to accelerate.
+"""
+
+import contextlib
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from archlab.checkpoints import (
+    FILE,
+    CheckpointMismatch,
+    first_difference,
+    load_checkpoint,
+    random_states,
+    save_checkpoint,
+    set_random_states_,
+    signature,
+)
+
+PRECISIONS = ("fp32", "bf16")
+SMOOTHING = 50  # steps in the mean loss that is shown, and that is compared to tell divergence
+REPORT_S = 60  # where there is no terminal, a line this often
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is needed to train and to judge a model.
+
+    `example` runs the model once (a tensor, a tuple, a dict of keyword arguments, or a `Call`).
+    `batches(step)` returns the batch of that step, counted from 0, and must depend on the step alone (seed a
+    generator of its own with it): then a resumed training sees the same data with no loader state to keep.
+    `loss(model, batch)` returns a scalar; it moves the batch to the model's device where that is not so yet.
+    `quality(model)` returns named numbers, measured on data that `batches` never gives. `measures` says, for
+    those who print them, which way each is better.
+    """
+
+    example: Any
+    batches: Callable[[int], Any]
+    loss: Callable[[nn.Module, Any], Tensor]
+    quality: Callable[[nn.Module], Mapping[str, float]]
+    measures: tuple = ()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a training went: one history row a step (step, loss, lr, and what else was recorded)."""
+
+    history: pd.DataFrame
+    finished: bool  # False: the time limit came first; the same call with the same folder goes on
+    steps_done: int
+    seconds: float  # of training, all calls together
+    checkpoint: Path | None
+
+
+class TrainingFailed(RuntimeError):
+    """The loss or the weights left the finite range, or diverged; the last good checkpoint is untouched."""
+
+    def __init__(self, reason: str, step: int, loss: float, checkpoint: Path | None):
+        kept = (
+            f"the last good checkpoint is {checkpoint}"
+            if checkpoint
+            else "there is no checkpoint to return to"
+        )
+        super().__init__(f"training stopped at step {step}: {reason} (loss {loss:g}); {kept}")
+        self.reason, self.step, self.loss, self.checkpoint = reason, step, loss, checkpoint
+
+
+def constant(step: int) -> float:
+    """The schedule that leaves the learning rate as it is."""
+    return 1.0
+
+
+def cosine(steps: int, *, warmup: int = 0, final: float = 0.0) -> Callable[[int], float]:
+    """A schedule: linear from 0 over `warmup` steps, then half a cosine from 1 to `final` at the last step.
+
+    >>> [round(cosine(5, warmup=2)(step), 2) for step in range(5)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    if not 0 <= warmup < steps:
+        raise ValueError(f"warmup must be at least 0 and below steps={steps}, got {warmup}")
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / max(1, steps - 1 - warmup)
+        return final + (1 - final) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+    return factor
+
+
+def fit(
+    model: nn.Module,
+    task: Task,
+    *,
+    steps: int,
+    lr: float = 1e-4,
+    optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = torch.optim.Adam,
+    schedule: Callable[[int], float] = constant,
+    precision: str = "fp32",
+    clip_norm: float | None = None,
+    penalty: Callable[[nn.Module], Tensor] | None = None,
+    penalty_weight: float = 1.0,
+    groups: Callable[[nn.Module], list[dict[str, Any]]] | None = None,
+    after_step: Callable[[nn.Module, int], Mapping[str, float] | None] | None = None,
+    folder: str | Path | None = None,
+    save_every: int | None = None,
+    save_every_s: float = 60.0,
+    time_limit_s: float | None = None,
+    settings: Mapping[str, Any] | None = None,
+    divergence: float = 1e4,
+    prefetch: int = 0,
+    progress: bool = True,
+    title: str = "fit",
+    describe: Callable[[nn.Module], str] | None = None,
+) -> Fit:
+    """Train `model` in place for `steps` updates in all and return how it went.
+
+    With a `folder`, a rerun of the same call goes on from its checkpoint and ends with the very weights of an
+    uninterrupted run; a finished one is only loaded. Module modes (train, eval) are put back at the end.
+
+    - `lr` 1e-4 and `optimizer` Adam: the paper's. `optimizer` gets parameter groups that hold their own "lr";
+      `functools.partial(torch.optim.AdamW, weight_decay=1e-2)` gives it options. `groups(model)` replaces the
+      one group of all parameters that require a gradient.
+    - `schedule(step)`: factor on every group's lr (`constant`, `cosine`); the step counts from 0, as in
+      `task.batches`, in the history and in errors.
+    - `precision` "bf16" runs the loss under autocast; the weights stay as they are.
+    - `clip_norm`: largest norm of all gradients together. Default none.
+    - `penalty(model)` is added to the loss, times `penalty_weight`; its own value is in the history.
+    - `after_step(model, step)` runs after each update; the numbers it returns join that step's history row.
+    - `save_every` steps, `save_every_s` seconds (60: a kill costs a minute), whichever comes first.
+    - `time_limit_s` stops cleanly after a step, with a checkpoint and `.finished` False.
+    - `settings`: JSON-able facts about the task; a checkpoint made with other ones is refused.
+    - `divergence`: stop where the mean loss of the last 50 steps exceeds this multiple of the first 50.
+      Generous on purpose: removal may raise a trained loss a hundredfold and recover.
+    - `prefetch` batches made ahead by a background thread (they must not draw from the global generators).
+    - `describe(model)`: a few words for the progress bar (or, without a terminal, the line a minute).
+
+    Raises CheckpointMismatch for another training's checkpoint and TrainingFailed where the loss or the
+    weights become NaN or infinite or the loss diverges; both have fields.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if prefetch < 0:
+        raise ValueError(f"prefetch must be at least 0, got {prefetch}")
+    own = groups(model) if groups else [{"params": [p for p in model.parameters() if p.requires_grad]}]
+    own = [{"lr": lr, **group, "params": list(group["params"])} for group in own]
+    if not any(group["params"] for group in own):
+        raise ValueError(
+            f"{type(model).__name__} has no parameter that requires a gradient: nothing to train"
+        )
+    updater = optimizer(own)
+    base_lr = [float(group["lr"]) for group in updater.param_groups]
+    identity = _identity(updater, schedule, steps, precision, clip_norm, penalty_weight, settings or {})
+    parameters = [p for group in updater.param_groups for p in group["params"]]
+    device = parameters[0].device
+
+    rows: list[dict[str, float]] = []
+    start, seconds_before, path = 0, 0.0, None
+    if folder is not None and (kept := load_checkpoint(folder)) is not None:
+        path = Path(folder) / FILE
+        difference = first_difference(kept["signature"], signature(model))
+        difference = difference or first_difference(kept["identity"], identity)
+        if difference:
+            raise CheckpointMismatch(path, difference)
+        model.load_state_dict(kept["model"])
+        updater.load_state_dict(kept["optimizer"])
+        set_random_states_(kept["random"])
+        rows, start, seconds_before = kept["rows"], kept["step"], kept["seconds"]
+
+    modes = {module: module.training for module in model.modules()}
+    begun = saved_at = time.monotonic()
+    pending: list[tuple[dict[str, float], Tensor]] = []
+    done = start
+
+    def settle() -> None:
+        """Read the losses of the last steps off the device, check them, and enter them in the history."""
+        if not pending:
+            return
+        values = torch.stack([value for _, value in pending]).tolist()
+        for (row, _), (loss, extra) in zip(pending, values, strict=True):
+            row["loss"] = loss
+            if penalty is not None:
+                row["penalty"] = extra
+            rows.append(row)
+            if not (math.isfinite(loss) and math.isfinite(extra)):
+                raise TrainingFailed("the loss is not finite", int(row["step"]), loss, path)
+            if _diverged(rows, divergence):
+                raise TrainingFailed(
+                    f"diverged above {divergence:g} times its first mean", int(row["step"]), loss, path
+                )
+        pending.clear()
+
+    def save() -> None:
+        nonlocal path, saved_at
+        settle()
+        if not all(bool(torch.isfinite(p).all()) for p in parameters):
+            raise TrainingFailed("a weight is not finite", done - 1, rows[-1]["loss"], path)
+        if folder is not None:
+            path = save_checkpoint(
+                folder,
+                {
+                    "signature": signature(model),
+                    "identity": identity,
+                    "model": model.state_dict(),
+                    "optimizer": updater.state_dict(),
+                    "random": random_states(),
+                    "rows": rows,
+                    "step": done,
+                    "seconds": seconds_before + time.monotonic() - begun,
+                },
+            )
+        saved_at = time.monotonic()
+
+    model.train()
+    try:
+        with (
+            _bar(progress, title, steps) as show,
+            contextlib.closing(_batches(task, start, steps, prefetch)) as batches,
+        ):
+            for step, batch in batches:
+                for group, rate in zip(updater.param_groups, base_lr, strict=True):
+                    group["lr"] = rate * schedule(step)
+                updater.zero_grad(set_to_none=True)
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    loss = task.loss(model, batch)
+                if loss.numel() != 1:
+                    raise ValueError(f"task.loss must return a scalar, got shape {tuple(loss.shape)}")
+                extra = penalty(model) if penalty is not None else torch.zeros((), device=device)
+                (loss + penalty_weight * extra if penalty is not None else loss).backward()
+                if clip_norm is not None:
+                    nn.utils.clip_grad_norm_(parameters, clip_norm)
+                updater.step()
+                row = {"step": step, "lr": updater.param_groups[0]["lr"]}
+                row |= (after_step(model, step) or {}) if after_step else {}
+                pending.append(
+                    (
+                        row,
+                        torch.stack([loss.detach().reshape(()).float(), extra.detach().reshape(()).float()]),
+                    )
+                )
+                done = step + 1
+                # reading a number waits for the GPU: once in 16 steps there, at once on the CPU
+                if device.type == "cpu" or len(pending) == 16:
+                    settle()
+                now = time.monotonic()
+                due = (save_every is not None and done % save_every == 0) or now - saved_at >= save_every_s
+                late = time_limit_s is not None and now - begun >= time_limit_s
+                if (folder is not None and due) or late:
+                    save()
+                show(done, rows, model, describe)
+                if late:
+                    break
+            if done > start and (pending or saved_at == begun or done == steps):
+                save()
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    seconds = seconds_before + time.monotonic() - begun
+    return Fit(pd.DataFrame(rows), done >= steps, done, seconds, path)
+
+
+def _identity(
+    updater: torch.optim.Optimizer,
+    schedule: Callable[[int], float],
+    steps: int,
+    precision: str,
+    clip_norm: float | None,
+    penalty_weight: float,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be gone on with. A schedule is compared by its values."""
+    identity: dict[str, Any] = {
+        "steps": steps,
+        "precision": precision,
+        "clip_norm": clip_norm,
+        "penalty_weight": penalty_weight,
+        "optimizer": type(updater).__name__,
+        "schedule at 0, 1/4, 1/2, 3/4": [float(schedule(steps * quarter // 4)) for quarter in range(4)],
+    }
+    for index, group in enumerate(updater.param_groups):
+        facts = {key: value for key, value in group.items() if key != "params"}
+        identity[f"parameter group {index}"] = repr(sorted(facts.items()))
+    return identity | {f"settings[{key!r}]": repr(value) for key, value in settings.items()}
+
+
+def _diverged(rows: list[dict[str, float]], limit: float) -> bool:
+    """Whether the mean of the last steps is above `limit` times that of the first ones."""
+    if len(rows) < 2 * SMOOTHING:
+        return False
+    first = sum(row["loss"] for row in rows[:SMOOTHING]) / SMOOTHING
+    return first > 0 and _mean_loss(rows) > limit * first
+
+
+def _mean_loss(rows: list[dict[str, float]]) -> float:
+    last = rows[-SMOOTHING:]
+    return sum(row["loss"] for row in last) / len(last)
+
+
+def _batches(task: Task, start: int, stop: int, ahead: int) -> Generator[tuple[int, Any], None, None]:
+    """Yield (step, batch), made `ahead` of time by one thread where that is asked for."""
+
+    def make(step: int) -> Any:
+        with torch.no_grad():
+            return task.batches(step)
+
+    if ahead == 0:
+        for step in range(start, stop):
+            yield step, make(step)
+        return
+    maker = ThreadPoolExecutor(1, thread_name_prefix="batches")
+    try:
+        steps = iter(range(start, stop))
+        waiting = deque((step, maker.submit(make, step)) for step in itertools.islice(steps, ahead))
+        while waiting:
+            step, batch = waiting.popleft()
+            ready = batch.result()
+            waiting.extend((later, maker.submit(make, later)) for later in itertools.islice(steps, 1))
+            yield step, ready
+    finally:
+        maker.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _bar(wanted: bool, title: str, steps: int) -> Iterator[Callable[..., None]]:
+    """A progress bar on a terminal, else a line a minute and one at the end, on the error stream."""
+    console = Console(stderr=True, quiet=not wanted)
+    shown_at = time.monotonic()
+
+    def text(
+        rows: list[dict[str, float]], model: nn.Module, describe: Callable[[nn.Module], str] | None
+    ) -> str:
+        parts = [f"loss {_mean_loss(rows):.4g}"] if rows else []
+        if rows and "penalty" in rows[-1]:
+            parts.append(f"penalty {rows[-1]['penalty']:.3f}")
+        return " · ".join(parts + ([describe(model)] if describe else []))
+
+    with contextlib.ExitStack() as stack:
+        bar = task = None
+        if console.is_terminal and wanted:
+            columns: Iterable[Any] = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[state]}"),
+            )
+            bar = stack.enter_context(Progress(*columns, console=console))
+            task = bar.add_task(title, total=steps, state="")
+
+        def show(done: int, rows: list[dict[str, float]], model: nn.Module, describe: Any) -> None:
+            nonlocal shown_at
+            now = time.monotonic()
+            if not wanted or (now - shown_at < (0.5 if bar else REPORT_S) and done != steps):
+                return
+            shown_at = now
+            if bar is not None and task is not None:
+                bar.update(task, completed=done, state=text(rows, model, describe))
+            else:
+                console.print(
+                    f"{title} {done}/{steps} {text(rows, model, describe)}", highlight=False, soft_wrap=True
+                )
+
+        yield show

@@ -9,7 +9,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from archlab.checkpoints import (
@@ -31,10 +29,11 @@ from archlab.checkpoints import (
     set_random_states_,
     signature,
 )
+from archlab.progress import bar
 
 PRECISIONS = ("fp32", "bf16")
 SMOOTHING = 50  # steps in the mean loss that is shown, and that is compared to tell divergence
-REPORT_S = 60  # where there is no terminal, a line this often
+READ_EVERY = 16  # steps: reading a loss waits for the GPU, so it is done for this many at once there
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,7 @@ class TrainingFailed(RuntimeError):
     """The loss or the weights left the finite range, or diverged; the last good checkpoint is untouched."""
 
     def __init__(self, reason: str, step: int, loss: float, checkpoint: Path | None):
-        kept = (
-            f"the last good checkpoint is {checkpoint}"
-            if checkpoint
-            else "there is no checkpoint to return to"
-        )
+        kept = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint to return to"
         super().__init__(f"training stopped at step {step}: {reason} (loss {loss:g}); {kept}")
         self.reason, self.step, self.loss, self.checkpoint = reason, step, loss, checkpoint
 
@@ -159,121 +154,134 @@ def fit(
         raise ValueError(f"steps must be at least 1, got {steps}")
     if prefetch < 0:
         raise ValueError(f"prefetch must be at least 0, got {prefetch}")
-    own = groups(model) if groups else [{"params": [p for p in model.parameters() if p.requires_grad]}]
-    own = [{"lr": lr, **group, "params": list(group["params"])} for group in own]
-    if not any(group["params"] for group in own):
-        raise ValueError(
-            f"{type(model).__name__} has no parameter that requires a gradient: nothing to train"
-        )
-    updater = optimizer(own)
+    updater = optimizer(_groups(model, groups, lr))
     base_lr = [float(group["lr"]) for group in updater.param_groups]
-    identity = _identity(updater, schedule, steps, precision, clip_norm, penalty_weight, settings or {})
     parameters = [p for group in updater.param_groups for p in group["params"]]
     device = parameters[0].device
+    identity = _identity(updater, schedule, steps, precision, clip_norm, penalty_weight, settings or {})
 
     rows: list[dict[str, float]] = []
-    start, seconds_before, path = 0, 0.0, None
+    done, seconds_before, path = 0, 0.0, None
     if folder is not None and (kept := load_checkpoint(folder)) is not None:
         path = Path(folder) / FILE
-        difference = first_difference(kept["signature"], signature(model))
-        difference = difference or first_difference(kept["identity"], identity)
-        if difference:
-            raise CheckpointMismatch(path, difference)
+        _check(path, kept, model, identity)
         model.load_state_dict(kept["model"])
         updater.load_state_dict(kept["optimizer"])
         set_random_states_(kept["random"])
-        rows, start, seconds_before = kept["rows"], kept["step"], kept["seconds"]
-
-    modes = {module: module.training for module in model.modules()}
+        rows, done, seconds_before = kept["rows"], kept["step"], kept["seconds"]
+    ledger = _Ledger(rows, divergence, path)
     begun = saved_at = time.monotonic()
-    pending: list[tuple[dict[str, float], Tensor]] = []
-    done = start
-
-    def settle() -> None:
-        """Read the losses of the last steps off the device, check them, and enter them in the history."""
-        if not pending:
-            return
-        values = torch.stack([value for _, value in pending]).tolist()
-        for (row, _), (loss, extra) in zip(pending, values, strict=True):
-            row["loss"] = loss
-            if penalty is not None:
-                row["penalty"] = extra
-            rows.append(row)
-            if not (math.isfinite(loss) and math.isfinite(extra)):
-                raise TrainingFailed("the loss is not finite", int(row["step"]), loss, path)
-            if _diverged(rows, divergence):
-                raise TrainingFailed(
-                    f"diverged above {divergence:g} times its first mean", int(row["step"]), loss, path
-                )
-        pending.clear()
 
     def save() -> None:
-        nonlocal path, saved_at
-        settle()
+        ledger.settle()
         if not all(bool(torch.isfinite(p).all()) for p in parameters):
-            raise TrainingFailed("a weight is not finite", done - 1, rows[-1]["loss"], path)
+            raise TrainingFailed("a weight is not finite", done - 1, rows[-1]["loss"], ledger.checkpoint)
         if folder is not None:
-            path = save_checkpoint(
-                folder,
-                {
-                    "signature": signature(model),
-                    "identity": identity,
-                    "model": model.state_dict(),
-                    "optimizer": updater.state_dict(),
-                    "random": random_states(),
-                    "rows": rows,
-                    "step": done,
-                    "seconds": seconds_before + time.monotonic() - begun,
-                },
+            content = {"signature": signature(model), "identity": identity, "model": model.state_dict()}
+            content |= {"optimizer": updater.state_dict(), "random": random_states(), "rows": rows, "step": done}
+            ledger.checkpoint = save_checkpoint(
+                folder, content | {"seconds": seconds_before + time.monotonic() - begun}
             )
-        saved_at = time.monotonic()
 
+    def text() -> str:
+        return " · ".join([ledger.text(), *([describe(model)] if describe else [])])
+
+    modes = {module: module.training for module in model.modules()}
     model.train()
     try:
         with (
-            _bar(progress, title, steps) as show,
-            contextlib.closing(_batches(task, start, steps, prefetch)) as batches,
+            bar(title, steps, wanted=progress) as show,
+            contextlib.closing(_batches(task, range(done, steps), prefetch)) as batches,
         ):
             for step, batch in batches:
+                factor = schedule(step)
                 for group, rate in zip(updater.param_groups, base_lr, strict=True):
-                    group["lr"] = rate * schedule(step)
+                    group["lr"] = rate * factor
                 updater.zero_grad(set_to_none=True)
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                     loss = task.loss(model, batch)
                 if loss.numel() != 1:
                     raise ValueError(f"task.loss must return a scalar, got shape {tuple(loss.shape)}")
-                extra = penalty(model) if penalty is not None else torch.zeros((), device=device)
-                (loss + penalty_weight * extra if penalty is not None else loss).backward()
+                extra = penalty(model) if penalty else None
+                (loss if extra is None else loss + penalty_weight * extra).backward()
                 if clip_norm is not None:
                     nn.utils.clip_grad_norm_(parameters, clip_norm)
                 updater.step()
-                row = {"step": step, "lr": updater.param_groups[0]["lr"]}
-                row |= (after_step(model, step) or {}) if after_step else {}
-                pending.append(
-                    (
-                        row,
-                        torch.stack([loss.detach().reshape(()).float(), extra.detach().reshape(()).float()]),
-                    )
-                )
+                ledger.enter(step, base_lr[0] * factor, loss, extra, after_step(model, step) if after_step else None)
                 done = step + 1
-                # reading a number waits for the GPU: once in 16 steps there, at once on the CPU
-                if device.type == "cpu" or len(pending) == 16:
-                    settle()
+                if device.type == "cpu" or done % READ_EVERY == 0:
+                    ledger.settle()
                 now = time.monotonic()
-                due = (save_every is not None and done % save_every == 0) or now - saved_at >= save_every_s
                 late = time_limit_s is not None and now - begun >= time_limit_s
-                if (folder is not None and due) or late:
+                due = (save_every is not None and done % save_every == 0) or now - saved_at >= save_every_s
+                if late or done == steps or (due and folder is not None):
                     save()
-                show(done, rows, model, describe)
+                    saved_at = time.monotonic()
+                show(done, text)
                 if late:
                     break
-            if done > start and (pending or saved_at == begun or done == steps):
-                save()
     finally:
         for module, training in modes.items():
             module.training = training
     seconds = seconds_before + time.monotonic() - begun
-    return Fit(pd.DataFrame(rows), done >= steps, done, seconds, path)
+    return Fit(pd.DataFrame(rows), done >= steps, done, seconds, ledger.checkpoint)
+
+
+class _Ledger:
+    """The history: losses wait on the device until they are read, checked and entered, in order."""
+
+    def __init__(self, rows: list[dict[str, float]], divergence: float, checkpoint: Path | None):
+        self.rows, self.divergence, self.checkpoint = rows, divergence, checkpoint
+        self.waiting: list[tuple[dict[str, float], list[Tensor]]] = []
+
+    def enter(
+        self, step: int, lr: float, loss: Tensor, penalty: Tensor | None, noted: Mapping[str, float] | None
+    ) -> None:
+        values = [loss] if penalty is None else [loss, penalty]
+        row = {"step": step, "lr": lr, **(noted or {})}
+        self.waiting.append((row, [value.detach().reshape(()).float() for value in values]))
+
+    def settle(self) -> None:
+        if not self.waiting:
+            return
+        read = torch.stack([value for _, values in self.waiting for value in values]).tolist()
+        for row, values in self.waiting:
+            for name, _ in zip(("loss", "penalty"), values, strict=False):
+                row[name] = read.pop(0)
+            self.rows.append(row)
+            for name in ("loss", "penalty"):
+                if not math.isfinite(row.get(name, 0.0)):
+                    self._fail(f"the {name} is {row[name]}")
+            first = _mean_loss(self.rows[:SMOOTHING])
+            if len(self.rows) >= 2 * SMOOTHING and 0 < first * self.divergence < _mean_loss(self.rows[-SMOOTHING:]):
+                self._fail(f"the mean loss rose above {self.divergence:g} times its first value, {first:.3g}")
+        self.waiting.clear()
+
+    def _fail(self, reason: str) -> None:
+        raise TrainingFailed(reason, int(self.rows[-1]["step"]), self.rows[-1]["loss"], self.checkpoint)
+
+    def text(self) -> str:
+        if not self.rows:
+            return ""
+        penalty = self.rows[-1].get("penalty")
+        shown = f"loss {_mean_loss(self.rows[-SMOOTHING:]):.4g}"
+        return shown if penalty is None else f"{shown} · penalty {penalty:.3f}"
+
+
+def _mean_loss(rows: list[dict[str, float]]) -> float:
+    return sum(row["loss"] for row in rows) / len(rows)
+
+
+def _groups(
+    model: nn.Module, groups: Callable[[nn.Module], list[dict[str, Any]]] | None, lr: float
+) -> list[dict[str, Any]]:
+    """The optimizer's parameter groups, each with a learning rate."""
+    given = groups(model) if groups else [{"params": [p for p in model.parameters() if p.requires_grad]}]
+    given = [{"lr": lr, **group, "params": list(group["params"])} for group in given]
+    given = [group for group in given if group["params"]]
+    if not given:
+        raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient: nothing to train")
+    return given
 
 
 def _identity(
@@ -292,7 +300,7 @@ def _identity(
         "clip_norm": clip_norm,
         "penalty_weight": penalty_weight,
         "optimizer": type(updater).__name__,
-        "schedule at 0, 1/4, 1/2, 3/4": [float(schedule(steps * quarter // 4)) for quarter in range(4)],
+        "schedule": [float(schedule(steps * quarter // 4)) for quarter in range(4)],
     }
     for index, group in enumerate(updater.param_groups):
         facts = {key: value for key, value in group.items() if key != "params"}
@@ -300,20 +308,14 @@ def _identity(
     return identity | {f"settings[{key!r}]": repr(value) for key, value in settings.items()}
 
 
-def _diverged(rows: list[dict[str, float]], limit: float) -> bool:
-    """Whether the mean of the last steps is above `limit` times that of the first ones."""
-    if len(rows) < 2 * SMOOTHING:
-        return False
-    first = sum(row["loss"] for row in rows[:SMOOTHING]) / SMOOTHING
-    return first > 0 and _mean_loss(rows) > limit * first
+def _check(path: Path, kept: Mapping[str, Any], model: nn.Module, identity: Mapping[str, Any]) -> None:
+    for key, here in (("signature", signature(model)), ("identity", identity)):
+        difference = first_difference(kept[key], here)
+        if difference:
+            raise CheckpointMismatch(path, difference)
 
 
-def _mean_loss(rows: list[dict[str, float]]) -> float:
-    last = rows[-SMOOTHING:]
-    return sum(row["loss"] for row in last) / len(last)
-
-
-def _batches(task: Task, start: int, stop: int, ahead: int) -> Generator[tuple[int, Any], None, None]:
+def _batches(task: Task, steps: range, ahead: int) -> Generator[tuple[int, Any], None, None]:
     """Yield (step, batch), made `ahead` of time by one thread where that is asked for."""
 
     def make(step: int) -> Any:
@@ -321,60 +323,17 @@ def _batches(task: Task, start: int, stop: int, ahead: int) -> Generator[tuple[i
             return task.batches(step)
 
     if ahead == 0:
-        for step in range(start, stop):
+        for step in steps:
             yield step, make(step)
         return
     maker = ThreadPoolExecutor(1, thread_name_prefix="batches")
     try:
-        steps = iter(range(start, stop))
-        waiting = deque((step, maker.submit(make, step)) for step in itertools.islice(steps, ahead))
+        waiting = deque((step, maker.submit(make, step)) for step in steps[:ahead])
+        later = itertools.islice(steps, ahead, None)
         while waiting:
             step, batch = waiting.popleft()
             ready = batch.result()
-            waiting.extend((later, maker.submit(make, later)) for later in itertools.islice(steps, 1))
+            waiting.extend((next_step, maker.submit(make, next_step)) for next_step in itertools.islice(later, 1))
             yield step, ready
     finally:
         maker.shutdown(wait=True, cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _bar(wanted: bool, title: str, steps: int) -> Iterator[Callable[..., None]]:
-    """A progress bar on a terminal, else a line a minute and one at the end, on the error stream."""
-    console = Console(stderr=True, quiet=not wanted)
-    shown_at = time.monotonic()
-
-    def text(
-        rows: list[dict[str, float]], model: nn.Module, describe: Callable[[nn.Module], str] | None
-    ) -> str:
-        parts = [f"loss {_mean_loss(rows):.4g}"] if rows else []
-        if rows and "penalty" in rows[-1]:
-            parts.append(f"penalty {rows[-1]['penalty']:.3f}")
-        return " · ".join(parts + ([describe(model)] if describe else []))
-
-    with contextlib.ExitStack() as stack:
-        bar = task = None
-        if console.is_terminal and wanted:
-            columns: Iterable[Any] = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[state]}"),
-            )
-            bar = stack.enter_context(Progress(*columns, console=console))
-            task = bar.add_task(title, total=steps, state="")
-
-        def show(done: int, rows: list[dict[str, float]], model: nn.Module, describe: Any) -> None:
-            nonlocal shown_at
-            now = time.monotonic()
-            if not wanted or (now - shown_at < (0.5 if bar else REPORT_S) and done != steps):
-                return
-            shown_at = now
-            if bar is not None and task is not None:
-                bar.update(task, completed=done, state=text(rows, model, describe))
-            else:
-                console.print(
-                    f"{title} {done}/{steps} {text(rows, model, describe)}", highlight=False, soft_wrap=True
-                )
-
-        yield show

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -29,10 +30,16 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 MODULE_CALL = nn.Module._call_impl.__code__
 
+# Code that archlab generated -> line -> the place and execution (module, method, entry) of the op in the
+# original code. A rewritten model is so read as if its original code still ran, and passes compose.
+ORIGINS: dict[Any, dict[int, tuple["Place", tuple[str, str, Any]]]] = {}
+_GENERATED = (None, (None, "<archlab>", None))
+
 # Frames of these files stand between a call in a model and what it calls; a location skips them.
+_OWN_FILES = ("capture.py", "blending.py", "tracing.py", "editing.py", "intercepting.py", "rewriting.py")
 _PLUMBING = frozenset(
     {
-        __file__,
+        *(str(Path(__file__).with_name(name)) for name in _OWN_FILES),
         nn.functional.__file__,
         torch._tensor.__file__,
         torch.overrides.__file__,
@@ -280,6 +287,10 @@ def is_module_call(frame: Any) -> bool:
     return frame.f_code is MODULE_CALL
 
 
+def is_plumbing(filename: str) -> bool:
+    return filename in _PLUMBING
+
+
 class _Recorder(TorchFunctionMode):
     def __init__(self, model: nn.Module, flops: FlopCounterMode):
         super().__init__()
@@ -365,12 +376,20 @@ class _Recorder(TorchFunctionMode):
         if not frames:  # an op issued by torch itself around a module call
             top = self.stack[-1].module if self.stack else ""
             return running.setdefault(None, Execution(top, "<torch>", None)), Place((), 0)
+        if frames[0].f_code in ORIGINS:
+            return self._original(frames[0])
         entry, path, method = self._entry(frames)
         execution = running.setdefault(entry, Execution(path, method, entry.f_code))
         chain = place_chain(frames, entry)
         execution.codes.update(f.f_code for f in frames)
         turn = execution.turns[chain] = execution.turns.get(chain, -1) + 1
         return execution, Place(chain, turn)
+
+    def _original(self, frame: Any) -> tuple[Execution, Place]:
+        place, (path, method, entry) = ORIGINS[frame.f_code].get(frame.f_lineno, _GENERATED)
+        path = path if path is not None else self.stack[-1].module if self.stack else ""
+        running = self.executions[-1].setdefault((frame, method), Execution(path, method, entry))
+        return running, place or Place((), 0)
 
     # ops
 

@@ -1,0 +1,147 @@
+"""What removing or switching one site means: on a traced graph, and on a call that is intercepted.
+
+Removing replaces the site's result by the operand that stays; switching replaces it by a blend of
+both states. An op that works in place is edited as if it did not: its result stands for its operand
+from then on, and is copied back where the operand came from outside.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from .blending import blend, damp
+from .capture import Place, tensors_in
+from .finding import Site
+from .tracing import holds_tensor, is_mutating
+
+_ADD_KINDS = ("skip", "branch", "join")
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """One site and what becomes of it: `omega` is the name of its container's parameter, a number (frozen), or
+    None (removed)."""
+
+    site: Site
+    omega: str | float | None = None
+
+
+def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: dict) -> Any:
+    """The edited result of ``func(*args, **kwargs)``, the op or call at the edit's site. ω is read from `owner`."""
+    site = edit.site
+    operands = tensors_in((args, kwargs))
+    target = operands[0]
+    omega = getattr(owner, edit.omega) if isinstance(edit.omega, str) else edit.omega
+    if site.kind in _ADD_KINDS:
+        kept, dropped = operands[site.keep], operands[site.drop]
+        if site.inplace and dropped is target:
+            dropped = dropped.clone()
+        result = kept if omega is None else damp(kept, dropped, omega)
+    elif omega is None:
+        result = target
+    else:
+        x = target.clone() if site.inplace else target
+        if site.inplace:
+            args, kwargs = _swap(args, kwargs, target, x.clone())
+        result = blend(func(*args, **kwargs), x, omega)
+    if site.inplace and result is not target:
+        return target.copy_(result)
+    return result.clone() if site.mutated and any(result is o for o in operands) else result
+
+
+def _swap(args: tuple, kwargs: dict, old: Tensor, new: Tensor) -> tuple[tuple, dict]:
+    return tuple(new if a is old else a for a in args), {k: new if v is old else v for k, v in kwargs.items()}
+
+
+def edit_graph(graph: fx.Graph, edits: dict[Place, Edit], mutating: set[Place]) -> set[Place]:
+    """Perform `edits` on the nodes at their places, in place, and drop what is then dead. Returns the places found.
+
+    `mutating` are the places of ops and calls that were seen to change an input in place.
+    """
+    idle = {node for node in graph.nodes if not node.users}  # asserts and the like: dead from the start, kept
+    found = set()
+    for node in list(graph.nodes):
+        place = node.meta.get("place")
+        if place in edits:
+            found.add(place)
+            _edit(graph, node, edits[place])
+    _drop_dead(graph, idle, mutating)
+    graph.lint()
+    return found
+
+
+def _edit(graph: fx.Graph, node: fx.Node, edit: Edit) -> None:
+    site = edit.site
+    operands = _operands(node)
+    target = operands[0]
+    given = target.op in ("placeholder", "get_attr")  # it came from outside, where a change in place is seen
+    if site.inplace:
+        _redirect_later_users(graph, target, node)
+    with graph.inserting_before(node):
+        omega = graph.get_attr(edit.omega) if isinstance(edit.omega, str) else edit.omega
+        if site.kind in _ADD_KINDS:
+            kept, dropped = operands[site.keep], operands[site.drop]
+            if site.inplace and given and dropped is target:
+                dropped = graph.call_method("clone", (dropped,))
+            result = kept if omega is None else graph.call_function(damp, (kept, dropped, omega))
+        elif omega is None:
+            result = target
+        else:
+            result = _blend_node(graph, node, target, omega, inplace=site.inplace, given=given)
+        if site.inplace and given and result is not target:
+            result = graph.call_method("copy_", (target, result))
+    _stand_in(graph, node, result, operands, site)
+
+
+def _blend_node(graph: fx.Graph, node: fx.Node, target: fx.Node, omega: Any, *, inplace: bool, given: bool) -> fx.Node:
+    if not inplace:
+        with graph.inserting_after(node):
+            return graph.call_function(blend, (node, target, omega))
+    x = graph.call_method("clone", (target,)) if given else target
+    scratch = graph.call_method("clone", (target,))
+    original = graph.node_copy(node, lambda n: scratch if n is target else n)
+    original.meta.pop("place", None)
+    return graph.call_function(blend, (original, x, omega))
+
+
+def _stand_in(graph: fx.Graph, node: fx.Node, result: fx.Node, operands: list[fx.Node], site: Site) -> None:
+    """Let `result` be used wherever `node` was; a later change in place must not reach another user of it."""
+    if result in operands and site.mutated:
+        shared = result.op in ("placeholder", "get_attr") or len(result.users) > (1 if node in result.users else 0)
+        if shared:
+            with graph.inserting_after(node):
+                result = graph.call_method("clone", (result,))
+    used_by_result = node in result.all_input_nodes
+    node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
+    if not used_by_result:
+        graph.erase_node(node)
+
+
+def _operands(node: fx.Node) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.node.map_arg((node.args, node.kwargs), lambda n: found.append(n) or n)
+    return [n for n in found if holds_tensor(n)]
+
+
+def _redirect_later_users(graph: fx.Graph, target: fx.Node, node: fx.Node) -> None:
+    """`node` changes `target` in place and returns it: those that read `target` afterwards read `node` instead."""
+    after = False
+    for other in graph.nodes:
+        if after and other in target.users:
+            other.replace_input_with(target, node)
+        after = after or other is node
+
+
+def _drop_dead(graph: fx.Graph, idle: set[fx.Node], mutating: set[Place]) -> None:
+    for node in reversed(list(graph.nodes)):
+        if node.users or node in idle or node.op in ("placeholder", "output"):
+            continue
+        if is_mutating(node) or node.meta.get("place") in mutating:
+            changed = next(iter(node.all_input_nodes), None)
+            if changed is None or changed.op in ("placeholder", "get_attr") or len(changed.users) > 1:
+                continue
+        graph.erase_node(node)
+
+

@@ -1,0 +1,85 @@
+"""Keeping what a pass made: weights as safetensors, the recipe beside them as JSON, rebuilt from the class."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .passes import PASSES
+from .recipes import Recipe, apply_steps, recipe
+
+
+def apply(
+    recipe: Recipe, model: nn.Module, example: Any, modules: Mapping[str, Callable[..., nn.Module]] | None = None
+) -> nn.Module:
+    """The model that `recipe` makes of `model`, an instance of the class it was made for; weights are `model`'s.
+
+    `modules` are the factories that steps may name: a recipe never says what to import.
+    Raises ValueError for another class, an unknown pass or a site that this model does not have.
+    """
+    return apply_steps(recipe, model, example, PASSES)
+
+
+def save(model: nn.Module, path: str | Path) -> None:
+    """Write `model` to the file `path` (safetensors): every parameter and buffer, and the recipe in its metadata.
+
+    Tied tensors are written once. Read it again with `load`.
+    """
+    tensors, ties = _untied(model)
+    metadata = {"archlab": "1", "recipe": recipe(model).to_json(), "ties": json.dumps(ties)}
+    save_file(tensors, str(path), metadata=metadata)
+
+
+def load(
+    path: str | Path,
+    factory: Callable[[], nn.Module],
+    example: Any,
+    modules: Mapping[str, Callable[..., nn.Module]] | None = None,
+) -> nn.Module:
+    """The model saved at `path`: ``factory()`` makes the original, the recipe is applied to it, weights are read.
+
+    Raises ValueError naming the file where it is not archlab's, was made from another class, or its weights do
+    not fit.
+    """
+    tensors, metadata = _read(Path(path))
+    if "recipe" not in metadata:
+        raise ValueError(f"{path}: has no recipe: it was not written by archlab.save")
+    try:
+        model = apply(Recipe.from_json(metadata["recipe"]), factory(), example, modules)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    tensors |= {name: tensors[source] for name, source in json.loads(metadata.get("ties", "{}")).items()}
+    problems = model.load_state_dict(tensors, strict=False)
+    if problems.missing_keys or problems.unexpected_keys:
+        raise ValueError(
+            f"{path}: its weights do not fit the model: missing {problems.missing_keys[:5]}, "
+            f"unexpected {problems.unexpected_keys[:5]}"
+        )
+    return model
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read as safetensors: {type(error).__name__}: {error}") from error
+
+
+def _untied(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state dict with each tensor once and contiguous; the names left out, with the name that holds the tensor."""
+    tensors: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    first: dict[tuple, str] = {}
+    for name, tensor in model.state_dict().items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else (name,)
+        if key in first:
+            ties[name] = first[key]
+        else:
+            first[key] = name
+            tensors[name] = tensor.detach().clone().contiguous()
+    return tensors, ties

@@ -1,0 +1,118 @@
+"""Removal: sites physically gone, with the modules and parameters that nothing reaches any more."""
+
+import copy
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ..editing import Edit
+from ..finding import KINDS, Where
+from ..recipes import Recipe, Step, recipe, with_step
+from ..rewriting import drop_unreached, restore, rewrite
+from . import switching
+from .switching import compare, costs, named_omegas, set_omegas_, switch, switches_of
+
+
+def discard(soft: nn.Module, tau: float = 0.5, *, keep: Literal["restore", "freeze"] = "restore") -> nn.Module:
+    """A copy of a switched model without the sites whose omega is above `tau`, and without any switch.
+
+    The other sites are restored to the original (``keep="restore"``) or blended for good at their omega
+    (``"freeze"``). Modules and parameters that nothing reaches any more are gone; the weights are those of `soft`.
+    Checked before returning: the result equals `soft` with the removed omegas at 1 and the others at 0 (or theirs).
+
+    Raises ValueError for a `tau` outside [0, 1] or where no omega is above it.
+    """
+    if not 0 <= tau <= 1:
+        raise ValueError(f"tau must lie in [0, 1], got {tau}")
+    if keep not in ("restore", "freeze"):
+        raise ValueError(f"keep must be 'restore' or 'freeze', got {keep!r}")
+    net, state = switches_of(soft)
+    values = {site: omega.item() for site, omega in named_omegas(net).items()}
+    gone = [site for site, omega in values.items() if omega > tau]
+    frozen = {s: w for s, w in values.items() if keep == "freeze" and s not in gone and w > 0}
+    if not gone and not frozen:
+        raise ValueError(
+            f"no omega is above tau={tau}: the largest is {max(values.values()):.3g}. Nothing would be removed"
+        )
+    return _discard(net, gone, frozen, {s: f"omega {w:.3g} is not above tau {tau}" for s, w in values.items()})
+
+
+def remove(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where: Where = None) -> nn.Module:
+    """A copy of `model` without the sites of `kinds` that match `where`: `switch`, every omega 1, `discard`.
+
+    Raises ValueError where nothing matches, and says which sites there are.
+    """
+    soft = switch(model, example, kinds=kinds, where=where)
+    set_omegas_(soft, 1.0)
+    return discard(soft)
+
+
+def _discard(net: nn.Module, gone: list[str], frozen: dict[str, float], why_left: dict[str, str]) -> nn.Module:
+    _, state = switches_of(net)
+    sites = {o.site.id: o.site for o in state.omegas}
+    plain = restore(net, state.omegas)
+    for name in (switching._ATTRIBUTE, "_archlab_recipe"):
+        plain.__dict__.pop(name, None)
+    edits = [Edit(sites[s]) for s in gone] + [Edit(sites[s], w) for s, w in frozen.items()]
+    rewritten = rewrite(plain, state.example, edits, record=state.record)
+    thin = rewritten.model
+    after = drop_unreached(thin, state.example, state.record)
+    how = {s: _physical(h, sites[s].module) for s, h in rewritten.how.items()}
+    made = recipe(net)
+    before = Recipe(made.model, made.steps[:-1])  # without the step that put the switches in
+    step = Step(
+        "discard",
+        {"removed": gone, "frozen": frozen},
+        state.found,
+        (*gone, *frozen),
+        {s: why for s, why in why_left.items() if s not in gone and s not in frozen},
+        how,
+        costs(state.record),
+        costs(after),
+        _checked(net, thin, state.example, gone, frozen),
+    )
+    return with_step(thin, before, step)
+
+
+def _physical(how: str, module: str | None) -> str:
+    """An op that is intercepted is only bypassed: what it would have computed may still be computed."""
+    return "bypassed" if how == "intercepted" and module is None else how
+
+
+def _checked(soft: nn.Module, thin: nn.Module, example: Any, gone: list[str], frozen: dict[str, float]) -> str:
+    decided = copy.deepcopy(soft)
+    set_omegas_(decided, 0.0)
+    set_omegas_(decided, dict.fromkeys(gone, 1.0) | frozen)
+    difference = compare(decided, thin, example)
+    dtypes = {p.dtype for p in soft.parameters() if p.is_floating_point() and p.numel() > 1} or {torch.float32}
+    tolerance = max(1e-10 if dt is torch.float64 else max(1e-5, 2 * torch.finfo(dt).eps) for dt in dtypes)
+    if difference > tolerance:
+        raise AssertionError(f"removed, the output differs by {difference:.3g} from the switched model's, not {tolerance}")
+    if difference != difference:
+        return "not compared: the outputs are not finite"
+    return f"equal to omega = 1 within {difference:.2g} (relative; allowed {tolerance:.2g})"
+
+
+def replay_switch(model: nn.Module, example: Any, *, sites: list[str]) -> nn.Module:
+    """The step ``switch`` of a recipe: switches at the named sites."""
+    return switch(model, example, kinds=KINDS, where=_named(sites))
+
+
+def replay_discard(model: nn.Module, example: Any, *, removed: list[str], frozen: dict[str, float]) -> nn.Module:
+    """The step ``discard`` of a recipe: the named sites removed or frozen."""
+    soft = replay_switch(model, example, sites=[*removed, *frozen])
+    _require(soft, [*removed, *frozen])
+    return _discard(soft, removed, frozen, {})
+
+
+def _named(sites: list[str]) -> Where:
+    wanted = set(sites)
+    return lambda site: site.id in wanted
+
+
+def _require(soft: nn.Module, wanted: list[str]) -> None:
+    missing = [site for site in wanted if site not in named_omegas(soft)]
+    if missing:
+        raise ValueError(f"this model has no site {missing[0]!r} ({len(missing)} of the recipe's sites are missing)")

@@ -1,0 +1,176 @@
+"""Switches: every chosen site blended with its absence by a learnable omega (paper, eq. 3 and 5, Fig. 9)."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ..capture import Capture, run, structural_copy, tensors_in
+from ..editing import Edit
+from ..finding import Site, Sites, Where, select, sites_of
+from ..recipes import Step, recipe, with_step
+from ..rewriting import Omega, omega_name, rewrite
+
+_ATTRIBUTE = "_archlab_switches"
+
+
+@dataclass(frozen=True, eq=False)
+class Switches:
+    """What a switched model knows of itself: its switches, and the run of the original they were found in."""
+
+    omegas: tuple[Omega, ...]
+    example: Any
+    record: Capture
+    found: tuple[str, ...]
+    how: dict[str, str]
+    reasons: dict[str, str]
+
+    def __deepcopy__(self, memo: dict) -> "Switches":
+        return self
+
+
+def switch(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where: Where = None) -> nn.Module:
+    """A copy of `model` with a switch at every site of `kinds` that matches `where`; every omega is 0.
+
+    At omega = 0 output and gradients equal the original's (checked on `example` before returning). A site's
+    omega is a float32 scalar parameter of its container, named ``omega_<kind>_<number>``. Paper, eq. 3.
+
+    Raises ValueError where nothing matches, for two kinds at one add, or for a model that has switches already.
+    """
+    if getattr(model, _ATTRIBUTE, None) is not None:
+        raise ValueError("this model has switches already: choose all kinds in one call, or discard() first")
+    sites = sites_of(model, example)
+    taken = select(sites, kinds=kinds, where=where)
+    refuse_conflicts(taken)
+    rewritten = rewrite(model, example, [Edit(s, omega_name(s)) for s in taken], record=sites.record)
+    soft = rewritten.model
+    difference = compare(model, soft, example)
+    if difference != 0:
+        raise AssertionError(f"switched at omega = 0, the output differs by {difference:.3g} from the original's")
+    found = tuple(s.id for s in sites if s.kind in {t.kind for t in taken})
+    state = Switches(rewritten.omegas, example, sites.record, found, rewritten.how, rewritten.reasons)
+    setattr(soft, _ATTRIBUTE, state)
+    step = Step(
+        "switch", {"sites": [s.id for s in taken]}, found, tuple(s.id for s in taken), not_chosen(found, taken),
+        rewritten.how, costs(sites.record), costs(sites.record), "exact at omega = 0",
+    )  # fmt: skip
+    return with_step(soft, recipe(model), step)
+
+
+def not_chosen(found: Iterable[str], taken: Iterable[Site]) -> dict[str, str]:
+    ids = {s.id for s in taken}
+    return {site: "not chosen by where" for site in found if site not in ids}
+
+
+def refuse_conflicts(taken: Sites) -> None:
+    """Raise ValueError where both operands of one add are to go."""
+    seen: dict[tuple, Site] = {}
+    for site in taken:
+        if site.kind in ("skip", "branch", "join"):
+            other = seen.setdefault((site.path, site.entry, site.place), site)
+            if other is not site:
+                raise ValueError(f"{other.id} and {site.id} are the two operands of one add: choose one of the kinds")
+
+
+def costs(record: Capture) -> dict[str, int]:
+    return {"params": sum(record.params.values()), "macs": sum(op.macs for op in record.ops)}
+
+
+def compare(model: nn.Module, other: nn.Module, example: Any) -> float:
+    """Largest difference of two models' outputs on `example`, relative to the largest value of the first's.
+
+    Both run on copies, from the same random state. NaN where exactly one of them is not finite.
+    """
+    outputs = []
+    for net in (model, other):
+        with torch.random.fork_rng(devices=_devices(net)), torch.no_grad():
+            torch.manual_seed(0)
+            outputs.append(tensors_in(run(structural_copy(net), example)))
+    if [t.shape for t in outputs[0]] != [t.shape for t in outputs[1]]:
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(*outputs, strict=True):
+        if torch.equal(a, b) or not a.numel():
+            continue
+        if not a.is_floating_point():
+            return float("inf")
+        a, b = a.double(), b.double()
+        finite = a.isfinite()
+        if not torch.equal(finite, b.isfinite()):
+            return float("nan")
+        if finite.any():
+            scale = a[finite].abs().max().clamp(min=1e-30)
+            worst = max(worst, float((a[finite] - b[finite]).abs().max() / scale))
+    return worst
+
+
+def _devices(model: nn.Module) -> list[int]:
+    return sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+
+
+def switches_of(soft: nn.Module) -> tuple[nn.Module, Switches]:
+    """The switched model inside `soft` (which may be compiled or wrapped) and its switches. Raises ValueError."""
+    for net in (soft, getattr(soft, "_orig_mod", None), getattr(soft, "module", None)):
+        state = getattr(net, _ATTRIBUTE, None) if isinstance(net, nn.Module) else None
+        if state is not None:
+            assert isinstance(net, nn.Module)
+            return net, state
+    raise ValueError(f"this {type(soft).__name__} has no switches: make them with switch(model, example, kinds=...)")
+
+
+def named_omegas(soft: nn.Module) -> dict[str, nn.Parameter]:
+    """Site id -> its omega, in the order of the sites."""
+    net, state = switches_of(soft)
+    return {o.site.id: net.get_submodule(o.owner)._parameters[o.name] for o in state.omegas}  # type: ignore[misc]
+
+
+def omega_parameters(soft: nn.Module) -> list[nn.Parameter]:
+    """The omegas, for an optimizer group of their own (without weight decay)."""
+    return list(named_omegas(soft).values())
+
+
+def penalty(soft: nn.Module, *, p: float = 1.0) -> Tensor:
+    """Mean over the sites of ``1 - omega ** p`` (paper, eq. 5): 1 with everything in, 0 with everything removed.
+
+    Its gradient at omega = 0 is -1/K for p = 1, zero for p > 1 and infinite for p < 1: with p other than 1 start
+    the omegas a little above 0.
+    """
+    if not p > 0:
+        raise ValueError(f"p must be positive, got {p}")
+    omega = torch.stack(omega_parameters(soft))
+    return (1 - (omega if p == 1 else omega.clamp(min=0) ** p)).mean()
+
+
+@torch.no_grad()
+def project_(soft: nn.Module) -> None:
+    """Put every omega back into [0, 1], in place: call it after each optimizer step."""
+    for omega in omega_parameters(soft):
+        omega.clamp_(0, 1)
+
+
+def omegas(soft: nn.Module) -> pd.DataFrame:
+    """One row a switch: site, kind, omega."""
+    _, state = switches_of(soft)
+    values = named_omegas(soft)
+    rows = [{"site": o.site.id, "kind": o.site.kind, "omega": values[o.site.id].item()} for o in state.omegas]
+    return pd.DataFrame(rows, columns=["site", "kind", "omega"])
+
+
+@torch.no_grad()
+def set_omegas_(soft: nn.Module, value: float | Mapping[str, float]) -> None:
+    """Set every omega to a number, or those of the given site ids, in place.
+
+    Raises ValueError for a value outside [0, 1], KeyError for an unknown site; nothing is set then.
+    """
+    known = named_omegas(soft)
+    wanted = dict(value) if isinstance(value, Mapping) else dict.fromkeys(known, float(value))
+    for site, omega in wanted.items():
+        if site not in known:
+            raise KeyError(f"{site!r} has no switch; the switches are {', '.join(list(known)[:12])}")
+        if not 0 <= omega <= 1:
+            raise ValueError(f"omega of {site} must lie in [0, 1], got {omega}")
+    for site, omega in wanted.items():
+        known[site].fill_(omega)

@@ -1,0 +1,99 @@
+"""What made a model, as data: steps with their resolved decisions, replayed on a fresh model in another process."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import nn
+
+_ATTRIBUTE = "_archlab_recipe"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass that was applied.
+
+    `name` is the pass, `options` its resolved decisions (never the criterion behind them); `found` are the ids
+    of all sites it considered, `taken` those it changed, `left` the others with the reason; `how` says for each
+    taken site how it was rewritten; `before` and `after` hold ``params`` and ``macs``; `equality` says what was
+    checked before the model was returned.
+    """
+
+    name: str
+    options: dict[str, Any]
+    found: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
+    left: dict[str, str] = field(default_factory=dict)
+    how: dict[str, str] = field(default_factory=dict)
+    before: dict[str, int] = field(default_factory=dict)
+    after: dict[str, int] = field(default_factory=dict)
+    equality: str = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The steps that turned a model of class `model` into another, in order."""
+
+    model: str
+    steps: tuple[Step, ...] = ()
+
+    def to_json(self) -> str:
+        """The recipe as JSON text; nothing in it names code to import."""
+        return json.dumps(asdict(self), indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> "Recipe":
+        """The recipe in `text`. Raises ValueError for text that is not one."""
+        try:
+            data = json.loads(text)
+            steps = tuple(
+                Step(**{**step, "found": tuple(step["found"]), "taken": tuple(step["taken"])})
+                for step in data["steps"]
+            )
+            return Recipe(data["model"], steps)
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"this is not a recipe: {type(error).__name__}: {error}") from error
+
+    def __repr__(self) -> str:
+        lines = [f"recipe for {self.model}:"]
+        for step in self.steps:
+            cost = ", ".join(
+                f"{unit} {step.before[unit]:,} -> {step.after[unit]:,}" for unit in step.before if unit in step.after
+            )
+            lines.append(f"  {step.name}: {len(step.taken)} of {len(step.found)} sites; {cost}; {step.equality}")
+        return "\n".join(lines)
+
+
+def recipe(model: nn.Module) -> Recipe:
+    """The recipe of `model`; without steps for a model that no pass has made."""
+    return getattr(model, _ATTRIBUTE, None) or Recipe(class_name(model))
+
+
+def with_step(model: nn.Module, before: Recipe, step: Step) -> nn.Module:
+    """`model` with its recipe: `before`, that of the model it was made from, and one more step."""
+    setattr(model, _ATTRIBUTE, Recipe(before.model, (*before.steps, step)))
+    return model
+
+
+def class_name(model: nn.Module) -> str:
+    """The name of a model's class, without its module: it is compared, never imported."""
+    return type(model).__qualname__
+
+
+def apply_steps(
+    steps: Recipe, model: nn.Module, example: Any, passes: Mapping[str, Callable[..., nn.Module]]
+) -> nn.Module:
+    """Replay `steps` on `model` with the functions in `passes`, each called as ``pass(model, example, **options)``.
+
+    Raises ValueError for a recipe of another class or with a pass that is not in `passes`.
+    """
+    if steps.model != class_name(model):
+        raise ValueError(f"this recipe is for a {steps.model}, the model given is a {class_name(model)}")
+    if recipe(model).steps:
+        raise ValueError("the model given has a recipe already: apply a recipe to the model it began with")
+    for step in steps.steps:
+        if step.name not in passes:
+            raise ValueError(f"step {step.name!r} is unknown: this archlab has {', '.join(sorted(passes))}")
+        model = passes[step.name](model, example, **step.options)
+    return model

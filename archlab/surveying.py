@@ -1,0 +1,49 @@
+"""`sites`: every removable part of a model, with how it would be rewritten."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from .editing import Edit
+from .finding import Left, Site, Sites, Where, check_kinds, select, sites_of
+from .rewriting import rewrite
+
+
+def sites(
+    model: nn.Module, example: Any, kinds: str | Iterable[str] | None = None, where: Where = None
+) -> Sites:
+    """Every removable part of `model`, found in one recorded run of `example`; prints as a table.
+
+    `kinds` (default: all) and `where` (a glob on site id or module path, a list of them, or a function of the
+    Site) narrow the list. ``.frame()`` is the table as a DataFrame; ``.left_frame()`` lists what looked like a
+    site and is not one, with the reason. `model` is left untouched.
+
+    Each site's ``how`` was tried: ``local`` (its container's code can be rewritten), ``module`` (the child that
+    is called is rewritten), ``intercepted: <reason>`` (bypassed at run time).
+    """
+    check_kinds(kinds)
+    found = sites_of(model, example)
+    if len(found):
+        found = _with_how(model, example, found)
+    if kinds is None and where is None:
+        return found
+    return select(found, kinds=kinds, where=where)
+
+
+def _with_how(model: nn.Module, example: Any, found: Sites) -> Sites:
+    at_place: dict[tuple, list[Site]] = {}
+    for site in found:
+        at_place.setdefault((site.path, site.entry, site.place), []).append(site)
+    tried = [group[0] for group in at_place.values()]
+    rewritten = rewrite(model, example, [Edit(site, 0.0) for site in tried], record=found.record)
+    listed, left = [], list(found.left)
+    for site in found:
+        first = at_place[site.path, site.entry, site.place][0]
+        how = rewritten.how[first.id]
+        reason = rewritten.reasons.get(first.id)
+        listed.append(replace(site, how=f"{how}: {reason}" if reason and how == "intercepted" else how))
+        if not site.grad:
+            left.append(Left(site.path, site.op, f"{site.id}: no gradient reaches it"))
+    return Sites(listed, left, found.record)

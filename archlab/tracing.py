@@ -1,0 +1,330 @@
+"""One method of one module as a torch.fx graph, every child a leaf, every node with its location.
+
+Why not `torch.fx.symbolic_trace`: it traces whole models, turns every argument into a proxy
+(``mask is not None`` is then silently true), bakes attributes and tensor constants in, and does
+not say where in the code a node came from. Here an argument that is no tensor is a constant of
+the trace (a float is passed on as an input where the code allows that), attributes that were read
+are remembered, and `Variant.matches` says for each later call whether the graph is valid for it.
+"""
+
+import itertools
+import linecache
+import operator
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+
+from .capture import ORIGINS, Place, is_module_call, is_plumbing
+
+_SIMPLE = (bool, int, float, str, type(None), torch.dtype, torch.device)
+_FX_FILES = (fx.__file__.removesuffix("__init__.py"), __file__)
+_INPLACE_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
+
+
+class Untraceable(Exception):
+    """The method cannot be traced; the message is the reason."""
+
+
+class _Hole:
+    """Stands in an argument pattern for something that is an input of the graph."""
+
+    def __init__(self, kind: type):
+        self.kind = kind
+
+
+TENSOR, NUMBER = _Hole(Tensor), _Hole(float)
+
+
+def pattern_of(value: Any, *, numbers: bool) -> Any:
+    """The shape of an argument tree: holes for tensors (and floats, with `numbers`), the other leaves themselves.
+
+    Raises Untraceable for a leaf that is no plain value: an object may change between two calls.
+    """
+    if isinstance(value, Tensor):
+        return TENSOR
+    if numbers and type(value) is float:
+        return NUMBER
+    if type(value) in (tuple, list):
+        return type(value)(pattern_of(v, numbers=numbers) for v in value)
+    if type(value) is dict:
+        return {k: pattern_of(v, numbers=numbers) for k, v in value.items()}
+    if isinstance(value, (*_SIMPLE, torch.Size)):
+        return value
+    raise Untraceable(f"an argument is a {type(value).__name__}")
+
+
+def fill(pattern: Any, value: Any, leaves: list) -> bool:
+    """Append what stands at the holes of `pattern` to `leaves`; False where `value` does not fit the pattern."""
+    if isinstance(pattern, _Hole):
+        leaves.append(value)
+        return isinstance(value, pattern.kind)
+    if isinstance(pattern, (tuple, list)) and not isinstance(pattern, torch.Size):
+        if type(value) is not type(pattern) or len(value) != len(pattern):
+            return False
+        return all(fill(p, v, leaves) for p, v in zip(pattern, value, strict=True))
+    if isinstance(pattern, dict):
+        if type(value) is not dict or value.keys() != pattern.keys():
+            return False
+        return all(fill(p, value[k], leaves) for k, p in pattern.items())
+    return type(value) is type(pattern) and value == pattern
+
+
+def _replace_holes(pattern: Any, make: Callable[[_Hole], Any]) -> Any:
+    if isinstance(pattern, _Hole):
+        return make(pattern)
+    if type(pattern) in (tuple, list):
+        return type(pattern)(_replace_holes(p, make) for p in pattern)
+    if type(pattern) is dict:
+        return {k: _replace_holes(p, make) for k, p in pattern.items()}
+    return pattern
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A graph of a method and the calls it is valid for."""
+
+    args: tuple
+    kwargs: dict
+    reads: tuple[tuple[str, Any], ...]  # attributes of the module that the trace read, with their values
+    graph: fx.Graph
+    run: Callable | None = None  # (module, *leaves) -> output
+
+    def matches(self, module: nn.Module, args: tuple, kwargs: dict) -> list | None:
+        """The graph's inputs for this call, or None where the graph does not hold for it."""
+        for name, value in self.reads:
+            if getattr(module, name) != value:
+                return None
+        leaves: list = []
+        if len(args) != len(self.args) or kwargs.keys() != self.kwargs.keys():
+            return None
+        for pattern, value in zip(self.args, args, strict=True):
+            if not fill(pattern, value, leaves):
+                return None
+        for name, pattern in self.kwargs.items():
+            if not fill(pattern, kwargs[name], leaves):
+                return None
+        return leaves
+
+
+def trace(
+    module: nn.Module, function: Callable, entry: Any, args: tuple, kwargs: dict
+) -> Variant:
+    """Trace ``function(module, *args, **kwargs)``; nodes carry their `Place` relative to the code object `entry`.
+
+    Raises Untraceable with the reason.
+    """
+    reason: Exception = Untraceable("unknown")
+    for numbers in (True, False):
+        patterns = tuple(pattern_of(a, numbers=numbers) for a in args)
+        named = {k: pattern_of(v, numbers=numbers) for k, v in kwargs.items()}
+        try:
+            graph, reads = _Tracer(entry).method_graph(module, function, patterns, named)
+            return Variant(patterns, named, reads, graph)
+        except Untraceable as error:
+            reason = error
+        except Exception as error:  # whatever the model's own code raises when it meets a proxy
+            reason = error
+    text = str(reason).strip().split("\n")[0]
+    raise Untraceable(text if isinstance(reason, Untraceable) else f"{type(reason).__name__}: {text}")
+
+
+class _Proxy(fx.Proxy):
+    """A proxy that passes for a tensor in ``isinstance`` and keeps in-place operators in place."""
+
+    @property
+    def __class__(self):
+        return Tensor if holds_tensor(self.node) else fx.Proxy
+
+    @__class__.setter
+    def __class__(self, value):
+        raise Untraceable("the code assigns a class to a tensor")
+
+
+def _inplace(name: str) -> Callable:
+    function = getattr(operator, name)
+
+    def method(self, other):
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return method
+
+
+for _name in _INPLACE_OPERATORS:
+    setattr(_Proxy, f"__{_name}__", _inplace(_name))
+
+
+_NO_TENSOR_METHODS = frozenset({"size", "dim", "numel", "item", "stride", "tolist", "is_floating_point", "get_device"})
+_NO_TENSOR_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad", "layout"})
+
+
+def holds_tensor(node: fx.Node) -> bool:
+    if node.op == "placeholder":
+        return node.meta.get("kind") is Tensor
+    if node.op == "call_method":
+        return node.target not in _NO_TENSOR_METHODS
+    if node.op == "call_function":
+        if node.target is getattr:
+            return node.args[1] not in _NO_TENSOR_ATTRIBUTES
+        if getattr(node.target, "__module__", "") == "_operator":
+            return any(holds_tensor(n) for n in node.all_input_nodes)
+    return True
+
+
+class _Factories(TorchFunctionMode):
+    """While tracing, a call that makes a tensor from nothing becomes a node, not a constant of the trace."""
+
+    def __init__(self, tracer: "_Tracer"):
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if types or getattr(func, "__module__", "") not in ("torch", "torch._C", None):
+            return func(*args, **kwargs)
+        return self.tracer.create_proxy("call_function", func, args, kwargs)
+
+
+class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True
+
+    def __init__(self, entry: Any):
+        super().__init__()
+        self.entry = entry
+        self.turns: dict = {}
+
+    def method_graph(
+        self, module: nn.Module, function: Callable, args: tuple, kwargs: dict
+    ) -> tuple[fx.Graph, tuple]:
+        self.function, self.patterns = function, (args, kwargs)
+        reads: dict[str, Any] = {}
+        plain = module.__class__
+        module.__class__ = _watched(plain, reads)
+        try:
+            with _Factories(self):
+                graph = self.trace(module)
+        finally:
+            module.__class__ = plain
+        return graph, tuple(reads.items())
+
+    def create_args_for_root(self, root_fn, is_module, concrete_args=None):
+        count = 0
+
+        def hole(kind: _Hole) -> Any:
+            nonlocal count
+            proxy = self.create_proxy("placeholder", f"leaf_{count}", (), {})
+            proxy.node.meta["kind"] = kind.kind
+            count += 1
+            return proxy
+
+        args, kwargs = self.patterns
+        args = tuple(_replace_holes(p, hole) for p in args)
+        kwargs = {k: _replace_holes(p, hole) for k, p in kwargs.items()}
+        function = self.function
+
+        def call_method(root):
+            return function(root, *args, **kwargs)
+
+        return call_method, [self.root]
+
+    def is_leaf_module(self, m, module_qualified_name):
+        return True
+
+    def proxy(self, node):
+        return _Proxy(node, self)
+
+    def create_arg(self, a):
+        if isinstance(a, Tensor) and not isinstance(a, fx.Proxy) and type(a) is not _Proxy:
+            known = isinstance(a, nn.Parameter) or a in self.tensor_attrs
+            if not known:
+                raise Untraceable("it uses a tensor that is neither an input nor an attribute")
+        return super().create_arg(a)
+
+    def create_proxy(self, kind, target, args, kwargs, *rest, **named):
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        if kind not in ("placeholder", "get_attr", "output"):
+            proxy.node.meta["place"] = self._place(sys._getframe(1))
+        return proxy
+
+    def _place(self, frame: Any) -> Place | None:
+        chain = locate(frame, self.entry, skip=_FX_FILES)
+        if chain is None:
+            return None
+        turn = self.turns[chain] = self.turns.get(chain, -1) + 1
+        return Place(chain, turn)
+
+
+def locate(frame: Any, entry: Any, *, skip: tuple[str, ...] = ()) -> tuple[tuple[int, int], ...] | None:
+    """The chain of (code, offset) from the outermost frame of the code object `entry` to `frame`.
+
+    None where `entry` is not running, or a module call lies between.
+    """
+    chain, found = [], None
+    while frame is not None and not is_module_call(frame):
+        code = frame.f_code
+        if not is_plumbing(code.co_filename) and not code.co_filename.startswith(skip or ("\0",)):
+            chain.append((id(code), frame.f_lasti))
+            if code is entry:
+                found = len(chain)
+        frame = frame.f_back
+    return tuple(reversed(chain[:found])) if found else None
+
+
+def _watched(cls: type, reads: dict[str, Any]) -> type:
+    """A subclass of `cls` that notes which plain attributes of the instance are read, and their values."""
+
+    def __getattribute__(self, name):
+        value = super(watched, self).__getattribute__(name)
+        if isinstance(value, _SIMPLE) and name in object.__getattribute__(self, "__dict__"):
+            reads[name] = value
+        return value
+
+    watched = type(cls.__name__, (cls,), {"__getattribute__": __getattribute__})
+    return watched
+
+
+def is_mutating(node: fx.Node) -> bool:
+    """Whether the node, by its name, changes its first argument in place and returns it."""
+    if node.op == "call_method":
+        name = str(node.target)
+    elif node.op == "call_function":
+        name = getattr(node.target, "__name__", "")
+        if name in _INPLACE_OPERATORS:
+            return True
+    else:
+        return False
+    return (name.endswith("_") and not name.endswith("__")) or node.kwargs.get("inplace") is True
+
+
+def compile_graph(graph: fx.Graph, origin: tuple[str, str, Any]) -> Callable:
+    """The graph as a Python function ``(module, *leaves)``, whose source is shown in tracebacks.
+
+    `origin` is the execution (module path, method, entry) that the nodes' places refer to.
+    """
+    code = graph.python_code("self", verbose=False)
+    filename = f"<archlab {next(_NUMBERS)} {origin[0] or 'root'}.{origin[1]}>"
+    linecache.cache[filename] = (len(code.src), None, code.src.splitlines(True), filename)
+    scope = dict(code.globals)
+    exec(compile(code.src, filename, "exec"), scope)
+    function = scope["forward"]
+    ORIGINS[function.__code__] = _lines(graph, code.src, origin)
+    return function
+
+
+def _lines(graph: fx.Graph, source: str, origin: tuple[str, str, Any]) -> dict[int, tuple[Place, tuple[str, str, Any]]]:
+    """Line of generated source -> original place, for the nodes that have one. fx writes one node a line."""
+    places = {node.name: node.meta.get("place") for node in graph.nodes}
+    lines = {}
+    for number, line in enumerate(source.splitlines(), 1):
+        for statement in line.split(";"):
+            name = statement.split("=")[0].split(":")[0].strip()
+            if places.get(name) is not None:
+                lines[number] = (places[name], origin)
+    return lines
+
+
+_NUMBERS = itertools.count()

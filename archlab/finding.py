@@ -386,9 +386,10 @@ def _activation(op: Op, flow: _Flow, modules: dict[str, nn.Module]) -> "_Found |
 
 
 def _multiplies(op: Op, flow: _Flow) -> bool:
-    """Whether the op's output, perhaps reshaped, is a factor of a map that was not computed from it.
+    """Whether the op's output, perhaps reshaped, is a factor of a computed map that does not depend on it.
 
-    In ``x * sigmoid(f(x))`` the sigmoid is a gate, the activation that made x is not.
+    In ``x * sigmoid(f(x))`` the sigmoid is a gate, the activation that made x is not; nor is one that is
+    multiplied by a mask or a factor from outside.
     """
     values, seen = list(op.outputs), set()
     while values:
@@ -399,7 +400,7 @@ def _multiplies(op: Op, flow: _Flow) -> bool:
             seen.add(reader)
             if reader.func in _MULS and len(reader.inputs) > 1:
                 other = next((v for v in reader.inputs if v != value), value)
-                if other not in flow.record.constants and not flow.descends(other, op.outputs[0]):
+                if flow.ancestors(other) and not flow.descends(other, op.outputs[0]):
                     return True
             elif reader.name in _RESHAPES:
                 values.extend(reader.outputs)

@@ -12,6 +12,7 @@ The proximal step of sparse structure selection is not offered apart: for p = 1 
 step, and ω reaches exactly 1 already.
 """
 
+import copy
 import json
 import math
 import sys
@@ -26,10 +27,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from archlab.checkpoints import random_states, set_random_states_, write_whole
-from archlab.finding import Where
-from archlab.passes import discard, omega_parameters, omegas, penalty, project_, set_omegas_, switch
-from archlab.training import Fit, Task, TrainingFailed, constant, fit
+from .checkpoints import random_states, set_random_states_, write_whole
+from .finding import Where
+from .passes import discard, omega_parameters, omegas, penalty, project_, set_omegas_, switch
+from .training import Fit, Task, TrainingFailed, constant, fit
 
 NEAR = 0.1  # a site with |ω - τ| up to this is reported as near τ: another seed may well decide it otherwise
 EPSILON = 0.01  # where ω starts, and its lower bound, when the penalty's gradient at 0 is 0 (p > 1) or -inf (p < 1)
@@ -143,7 +144,7 @@ def learn_to_remove(
         soft_steps,
         lr=lr,
         schedule=schedule,
-        penalty=lambda soft: penalty(soft, p),
+        penalty=lambda soft: penalty(soft, p=p),
         penalty_weight=lam,
         groups=two_rates,
         after_step=bounded,
@@ -172,7 +173,7 @@ def learn_to_remove(
             return result(soft, decisions, False)
         judged("pushed", soft)
 
-    thin = discard(soft, tau=tau, keep=keep)
+    thin = _thin(model, soft, tau, keep)
     judged("discarded", thin)
     if tune_steps:
         went = run("tune", thin, tune_steps, lr=facts["lr_tune"], schedule=tune_schedule)
@@ -268,6 +269,17 @@ def _check(lam: float, p: float, tau: float, keep: str, steps: Mapping[str, int]
             raise ValueError(f"{name} must be at least {least}, got {count}")
 
 
+def _thin(model: nn.Module, soft: nn.Module, tau: float, keep: str) -> nn.Module:
+    """`discard`, or where nothing goes, which it refuses, the original with the weights that were learned."""
+    values = _values(soft).values()
+    if max(values) > tau or (keep == "freeze" and max(values) > 0):
+        return discard(soft, tau, keep=keep)  # type: ignore[arg-type]
+    whole = copy.deepcopy(model)
+    learned = soft.state_dict()
+    whole.load_state_dict({name: learned[name] for name in whole.state_dict()})
+    return whole
+
+
 def _values(soft: nn.Module) -> dict[str, float]:
     frame = omegas(soft)
     return dict(zip(frame["site"], frame["omega"].astype(float), strict=True))
@@ -275,7 +287,7 @@ def _values(soft: nn.Module) -> dict[str, float]:
 
 def _decide(soft: nn.Module, tau: float) -> pd.DataFrame:
     frame = omegas(soft)[["site", "kind", "omega"]]
-    return frame.assign(removed=frame["omega"] > tau, near_tau=(frame["omega"] - tau).abs() <= NEAR)
+    return frame.assign(removed=frame["omega"] > tau, near_tau=frame["omega"].sub(tau).abs() <= NEAR)
 
 
 def _spread(decisions: pd.DataFrame) -> str:

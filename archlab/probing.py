@@ -6,10 +6,11 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from archlab.finding import Where
-from archlab.passes import omegas, set_omegas_, sites, switch
-from archlab.progress import bar
-from archlab.training import Task
+from .finding import Where
+from .passes import omegas, set_omegas_, switch
+from .progress import bar
+from .surveying import sites
+from .training import Task
 
 
 def sensitivity(

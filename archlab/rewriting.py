@@ -4,14 +4,14 @@ A container's method is replaced through a generated subclass (``module.__class_
 keys, ``isinstance``, hooks and the other methods survive. The method runs a traced graph with the
 edits in it (``local``), one graph for each way it is called. Where it cannot be traced, a child
 that is called from one place only is edited itself (``module``); the rest is intercepted at run
-time (``intercepted``).
+time (``intercepted``). A site inside something that is removed needs nothing (``gone``).
 """
 
 import copy
 import functools
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -91,7 +91,6 @@ class _WatchedChild:
     def __init__(self, path: str, function: Callable):
         self.path, self.function = path, function
 
-    @torch.compiler.disable
     def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
         return intercepted_call(self.path, functools.partial(self.function, module), args, kwargs)
 
@@ -107,12 +106,14 @@ class Omega:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A new model, how each site was rewritten (id -> how), why not locally, and the switches put in."""
+    """A new model, how each site was rewritten (id -> how), why not locally, the switches put in, and the classes
+    that the changed modules had before (path -> class)."""
 
     model: nn.Module
     how: dict[str, str]
-    reasons: dict[str, str] = field(default_factory=dict)
-    omegas: tuple[Omega, ...] = ()
+    reasons: dict[str, str]
+    omegas: tuple[Omega, ...]
+    classes: dict[str, type]
 
 
 def omega_name(site: Site) -> str:
@@ -138,10 +139,12 @@ def rewrite(model: nn.Module, example: Any, edits: Iterable[Edit], *, record: Ca
     _warm(new, example, units)
     how, reasons = {}, {}
     for unit in units:
-        missed = [e for p, e in unit.edits.items() if p not in unit.found and not unit.reason]
-        if missed:
-            unit.reason = "the traced code does not pass the site"
         mine = [e for e in edits if unit.edits.get(e.site.place) is e]
+        if not unit.variants and not unit.reason:  # never run: what contains it was removed
+            how |= {e.site.id: "gone" for e in mine}
+            continue
+        if any(e.site.place not in unit.found for e in mine) and not unit.reason:
+            unit.reason = "the traced code does not pass the site"
         if not unit.reason:
             how |= {e.site.id: "local" for e in mine}
             continue
@@ -149,7 +152,8 @@ def rewrite(model: nn.Module, example: Any, edits: Iterable[Edit], *, record: Ca
         unit.variants.clear()
         for edit in mine:
             how[edit.site.id] = _fall_back(modules, unit, edit, record, omegas)
-    return Rewritten(new, how, reasons, tuple(omegas))
+    classes = {path: type(old) for path, old in model.named_modules() if type(modules[path]) is not type(old)}
+    return Rewritten(new, how, reasons, tuple(omegas), classes)
 
 
 def _by_unit(edits: list[Edit]) -> list[list[Edit]]:
@@ -324,43 +328,15 @@ def _ordinals(site: Site, calls: list) -> set[tuple[Any, int]]:
     return found
 
 
-def restore(model: nn.Module, omegas: Iterable[Omega]) -> nn.Module:
+def restore(model: nn.Module, omegas: Iterable[Omega], classes: dict[str, type]) -> nn.Module:
     """A copy of a switched model without its switches: every site as it was before, weights as they are now."""
     new = copy.deepcopy(model)
     modules = dict(new.named_modules())
     for omega in omegas:
-        modules[omega.owner]._parameters.pop(omega.name, None)
-    for module in modules.values():
-        _strip_switches(module)
+        del modules[omega.owner]._parameters[omega.name]
+    for path, cls in classes.items():
+        modules[path].__class__ = cls
     return new
-
-
-def _strip_switches(module: nn.Module) -> None:
-    """Take the edits that switch out of an injected class; earlier removals in it stay."""
-    layers = []
-    cls = type(module)
-    while "_archlab_base" in cls.__dict__:
-        layers.append(cls._archlab_runners)  # type: ignore[attr-defined]
-        cls = cls._archlab_base  # type: ignore[attr-defined]
-    if not layers:
-        return
-    module.__class__ = cls
-    seen: set[str] = set()
-    for runners in layers:
-        for method, runner in runners.items():
-            if isinstance(runner, _EditedChild):
-                if not isinstance(runner.edit.omega, str):
-                    _inject(module, {method: _EditedChild(runner.edit, getattr(type(module), method))})
-            elif isinstance(runner, _WatchedChild):
-                _inject(module, {method: _WatchedChild(runner.path, getattr(type(module), method))})
-            elif method not in seen:
-                seen.add(method)
-                kept = {p: e for p, e in runner.edits.items() if not isinstance(e.omega, str)}
-                calls = {k: e for k, e in runner.calls.items() if not isinstance(e.omega, str)}
-                if kept or calls:
-                    unit = _Unit(runner.path, runner.method, runner.entry, runner.function)
-                    unit.edits, unit.calls, unit.mutating, unit.reason = kept, calls, runner.mutating, runner.reason
-                    _inject(module, {method: unit})
 
 
 def drop_unreached(model: nn.Module, example: Any, before: Capture) -> Capture:

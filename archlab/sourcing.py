@@ -33,11 +33,9 @@ def imported_by(module: str) -> list[str]:
     tops = {module.partition(".")[0], "archlab"}
     found, open_ = {module}, [module]
     while open_:
-        name = open_.pop()
-        for other in _imports(name):
-            if other not in found and other.partition(".")[0] in tops and _file(other) is not None:
-                found.add(other)
-                open_.append(other)
+        new = _imports(open_.pop(), tops) - found
+        found |= new
+        open_ += new
     return sorted(found)
 
 
@@ -66,23 +64,20 @@ def _tree(module: str) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
-def _imports(module: str) -> set[str]:
+def _imports(module: str, tops: set[str]) -> set[str]:
+    """The modules of `tops` that the file of `module` imports, anywhere in it."""
     spec = importlib.util.find_spec(module)
-    package = (module if spec and spec.submodule_search_locations else module.rpartition(".")[0]) or None
+    package = module if spec and spec.submodule_search_locations else module.rpartition(".")[0]
     names: set[str] = set()
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            below = {f"{base}.{alias.name}" for alias in node.names}
-            modules = {name for name in below if base.partition(".")[0] == "archlab" or package} & _modules(below)
-            names |= modules or {base}
-    return names
-
-
-def _modules(names: set[str]) -> set[str]:
-    return {name for name in names if _file(name) is not None}
+            for alias in node.names:  # a name of `base` is a module below it, or something defined in it
+                below = f"{base}.{alias.name}"
+                names.add(below if base.partition(".")[0] in tops and _file(below) else base)
+    return {name for name in names if name.partition(".")[0] in tops and _file(name)}
 
 
 def _bare(tree: ast.Module) -> ast.Module:

@@ -136,6 +136,8 @@ def trace(
 class _Proxy(fx.Proxy):
     """A proxy that passes for a tensor in ``isinstance`` and keeps in-place operators in place."""
 
+    _is_param = False  # what isinstance(x, nn.Parameter) asks a tensor
+
     @property
     def __class__(self):
         return Tensor if holds_tensor(self.node) else fx.Proxy
@@ -238,7 +240,9 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def create_arg(self, a):
-        if isinstance(a, Tensor) and not isinstance(a, fx.Proxy) and type(a) is not _Proxy:
+        if issubclass(type(a), fx.Proxy):
+            return a.node
+        if isinstance(a, Tensor):
             known = isinstance(a, nn.Parameter) or a in self.tensor_attrs
             if not known:
                 raise Untraceable("it uses a tensor that is neither an input nor an attribute")

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from archlab.checkpoints import (
+from .checkpoints import (
     FILE,
     CheckpointMismatch,
     first_difference,
@@ -29,7 +29,7 @@ from archlab.checkpoints import (
     set_random_states_,
     signature,
 )
-from archlab.progress import bar
+from .progress import bar
 
 PRECISIONS = ("fp32", "bf16")
 SMOOTHING = 50  # steps in the mean loss that is shown, and that is compared to tell divergence

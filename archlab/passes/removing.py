@@ -52,7 +52,7 @@ def remove(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where:
 def _discard(net: nn.Module, gone: list[str], frozen: dict[str, float], why_left: dict[str, str]) -> nn.Module:
     _, state = switches_of(net)
     sites = {o.site.id: o.site for o in state.omegas}
-    plain = restore(net, state.omegas)
+    plain = restore(net, state.omegas, state.classes)
     for name in (switching._ATTRIBUTE, "_archlab_recipe"):
         plain.__dict__.pop(name, None)
     edits = [Edit(sites[s]) for s in gone] + [Edit(sites[s], w) for s, w in frozen.items()]
@@ -70,7 +70,7 @@ def _discard(net: nn.Module, gone: list[str], frozen: dict[str, float], why_left
         {s: why for s, why in why_left.items() if s not in gone and s not in frozen},
         how,
         costs(state.record),
-        costs(after),
+        costs(after) | {"params": sum(p.numel() for p in thin.parameters())},
         _checked(net, thin, state.example, gone, frozen),
     )
     return with_step(thin, before, step)

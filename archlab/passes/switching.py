@@ -22,11 +22,10 @@ class Switches:
     """What a switched model knows of itself: its switches, and the run of the original they were found in."""
 
     omegas: tuple[Omega, ...]
+    classes: dict[str, type]  # path -> class before, of the modules that were rewritten
     example: Any
     record: Capture
     found: tuple[str, ...]
-    how: dict[str, str]
-    reasons: dict[str, str]
 
     def __deepcopy__(self, memo: dict) -> "Switches":
         return self
@@ -51,7 +50,7 @@ def switch(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where:
     if difference != 0:
         raise AssertionError(f"switched at omega = 0, the output differs by {difference:.3g} from the original's")
     found = tuple(s.id for s in sites if s.kind in {t.kind for t in taken})
-    state = Switches(rewritten.omegas, example, sites.record, found, rewritten.how, rewritten.reasons)
+    state = Switches(rewritten.omegas, rewritten.classes, example, sites.record, found)
     setattr(soft, _ATTRIBUTE, state)
     step = Step(
         "switch", {"sites": [s.id for s in taken]}, found, tuple(s.id for s in taken), not_chosen(found, taken),

@@ -7,11 +7,13 @@ the trace (a float is passed on as an input where the code allows that), attribu
 are remembered, and `Variant.matches` says for each later call whether the graph is valid for it.
 """
 
+import builtins
 import itertools
 import linecache
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,17 +136,7 @@ def trace(
 
 
 class _Proxy(fx.Proxy):
-    """A proxy that passes for a tensor in ``isinstance`` and keeps in-place operators in place."""
-
-    _is_param = False  # what isinstance(x, nn.Parameter) asks a tensor
-
-    @property
-    def __class__(self):
-        return Tensor if holds_tensor(self.node) else fx.Proxy
-
-    @__class__.setter
-    def __class__(self, value):
-        raise Untraceable("the code assigns a class to a tensor")
+    """A proxy that keeps in-place operators in place."""
 
 
 def _inplace(name: str) -> Callable:
@@ -177,6 +169,29 @@ def holds_tensor(node: fx.Node) -> bool:
     return True
 
 
+@contextmanager
+def _proxies_pass_for_tensors() -> Iterator[None]:
+    """While tracing, ``isinstance(x, Tensor)`` in a model's code is true of a proxy that holds one.
+
+    The builtin is replaced, because a proxy whose ``__class__`` lies would be believed by torch's C++ code as well.
+    """
+    real = builtins.isinstance
+
+    def passes(value: Any, classes: Any) -> bool:
+        if real(value, classes):
+            return True
+        if type(value) is not _Proxy or sys._getframe(1).f_code.co_filename.startswith(_FX_FILES):
+            return False
+        wanted = classes if real(classes, tuple) else (classes,)
+        return holds_tensor(value.node) and any(real(c, type) and issubclass(Tensor, c) for c in wanted)
+
+    builtins.isinstance = passes
+    try:
+        yield
+    finally:
+        builtins.isinstance = real
+
+
 class _Factories(TorchFunctionMode):
     """While tracing, a call that makes a tensor from nothing becomes a node, not a constant of the trace."""
 
@@ -207,7 +222,7 @@ class _Tracer(fx.Tracer):
         plain = module.__class__
         module.__class__ = _watched(plain, reads)
         try:
-            with _Factories(self):
+            with _Factories(self), _proxies_pass_for_tensors():
                 graph = self.trace(module)
         finally:
             module.__class__ = plain

@@ -27,7 +27,7 @@ class Entry:
     doubles: bool = True  # runs in float64
     compiles: bool = True  # torch.compile(fullgraph=True)
     exports: bool = True  # torch.export
-    smooth: bool = True  # the output depends on the parameters with a gradient
+    halves: bool = True  # runs in bfloat16
 
     def build(self, dtype: torch.dtype = torch.float32) -> nn.Module:
         """A fresh model in evaluation mode; the same weights each time."""
@@ -275,9 +275,7 @@ class EDSR(nn.Module):
         self.head = nn.Sequential(conv(3, channels))
         body = [EDSRBlock(channels, 0.1) for _ in range(blocks)]
         self.body = nn.Sequential(*body, conv(channels, channels))
-        self.tail = nn.Sequential(
-            conv(channels, channels * scale**2), nn.PixelShuffle(scale), conv(channels, 3)
-        )
+        self.tail = nn.Sequential(conv(channels, channels * scale**2), nn.PixelShuffle(scale), conv(channels, 3))
 
     def forward(self, x):
         x = self.head(x)
@@ -687,11 +685,12 @@ ZOO: dict[str, Entry] = {
     # a block, an attention and an MLP each; the embeddings' sum is no skip
     "gpt": Entry(GPT, tokens, _counts(activation=2, skip=4, block=6)),
     "siamese": Entry(Siamese, pair, _counts(activation=1, skip=1, block=2)),
-    # stem ReLU (twice by `encode`'s two calls: two executions of one method), motion ReLU, two residual ReLUs
-    "motion": Entry(Motion, frames, {"skip": 3, "branch": 3, "join": 0, "gate": 0}),
+    # in `forward`: stem ReLU by two calls of `encode`, motion ReLU, two calls of the encoder; inside: two ReLUs
+    "motion": Entry(Motion, frames, _counts(activation=5, skip=3, block=3)),
     "branches": Entry(Branches, lambda: image().abs(), _counts(activation=1, skip=1), compiles=False, exports=False),
     "unrolled": Entry(Unrolled, image, _counts(activation=3, skip=3)),
-    "shared_block": Entry(SharedBlock, image, {"activation": 1, "skip": 1, "branch": 1, "join": 0, "gate": 0}),
+    # three calls of one module in one forward are three block sites, and one site each of what is inside
+    "shared_block": Entry(SharedBlock, image, _counts(activation=1, skip=1, block=3)),
     "updates": Entry(Updates, lambda: (image(), 4), _counts(activation=4, skip=4)),
     "trained": Entry(Trained, image, _counts(activation=2, skip=1, block=1)),
     "masked": Entry(Masked, lambda: {"x": image(), "mask": (image() > 0).float()}, _counts(activation=1, skip=1)),
@@ -703,11 +702,11 @@ ZOO: dict[str, Entry] = {
     ),
     "dict_output": Entry(DictOutput, image, _counts(activation=2, skip=1, block=1)),
     "tuple_output": Entry(TupleOutput, image, _counts(activation=1, skip=1)),
-    "detached": Entry(Detached, image, {"skip": 0, "branch": 0, "block": 0, "join": 0}),
-    "mutates_input": Entry(MutatesInput, image, {"activation": 1, "skip": 1, "branch": 1, "join": 0, "gate": 0}),
+    "detached": Entry(Detached, image, {"activation": 1, "skip": 0, "branch": 0, "block": 0, "join": 0}),
+    "mutates_input": Entry(MutatesInput, image, _counts(activation=1, skip=1, block=1)),
     "aliasing": Entry(Aliasing, image, _counts(activation=1, skip=1, block=1)),
     "tied": Entry(Tied, lambda: sequence(6), _counts(activation=2, skip=1)),
-    "attention": Entry(SelfAttention, sequence, {"activation": 1, "skip": 1, "branch": 1, "join": 0, "gate": 0}),
+    "attention": Entry(SelfAttention, sequence, _counts(activation=1, skip=1)),
     # F.relu in each layer and two residual adds; the layers are blocks
-    "encoder_layer": Entry(encoder_layer, sequence, {"activation": 2, "skip": 4, "branch": 4, "join": 0, "gate": 0}),
+    "encoder_layer": Entry(encoder_layer, sequence, _counts(activation=2, skip=4, block=2)),
 }

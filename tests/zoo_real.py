@@ -1,0 +1,142 @@
+"""Networks nobody here designed: torchvision, timm and Hugging Face, small variants with small inputs.
+
+Expected counts stand where they follow from the architecture's table in its paper; the rest is
+checked against the autograd graph.
+"""
+
+from typing import Any
+
+import timm
+import torch
+import torchvision
+import transformers
+from torch import Tensor, nn
+
+from .zoo import Entry, image
+
+
+def photo(side: int, batch: int = 2) -> Tensor:
+    return image(3, side, batch)
+
+
+def ids(length: int = 8, vocabulary: int = 50) -> Tensor:
+    return torch.randint(3, vocabulary, (2, length), generator=torch.Generator().manual_seed(7))
+
+
+def _torchvision(name: str, side: int, *, sites: dict[str, int] | None = None, **options) -> Entry:
+    module = torchvision.models
+    for part in name.split("."):
+        module = getattr(module, part)
+    if "." in name:
+        options.setdefault("weights_backbone", None)
+    return Entry(lambda: module(weights=None, **options), lambda: photo(side), sites or {})
+
+
+def _detection() -> Entry:
+    model = torchvision.models.detection.ssdlite320_mobilenet_v3_large
+    return Entry(
+        lambda: model(weights=None, weights_backbone=None, num_classes=3),
+        lambda: ([image(3, 96, 1)[0]],),
+        compiles=False,
+        exports=False,
+    )
+
+
+def _raft() -> Entry:
+    return Entry(
+        lambda: torchvision.models.optical_flow.raft_small(weights=None),
+        lambda: {"image1": image(3, 128, 1), "image2": image(3, 128, 1).flip(2), "num_flow_updates": 2},
+        doubles=False,  # its coordinate grid is made in float32
+        compiles=False,
+        exports=False,
+    )
+
+
+def _timm(name: str, side: int, *, sites: dict[str, int] | None = None, **options) -> Entry:
+    return Entry(lambda: timm.create_model(name, num_classes=5, **options), lambda: photo(side), sites or {})
+
+
+def _huggingface(model: str, config: str, example: Any, **options) -> Entry:
+    def factory() -> nn.Module:
+        settings = getattr(transformers, config)(**options)
+        return getattr(transformers, model)._from_config(settings, attn_implementation="eager")
+
+    return Entry(factory, example, compiles=False, exports=False)
+
+
+def vgg11_features() -> nn.Module:
+    return torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"])
+
+
+def _mvitv2() -> nn.Module:
+    config = timm.models.mvitv2.MultiScaleVitCfg(depths=(1, 1, 1, 1), embed_dim=16, expand_attn=False)
+    return timm.models.mvitv2.MultiScaleVit(config, img_size=64, num_classes=5)
+
+
+def _mixer() -> nn.Module:
+    return timm.models.mlp_mixer.MlpMixer(num_classes=5, img_size=32, patch_size=8, num_blocks=2, embed_dim=16)
+
+
+TINY_TEXT = {
+    "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+    "max_position_embeddings": 32,
+}  # fmt: skip
+
+TORCHVISION: dict[str, Entry] = {
+    # He et al. 2016: 8 basic blocks of two ReLUs, one ReLU before; 3 of the 8 have a projection shortcut
+    "resnet18": _torchvision("resnet18", 32, sites={"activation": 17, "skip": 5, "branch": 5, "join": 3, "block": 5}),
+    "mobilenet_v3_small": _torchvision("mobilenet_v3_small", 32, sites={"skip": 6, "join": 0}),
+    # Simonyan & Zisserman 2014, configuration A without its classifier of 120 million weights
+    "vgg11": Entry(vgg11_features, lambda: photo(32), {"activation": 8, "skip": 0, "block": 0}),
+    "lraspp": _torchvision("segmentation.lraspp_mobilenet_v3_large", 32, num_classes=3),
+    "ssdlite": _detection(),
+    "raft_small": _raft(),
+}
+
+TIMM: dict[str, Entry] = {
+    "byobnet": _timm("test_byobnet", 64),
+    "convnext": _timm("test_convnext", 64),
+    "efficientnet": _timm("test_efficientnet", 64),
+    "mambaout": _timm("test_mambaout", 64),
+    "coatnet": _timm("test_coatnet", 160),
+    "nfnet": _timm("test_nfnet", 64),
+    "resnet": _timm("test_resnet", 64),
+    "vit": _timm("test_vit", 160),
+    "vit_relpos": _timm("test_vit_relpos", 160),
+    "cspnext": _timm("cspnext_tiny", 64),
+    "dla": _timm("dla46x_c", 64),
+    "edgenext": _timm("edgenext_xx_small", 64),
+    "efficientvit": _timm("efficientvit_b0", 64),
+    "ghostnet": _timm("ghostnet_050", 64),
+    "hgnet": _timm("hgnetv2_b0", 64),
+    "inception_next": _timm("inception_next_atto", 64),
+    "mobilenetv3": _timm("mobilenetv3_small_050", 64),
+    "mobilevit": _timm("mobilevit_xxs", 64),
+    "pvt_v2": _timm("pvt_v2_b0", 64),
+    "regnet": _timm("regnetx_002", 64),
+    "starnet": _timm("starnet_s050", 64),
+    "swiftformer": _timm("swiftformer_xs", 64),
+    "vovnet": _timm("ese_vovnet19b_slim_dw", 64),
+    "xcit": _timm("xcit_nano_12_p16_224", 64),
+    "levit": _timm("levit_128s", 64, img_size=64),
+    "convit": _timm("convit_tiny", 32, img_size=32, depth=4, embed_dim=16, num_heads=4, local_up_to_layer=3),
+    "hrnet": _timm("hrnet_w18_small", 64),
+    "mvitv2": Entry(_mvitv2, lambda: photo(64)),
+    "tiny_vit": _timm("tiny_vit_5m_224", 64, depths=(1, 1, 1, 1), embed_dims=(16, 32, 40, 80)),
+    "twins": _timm("twins_svt_small", 64, img_size=64, depths=(1, 1, 1, 1), embed_dims=(16, 32, 32, 32)),
+    "samvit": _timm("samvit_base_patch16_224", 64, img_size=64, embed_dim=32, depth=2, num_heads=2),
+    "swin": _timm("swin_tiny_patch4_window7_224", 56, img_size=56, depths=(2, 2), embed_dim=12, num_heads=(2, 2)),
+    "mixer": Entry(_mixer, lambda: photo(32)),
+    "rexnet": _timm("rexnet_100", 32),
+}
+
+HUGGING_FACE: dict[str, Entry] = {
+    "bert": _huggingface("BertModel", "BertConfig", lambda: {"input_ids": ids()}, **TINY_TEXT),
+    "gpt2": _huggingface(
+        "GPT2LMHeadModel", "GPT2Config", lambda: {"input_ids": ids()},
+        vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32,
+    ),
+    "llama": _huggingface("LlamaForCausalLM", "LlamaConfig", lambda: {"input_ids": ids()}, **TINY_TEXT),
+}  # fmt: skip
+
+REAL = TORCHVISION | TIMM | HUGGING_FACE

@@ -1,119 +1,31 @@
 """Run a study: each cell once, whatever is killed in between; then its rows as a table.
 
-A study is a module with `ROWS`, `cell(row, preset, seed, scratch) -> dict` and `report(rows, folder)`. A cell is
-one row with one seed. What it depends on (row, preset, seed, data, code, the cells it needs) is hashed; a cell
-whose hash has a result is not run again.
-
-    reports/<study>/<preset>/cells/*.json    one result a file, written whole and never changed
-    reports/<study>/<preset>/rows.csv        derived from them
-    scratch/<study>/<preset>/<cell>/         checkpoints, attempts, lease: may be deleted between runs
+A study is a module with `ROWS`, `cell` and `report` (see `Study`). One file a finished cell, from which
+`reports/<study>/<preset>/rows.csv` is derived; what cells keep while they run lies in `scratch/`.
 """
 
 import fnmatch
 import importlib
 import json
-import math
 import os
-import platform
-import re
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
+import typer
 
-from archlab.checkpoints import write_whole
-from archlab.leasing import lease
-from archlab.sourcing import data_fingerprint, digest, imported_by, source_hashes
+from .cells import FINISHED, Cell, Plan, cells_of, run_cell, standing
+from .checkpoints import write_whole
 
 STALE = ("keep", "rerun")
-EXIT = {"finished": 0, "failed": 1, "out of time": 75, "busy": 76}  # of a worker; 75 is the shell's "try again"
-
-
-class OutOfTime(Exception):
-    """Raise it in a cell whose training stopped for the time limit: the next run goes on from its folder."""
-
-
-class Study(Protocol):
-    """What a study module has.
-
-    `ROWS`: names, or dicts with a "name" and whatever JSON can write; a row after those that it needs. Optional:
-    `NAME` (of the report folder; default: the module's), `needs(row)` (names of rows whose cells of the same seed
-    must be finished before), `depends(row)` (the modules whose code this row's result depends on; default: the
-    study and all that it imports of its package and archlab), `fingerprint(preset, data)` (default: file names
-    and sizes of the data folder).
-    """
-
-    ROWS: Sequence[str | Mapping[str, Any]]
-
-    def cell(self, row: Any, preset: str, seed: int, scratch: "Scratch") -> Mapping[str, Any]: ...
-
-    def report(self, rows: pd.DataFrame, folder: Path) -> None: ...
-
-
-@dataclass(frozen=True)
-class Scratch:
-    """What a cell works with: its own `folder` (kept between attempts: checkpoints), the `data` folder, its time."""
-
-    folder: Path
-    data: Path | None = None
-    deadline: float | None = None  # on time.monotonic
-    needed: Mapping[str, "Needed"] = field(default_factory=dict)  # by row name
-
-    def time_left_s(self) -> float | None:
-        """Seconds until the cell should stop, for `fit(time_limit_s=...)`; None where there is no limit."""
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-
-
-@dataclass(frozen=True)
-class Needed:
-    """A finished cell that another needs: the values it returned and the folder it worked in."""
-
-    values: Mapping[str, Any]
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One row of a study with one seed, and where its things lie."""
-
-    name: str
-    row: Any
-    seed: int
-    key: str  # of what was asked: row, preset, seed, data
-    content: str  # of the key and the code and the cells it needs: the cell's identity
-    sources: Mapping[str, str]
-    results: Path
-    home: Path
-
-    @property
-    def result_path(self) -> Path:
-        return self.results / f"{self.key}-{self.content}.json"
-
-    @property
-    def folder(self) -> Path:
-        return self.home / self.content
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one call of `run` was asked for; a worker gets it as JSON."""
-
-    study: str
-    preset: str
-    data: str | None
-    seeds: int
-    stale: str
-    out: str
-    scratch: str
+TRY_AGAIN = 75  # the exit status, by convention, of what may succeed when it is called again
 
 
 def run(
@@ -125,45 +37,208 @@ def run(
     time_limit_s: float | None = None,
     workers: int = 0,
     stale: str = "keep",
-    only: str | None = None,
+    only: str = "*",
     out: str | Path = "reports",
     scratch: str | Path = "scratch",
 ) -> pd.DataFrame:
-    """Run what is missing of the study module named `study` and return its rows, one a finished cell.
+    """Run what is missing of the study module named `study`; return its rows, one a finished cell.
 
-    With all cells finished, `report(rows, folder)` is called with the folder `out`/<study>/<preset>; until then
-    only rows.csv is written there. `rows.attrs` holds "missing" {cell: why} and "conditions".
+    With every chosen cell finished, the study's `report(rows, folder)` is called, the folder being
+    `out`/<study>/<preset>; until then only rows.csv stands there. Columns: row, what a row's dict says, preset,
+    seed, the cell's values, stale, seconds. `rows.attrs` holds "missing" {cell: why} and "conditions" (preset,
+    data, seeds, wall time, device, versions, commit).
 
-    - `seeds`: each row with seeds 0 … seeds-1.
+    - `seeds`: every row with the seeds 0 … seeds-1.
     - `time_limit_s` stops between cells, and inside those that mind `scratch.time_left_s()`; the next call goes on.
-    - `workers` 0 runs the cells here, one after another; otherwise that many processes at once, one cell each. A
-      cell that fails or is killed is named in "missing"; the others go on.
-    - `stale`: what to do with a result whose code has changed since. "keep" (the default: an hour of training is
-      not thrown away for an edit) takes it and marks the row; "rerun" computes it anew. The file stays either way.
-    - `only`: a glob on row names; what they need runs as well.
+    - `workers`: 0 runs the cells here, one after another; else so many processes at once, each with one cell, a
+      GPU each where there are several. A cell that fails or is killed is named in "missing"; the others go on.
+    - `stale`: a result whose code has changed since. "keep" (the default: an hour of training is not thrown away
+      for an edit) takes it and marks the row; "rerun" makes a new one. The old file stays either way.
+    - `only`: a glob on row names; the rows that these need run as well.
+
+    Raises ValueError for an unknown preset or option, a missing data folder, and rows that do not add up.
     """
+    plan, module = _plan(study, preset, data, seeds, workers, stale, out, scratch)
+    deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
+    chosen = _chosen(cells_of(plan, module), only, plan.study)
+    if workers:
+        outcomes = _in_workers(plan, chosen, workers, deadline)
+    else:
+        outcomes = {cell: _told(cell, run_cell(module, plan, cell, deadline)) for cell in chosen}
+    rows = _rows(plan, chosen)
+    rows.attrs["missing"] = {cell.label: outcome for cell, outcome in outcomes.items() if outcome != FINISHED}
+    write_whole(Path(plan.out) / "rows.csv", rows.to_csv(index=False).encode())
+    if not rows.attrs["missing"]:
+        module.report(rows, Path(plan.out))
+    return rows
+
+
+def command(study: str) -> None:
+    """The command line of a study. Its file ends in `if __name__ == "__main__": command("studies.motion.table1")`.
+
+    Exit status: 0 finished, 1 a cell failed, 2 wrong usage, 75 the time limit came first (call it again).
+    """
+    module = importlib.import_module(study)
+    presets = getattr(module, "PRESETS", ("smoke", "cpu", "gpu", "paper"))
+
+    def main(
+        preset: Annotated[str, typer.Option(help=f"How much: {', '.join(presets)}.")] = "smoke",
+        data: Annotated[Path | None, typer.Option(help="Folder of images; default: what the study ships.")] = None,
+        seeds: Annotated[int, typer.Option(help="Run every row with so many seeds.")] = 1,
+        time_limit: Annotated[float | None, typer.Option(help="Minutes; the next call goes on.")] = None,
+        workers: Annotated[int, typer.Option(help="Processes, a cell each; 0: here, one by one.")] = 0,
+        stale: Annotated[str, typer.Option(help="Results of older code: keep (and mark) or rerun.")] = "keep",
+        only: Annotated[str, typer.Option(help="Glob on row names.")] = "*",
+        out: Annotated[Path, typer.Option(help="Where reports go.")] = Path("reports"),
+        scratch: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("scratch"),
+    ) -> None:
+        try:
+            _plan(study, preset, data, seeds, workers, stale, out, scratch)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        rows = run(
+            study, preset=preset, data=data, seeds=seeds, workers=workers, stale=stale, only=only, out=out,
+            scratch=scratch, time_limit_s=None if time_limit is None else 60 * time_limit,
+        )  # fmt: skip
+        kept = int(rows["stale"].to_numpy().sum()) if len(rows) else 0
+        if kept:
+            print(f"{kept} rows are of older code and marked stale; --stale rerun makes them anew", file=sys.stderr)
+        missing = rows.attrs["missing"]
+        if missing:
+            print(f"no report yet: {len(missing)} cells are missing, {len(rows)} are there", file=sys.stderr)
+            raise typer.Exit(1 if any(why.startswith(("failed", "killed")) for why in missing.values()) else TRY_AGAIN)
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(help=module.__doc__)(main)
+    app()
+
+
+def _plan(study, preset, data, seeds, workers, stale, out, scratch) -> tuple[Plan, ModuleType]:
+    module = importlib.import_module(study)
+    presets = getattr(module, "PRESETS", (preset,))
+    if preset not in presets:
+        raise ValueError(f"preset must be one of {', '.join(presets)}, got {preset!r}")
     if stale not in STALE:
         raise ValueError(f"stale must be one of {', '.join(STALE)}, got {stale!r}")
-    if seeds < 1 or workers < 0:
-        raise ValueError(f"seeds must be at least 1 and workers at least 0, got {seeds} and {workers}")
-    deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
-    module = importlib.import_module(study)
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    if workers < 0:
+        raise ValueError(f"workers must be at least 0, got {workers}")
+    if data is not None and not Path(data).is_dir():
+        raise ValueError(f"data: {data} is no folder")
     name = getattr(module, "NAME", study.rpartition(".")[2])
-    folder = Path(out) / name / preset
-    plan = Plan(study, preset, None if data is None else str(data), seeds, stale, str(folder), str(Path(scratch) / name / preset))
-    chosen = _chosen(module, seeds, only)
-    if workers:
-        missing = _in_workers(plan, module, chosen, workers, deadline)
-    else:
-        missing = {}
-        for row_name, seed in chosen:
-            outcome = run_cell(plan, row_name, seed, deadline)
-            if outcome != "finished":
-                missing[f"{row_name} seed {seed}"] = outcome
-    rows = collect(plan, [pair for pair in chosen if f"{pair[0]} seed {pair[1]}" not in missing])
-    rows.attrs["missing"] = missing
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "rows.csv", rows.to_csv(index=False).encode())
-    if not missing:
-        module.report(rows, folder)
-    return rows
+    folders = str(Path(out) / name / preset), str(Path(scratch) / name / preset)
+    return Plan(study, preset, None if data is None else str(data), seeds, stale, *folders), module
+
+
+def _chosen(cells: Iterable[Cell], only: str, study: str) -> list[Cell]:
+    """The cells whose row matches, and before each what it needs."""
+    cells = list(cells)
+    wanted = {cell for cell in cells if fnmatch.fnmatchcase(cell.name, only)}
+    if not wanted:
+        raise ValueError(f"only={only!r} matches no row of {study}: {', '.join(dict.fromkeys(c.name for c in cells))}")
+    open_ = list(wanted)
+    while open_:
+        needs = set(open_.pop().needs) - wanted
+        wanted |= needs
+        open_ += needs
+    return [cell for cell in cells if cell in wanted]
+
+
+def _told(cell: Cell, outcome: str) -> str:
+    result = standing(cell)
+    took = f", {result['seconds']:.0f} s" + (", stale" if result["stale"] else "") if result else ""
+    print(f"{cell.label}: {outcome}{took}", file=sys.stderr, flush=True)
+    return outcome
+
+
+def _rows(plan: Plan, cells: Iterable[Cell]) -> pd.DataFrame:
+    """One row a finished cell, in the order of the study's rows."""
+    rows, results = [], []
+    for cell in cells:
+        if (result := standing(cell)) is not None:
+            said = {} if isinstance(cell.row, str) else {k: v for k, v in cell.row.items() if k != "name"}
+            last = {"stale": result["stale"], "seconds": result["seconds"]}
+            rows.append(
+                {"row": cell.name, **said, "preset": plan.preset, "seed": cell.seed, **result["values"], **last}
+            )
+            results.append(result)
+    frame = pd.DataFrame(rows)
+    made: dict[str, Any] = {"preset": plan.preset, "data": Path(plan.data).name if plan.data else "default"}
+    made |= {"seeds": plan.seeds, "wall_s": sum(result["seconds"] for result in results)}
+    for name in results[0]["conditions"] if results else ():
+        values = dict.fromkeys(result["conditions"].get(name) for result in results)
+        made[name] = ", ".join(str(value) for value in values if value is not None) or None
+    frame.attrs["conditions"] = made
+    return frame
+
+
+def _in_workers(plan: Plan, cells: list[Cell], workers: int, deadline: float | None) -> dict[Cell, str]:
+    """Run cells in processes of their own, at most `workers` at once, each after those it needs."""
+    outcomes: dict[Cell, str] = {}
+    waiting, running = list(cells), {}
+    free = list(range(workers))
+    try:
+        while waiting or running:
+            for cell in list(waiting):
+                lost = [need for need in cell.needs if outcomes.get(need, FINISHED) != FINISHED]
+                if standing(cell):
+                    outcome = FINISHED
+                elif lost:
+                    outcome = f"waits for {lost[0].label}"
+                elif deadline is not None and time.monotonic() >= deadline:
+                    outcome = "out of time"
+                elif free and all(outcomes.get(need) == FINISHED for need in cell.needs):
+                    waiting.remove(cell)
+                    slot = free.pop(0)
+                    running[cell] = slot, _spawn(plan, cell, slot, workers, deadline)
+                    continue
+                else:
+                    continue
+                waiting.remove(cell)
+                outcomes[cell] = _told(cell, outcome)
+            for cell, (slot, process) in list(running.items()):
+                if process.poll() is not None:
+                    del running[cell]
+                    free.append(slot)
+                    outcomes[cell] = _told(cell, _outcome(cell, process.returncode))
+            time.sleep(0.02)
+    finally:
+        for _, process in running.values():
+            process.terminate()
+    return outcomes
+
+
+def _spawn(plan: Plan, cell: Cell, slot: int, workers: int, deadline: float | None) -> subprocess.Popen:
+    given = {"plan": asdict(plan), "key": cell.key, "left_s": None if deadline is None else deadline - time.monotonic()}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    gpus = gpus or [str(index) for index in range(torch.cuda.device_count())]
+    if len(gpus) > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    cell.home.mkdir(parents=True, exist_ok=True)
+    with open(cell.home / "log.txt", "ab") as log:
+        code = "from archlab.running import _work; _work()"
+        return subprocess.Popen(
+            [sys.executable, "-c", code, json.dumps(given)], stdout=log, stderr=subprocess.STDOUT, env=environment
+        )
+
+
+def _work() -> None:
+    """What a worker process does: one cell, found again by its key; its outcome goes to a file beside the log."""
+    given = json.loads(sys.argv[1])
+    plan = Plan(**given["plan"])
+    module = importlib.import_module(plan.study)
+    deadline = None if given["left_s"] is None else time.monotonic() + given["left_s"]
+    (cell,) = [cell for cell in cells_of(plan, module) if cell.key == given["key"]]
+    outcome = run_cell(module, plan, cell, deadline)
+    write_whole(cell.home / "outcome.txt", outcome.encode())
+
+
+def _outcome(cell: Cell, status: int) -> str:
+    told = cell.home / "outcome.txt"
+    if status == 0 and told.exists():
+        return told.read_text(encoding="utf-8")
+    how = f"killed by signal {-status}" if status < 0 else f"failed with exit status {status}"
+    return f"{how}; see {cell.home / 'log.txt'}"

@@ -1,4 +1,4 @@
-"""What a result depends on: the code that made it and the data it was made from, as short hashes.
+"""What a result depends on: code and data, as short hashes, and the conditions it was measured under.
 
 Code is hashed without comments, docstrings and layout, so that explaining it better does not make an hour of
 training stale.
@@ -8,9 +8,13 @@ import ast
 import hashlib
 import importlib.util
 import json
+import platform
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 
 def digest(value: Any) -> str:
@@ -46,7 +50,23 @@ def data_fingerprint(folder: str | Path | None) -> str:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such data folder")
-    return digest([(p.relative_to(folder).as_posix(), p.stat().st_size) for p in sorted(folder.rglob("*")) if p.is_file()])
+    return digest(
+        [(p.relative_to(folder).as_posix(), p.stat().st_size) for p in sorted(folder.rglob("*")) if p.is_file()]
+    )
+
+
+def conditions() -> dict[str, Any]:
+    """What a measured number depends on beside the code: device, versions, threads, commit."""
+    cuda = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if cuda else f"CPU ({platform.processor() or platform.machine()})",
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda if cuda else None,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "commit": _commit(),
+    }
 
 
 def _file(module: str) -> Path | None:
@@ -85,6 +105,22 @@ def _bare(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 node.body = node.body[1:] or [ast.Pass()]
     return tree
+
+
+def _commit() -> str:
+    """The commit that is checked out, with a + where files differ from it."""
+    try:
+        said = [
+            subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return said[0] + ("+" if said[1] else "")

@@ -1,0 +1,274 @@
+"""The cells of a study: what makes each one itself, where its result stands, and running one.
+
+    <out>/cells/<key>-<content>.json    the result: written whole, never changed
+    <scratch>/<key>/<content>/          what the cell keeps between attempts: checkpoints
+    <scratch>/<key>/attempts/*.json     when each attempt began, and how it ended
+    <scratch>/<key>/lease.json          held while one runs
+
+`key` says what was asked (row, preset, seed, data); `content` adds the code and the cells that were needed.
+"""
+
+import json
+import os
+import re
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import pandas as pd
+
+from .checkpoints import CheckpointMismatch, write_whole
+from .leasing import lease
+from .sourcing import conditions, data_fingerprint, digest, imported_by, source_hashes
+
+FINISHED = "finished"
+
+
+class OutOfTime(Exception):
+    """Raise it in a cell whose training stopped for the time limit: the next run goes on from its folder."""
+
+
+class Study(Protocol):
+    """What a study module has.
+
+    `ROWS`: names, or dicts with a "name" and whatever else JSON can write; a row stands after those it needs.
+    `cell` returns a row's values; they should say the steps that were trained. Optional members:
+
+    - `PRESETS`: the names that `preset` may have.
+    - `NAME`: of the report folder (default: the last part of the module's name).
+    - `needs(row)`: names of rows whose cells, of the same seed, must be finished before.
+    - `depends(row)`: the modules whose code the row's result depends on (default: the study module and all that
+      it imports of its own package and of archlab). Name few for a long training.
+    - `fingerprint(preset, data)`: of the data (default: names and sizes of the files in the data folder).
+    """
+
+    ROWS: Sequence[str | Mapping[str, Any]]
+
+    def cell(self, row: Any, preset: str, seed: int, scratch: "Scratch") -> Mapping[str, Any]: ...
+
+    def report(self, rows: pd.DataFrame, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class Needed:
+    """A finished cell that another needs: the values it returned, and the folder it worked in."""
+
+    values: Mapping[str, Any]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """What a cell works with: a `folder` of its own, kept between attempts; the `data` folder; what it `needed`."""
+
+    folder: Path
+    data: Path | None = None
+    deadline: float | None = None  # on time.monotonic
+    needed: Mapping[str, Needed] = field(default_factory=dict)  # by row name
+
+    def time_left_s(self) -> float | None:
+        """Seconds until the cell should stop, for `fit(time_limit_s=...)`; None where there is no limit."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run was asked for. JSON can write it: a worker gets it so."""
+
+    study: str
+    preset: str
+    data: str | None
+    seeds: int
+    stale: str  # "keep" | "rerun"
+    out: str
+    scratch: str
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One row of a study with one seed."""
+
+    name: str
+    row: Any
+    seed: int
+    key: str
+    content: str
+    sources: Mapping[str, str]
+    needs: tuple["Cell", ...]
+    results: Path
+    home: Path
+    stale: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} (seed {self.seed})"
+
+
+def cells_of(plan: Plan, module: ModuleType) -> list[Cell]:
+    """All cells of a study, in the order of its rows. Raises ValueError for rows that do not add up."""
+    named = {row if isinstance(row, str) else row["name"]: row for row in module.ROWS}
+    if len(named) < len(module.ROWS):
+        raise ValueError(f"{plan.study}.ROWS: names must differ, got {[*named]} for {len(module.ROWS)} rows")
+    data = getattr(module, "fingerprint", lambda preset, data: data_fingerprint(data))(
+        plan.preset, None if plan.data is None else Path(plan.data)
+    )
+    default = source_hashes(imported_by(plan.study))
+    cells: dict[tuple[str, int], Cell] = {}
+    for name, row in named.items():
+        sources = source_hashes(module.depends(row)) if hasattr(module, "depends") else default
+        for seed in range(plan.seeds):
+            asked = {"study": plan.study, "row": row, "preset": plan.preset, "seed": seed, "data": data}
+            key = f"{re.sub(r'[^A-Za-z0-9.]+', '-', name).strip('-')}-{seed}-{digest(asked)[:8]}"
+            needs = []
+            for other in module.needs(row) if hasattr(module, "needs") else ():
+                if (other, seed) not in cells:
+                    raise ValueError(f"{plan.study}: row {name!r} needs {other!r}, which is no row before it")
+                needs.append(cells[other, seed])
+            under = {need.name: (standing(need) or {"content": need.content})["content"] for need in needs}
+            content = digest({"key": key, "sources": sources, "needs": under})
+            results, home = Path(plan.out) / "cells", Path(plan.scratch) / key
+            cells[name, seed] = Cell(
+                name, row, seed, key, content, sources, tuple(needs), results, home, plan.stale
+            )  # fmt: skip
+    return list(cells.values())
+
+
+def standing(cell: Cell) -> dict[str, Any] | None:
+    """The result that counts for `cell`, with "stale" saying whether its code has changed since; None: none yet."""
+    fresh = _read_result(cell.results / f"{cell.key}-{cell.content}.json")
+    if fresh is not None or cell.stale == "rerun":
+        return fresh and {**fresh, "stale": False}
+    older = [result for path in cell.results.glob(f"{cell.key}-*.json") if (result := _read_result(path))]
+    return {**max(older, key=lambda result: result["ended"]), "stale": True} if older else None
+
+
+def run_cell(module: ModuleType, plan: Plan, cell: Cell, deadline: float | None) -> str:
+    """Run one cell, unless that is done, under way elsewhere, or out of time; how it ended, "finished" or why not."""
+    if standing(cell):
+        return FINISHED
+    for need in cell.needs:
+        if not standing(need):
+            return f"waits for {need.label}"
+    if deadline is not None and time.monotonic() >= deadline:
+        return "out of time"
+    with lease(cell.home / "lease.json") as still_mine:
+        if still_mine is None:
+            return "running elsewhere"
+        if standing(cell):  # finished by whoever held the lease before
+            return FINISHED
+        return _attempt(module, plan, cell, deadline)
+
+
+def _attempt(module: ModuleType, plan: Plan, cell: Cell, deadline: float | None) -> str:
+    record = _begin(cell)
+    adopted = _adopt(cell) if cell.stale == "keep" else None
+    outcome, values, begun = "interrupted", {}, time.monotonic()
+    try:
+        folder = cell.home / cell.content
+        needed = {}
+        for need in cell.needs:
+            result = standing(need)
+            assert result is not None
+            needed[need.name] = Needed(result["values"], need.home / result["content"])
+        scratch = Scratch(folder, None if plan.data is None else Path(plan.data), deadline, needed)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            values = module.cell(cell.row, plan.preset, cell.seed, scratch)
+        except CheckpointMismatch:  # older code began this work otherwise: give it back, begin anew
+            if adopted is None:
+                raise
+            os.rename(folder, adopted)
+            folder.mkdir()
+            values = module.cell(cell.row, plan.preset, cell.seed, scratch)
+        values = _plain(values, cell.label)
+        outcome = FINISHED
+    except OutOfTime:
+        outcome = "out of time"
+    except Exception as error:
+        traceback.print_exc()
+        outcome = f"failed: {type(error).__name__}: {error}"
+    finally:
+        record |= {"ended": _now(), "seconds": time.monotonic() - begun, "outcome": outcome}
+        write_whole(cell.home / "attempts" / f"{record['attempt']:03d}.json", _json(record))
+    if outcome == FINISHED:
+        attempts = [_read(path) or {} for path in sorted((cell.home / "attempts").glob("*.json"))]
+        result = {
+            "study": plan.study, "row": cell.name, "preset": plan.preset, "seed": cell.seed,
+            "key": cell.key, "content": cell.content, "sources": dict(cell.sources), "ended": record["ended"],
+            "seconds": sum(attempt.get("seconds", 0.0) for attempt in attempts), "attempts": len(attempts),
+            "conditions": conditions(), "values": values,
+        }  # fmt: skip
+        write_whole(cell.results / f"{cell.key}-{cell.content}.json", _json(result))
+    return outcome
+
+
+def _begin(cell: Cell) -> dict[str, Any]:
+    """Record that an attempt began; a killed one stays as it is here."""
+    number = 1 + sum(1 for _ in (cell.home / "attempts").glob("*.json"))
+    record = {"attempt": number, "content": cell.content, "host": socket.gethostname(), "pid": os.getpid()}
+    record |= {"began": _now(), "outcome": "began"}
+    write_whole(cell.home / "attempts" / f"{number:03d}.json", _json(record))
+    return record
+
+
+def _adopt(cell: Cell) -> Path | None:
+    """Let unfinished work that older code began be gone on with: rename the newest to this cell's; its old path."""
+    folder = cell.home / cell.content
+    if folder.exists() or not cell.home.exists():
+        return None
+    begun = [p for p in cell.home.iterdir() if re.fullmatch("[0-9a-f]{16}", p.name)]
+    begun = [p for p in begun if not (cell.results / f"{cell.key}-{p.name}.json").exists()]
+    if not begun:
+        return None
+    newest = max(begun, key=lambda p: p.stat().st_mtime)
+    os.rename(newest, folder)
+    print(f"{cell.label}: the code has changed; going on from what it had begun ({newest.name})", file=sys.stderr)
+    return newest
+
+
+def _read_result(path: Path) -> dict[str, Any] | None:
+    """A result, or None where there is none; an unreadable one is put aside, so that its cell runs again."""
+    result = _read(path)
+    if result is not None and {"values", "content", "ended", "seconds", "conditions"} <= result.keys():
+        return result
+    if path.exists():
+        aside = path.with_suffix(".unreadable")
+        os.replace(path, aside)
+        print(f"{path}: not a readable result; kept as {aside.name}, the cell runs again", file=sys.stderr)
+    return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _plain(value: Any, at: str) -> Any:
+    """`value` with numbers of NumPy and torch made Python's. Raises TypeError naming what JSON cannot write."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{at}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{at}[{index}]") for index, item in enumerate(value)]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{at} is a {type(value).__name__}: a cell returns numbers, strings, lists and dicts of these")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

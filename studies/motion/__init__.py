@@ -1,0 +1,1 @@
+"""Video motion magnification: the paper's own task."""

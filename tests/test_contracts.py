@@ -72,6 +72,14 @@ def _cases() -> Iterator[Any]:
             yield pytest.param(Case(entry, ("skip", "block")), id=f"{name}-together")
 
 
+@pytest.fixture(autouse=True)
+def _modes_are_left_as_they_were():
+    yield
+    left = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+    torch.set_grad_enabled(True)
+    assert left == (True, False), "gradients or autocast are switched otherwise than before"
+
+
 @pytest.fixture(scope="module", params=list(_cases()))
 def case(request) -> Iterator[Case]:
     yield request.param
@@ -114,9 +122,8 @@ def gradients(model: nn.Module, example: Any) -> dict[str, Tensor | None]:
     torch.manual_seed(3)
     generator = torch.Generator().manual_seed(5)
     made = [t for t in tensors_in(run(net, example)) if t.requires_grad]
-    loss = sum((t * torch.randn(t.shape, generator=generator).to(t.dtype)).sum() for t in made)
-    assert isinstance(loss, Tensor), "no output depends on a parameter"
-    loss.backward()
+    for t in made:
+        t.backward(torch.randn(t.shape, generator=generator).to(t.dtype), retain_graph=True)
     return {name: p.grad for name, p in net.named_parameters()}
 
 
@@ -258,19 +265,17 @@ def test_4_every_parameter_name_is_accounted_for(case):
 
 
 def test_4_a_thin_model_has_no_dead_parameters(case):
-    try:
-        used = gradients(case.original, case.example)
-        kept = gradients(case.thin, case.example)
-    except AssertionError as error:  # everything with a parameter was removed
-        assert "no output depends" in str(error) and not list(case.thin.parameters())
-        return
+    if "bypassed" in al.recipe(case.thin).steps[-1].how.values():
+        pytest.skip("an op that is only bypassed keeps its parameters, and its step says so")
+    used = gradients(case.original, case.example)
+    kept = gradients(case.thin, case.example)
     dead = {name for name, gradient in kept.items() if gradient is None and used[name] is not None}
     assert not dead, f"no output of the thin model depends on {sorted(dead)}"
 
 
 def test_4_a_fresh_look_at_the_thin_model_finds_the_sites_gone(case):
     before, after = _ops(case.original, case.example), _ops(case.thin, case.example)
-    for op, calls in Counter({s.op: s.calls for s in case.sites}).items():
+    for op in {s.op for s in case.sites}:
         gone = sum(s.calls for s in case.sites if s.op == op and s.grad and s.kind != "block")
         if op in before and gone:
             assert after[op] <= before[op] - gone, f"{before[op]} {op}, {gone} removed, {after[op]} left"
@@ -354,7 +359,7 @@ def test_6_the_step_states_what_was_checked(case):
 
 def test_7_a_pattern_without_a_site_raises_and_names_the_sites(case):
     for act in (al.switch, al.remove):
-        with pytest.raises(ValueError, match="no.*such") as error:
+        with pytest.raises(ValueError, match=r"no site|matches no") as error:
             act(case.original, case.example, kinds=case.kinds, where="no.such.module")
         assert case.sites[0].id in str(error.value) or len(list(al.sites(case.original, case.example))) > 12
 

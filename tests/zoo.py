@@ -39,7 +39,7 @@ def jitter_(model: nn.Module) -> nn.Module:
     """Normalisation layers away from the identity, zero-initialised scales away from zero: nothing hides."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for name, p in model.named_parameters():
+        for p in model.parameters():
             if p.dim() <= 1 and p.is_floating_point():
                 p.add_(0.1 * torch.rand(p.shape, generator=generator).to(p.dtype))
         for name, b in model.named_buffers():

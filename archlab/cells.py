@@ -267,7 +267,9 @@ def _plain(value: Any, at: str) -> Any:
         return value
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         return value.item()
-    raise TypeError(f"{at} is of type {type(value).__name__}: a cell returns numbers, strings, lists and dicts of these")
+    raise TypeError(
+        f"{at} is of type {type(value).__name__}: a cell returns numbers, strings, lists and dicts of these"
+    )
 
 
 def _now() -> str:

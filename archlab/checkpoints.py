@@ -7,7 +7,7 @@ archlab keeps goes through `write_whole`: a file under its final name is complet
 import io
 import os
 import random
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,15 +34,15 @@ def write_whole(path: str | Path, content: bytes) -> None:
     """Write `content` so that `path` holds either its former content or all of the new one, after any crash."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     if os.name == "posix":  # the rename itself reaches the disk with the folder
         folder = os.open(path.parent, os.O_RDONLY)

@@ -93,6 +93,24 @@ def learn_to_remove(
 
     `task.batches` sees one running step through all phases. Raises ValueError for options out of range and what
     `switch` and `fit` raise; warns where ω can hardly cross.
+
+    >>> net = nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 1))
+    >>> linear = Task(
+    ...     torch.zeros(1, 1),
+    ...     batches=lambda step: torch.linspace(-1, 1, 9)[:, None],
+    ...     loss=lambda net, x: (net(x) - 2 * x).square().mean(),
+    ...     quality=lambda net: {},
+    ... )
+    >>> removal = learn_to_remove(net, linear, kinds="activation", lr=1e-2, progress=False)
+    >>> removal.decisions[["site", "kind", "removed"]]
+               site        kind  removed
+    0  activation.0  activation     True
+    >>> removal.model
+    Sequential(
+      (0): Linear(in_features=1, out_features=8, bias=True)
+      (1): Identity()
+      (2): Linear(in_features=8, out_features=1, bias=True)
+    )
     """
     _check(lam, p, tau, keep, {"soft_steps": soft_steps, "push_steps": push_steps, "tune_steps": tune_steps})
     travel = lr_omega * sum(schedule(step) for step in range(soft_steps))
@@ -245,7 +263,8 @@ class _Judge:
         if not self.wanted or phase in self.rows:
             return
         states = random_states()
-        self.rows[phase] = {name: float(value) for name, value in self.task.quality(model).items()}
+        with torch.no_grad():
+            self.rows[phase] = {name: float(value) for name, value in self.task.quality(model).items()}
         set_random_states_(states)
         if self.path is not None:
             write_whole(self.path, json.dumps(self.rows, indent=1).encode())
@@ -286,8 +305,9 @@ def _values(soft: nn.Module) -> dict[str, float]:
 
 
 def _decide(soft: nn.Module, tau: float) -> pd.DataFrame:
-    frame = omegas(soft)[["site", "kind", "omega"]]
-    return frame.assign(removed=frame["omega"] > tau, near_tau=frame["omega"].sub(tau).abs() <= NEAR)
+    frame = omegas(soft)
+    values = frame["omega"].to_numpy()
+    return frame.assign(removed=values > tau, near_tau=abs(values - tau) <= NEAR)
 
 
 def _spread(decisions: pd.DataFrame) -> str:

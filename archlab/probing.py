@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 
 from .finding import Where
@@ -13,6 +14,7 @@ from .surveying import sites
 from .training import Task
 
 
+@torch.no_grad()
 def sensitivity(
     model: nn.Module,
     task: Task,
@@ -27,6 +29,14 @@ def sensitivity(
     Columns: site, kind, and for each quality its value and, as `delta_<quality>`, the change from the untouched
     model, whose qualities are in `.attrs["untouched"]`. Ranked: the site whose removal changes the first quality
     least comes first. Each removal is ω = 1 at that switch, which equals the physical one.
+
+    >>> net = nn.Sequential(nn.ReLU(), nn.Sigmoid())
+    >>> x = torch.tensor([[-1.0, 2.0]])
+    >>> task = Task(x, lambda step: x, lambda net, x: net(x).mean(), lambda net: {"mean": net(x).mean().item()})
+    >>> sensitivity(net, task, progress=False).round(3)
+               site        kind   mean  delta_mean
+    0  activation.0  activation  0.575      -0.116
+    1  activation.1  activation  1.000       0.310
     """
     example = task.example if example is None else example
     present = sites(model, example, kinds=kinds, where=where)

@@ -147,6 +147,17 @@ def fit(
 
     Raises CheckpointMismatch for another training's checkpoint and TrainingFailed where the loss or the
     weights become NaN or infinite or the loss diverges; both have fields.
+
+    >>> net = nn.Linear(1, 1)
+    >>> task = Task(
+    ...     torch.ones(1, 1),
+    ...     batches=lambda step: torch.full((4, 1), 1.0 + step % 3),
+    ...     loss=lambda net, x: (net(x) - 2 * x).square().mean(),
+    ...     quality=lambda net: {"error": (net(torch.ones(1, 1)) - 2).abs().item()},
+    ... )
+    >>> went = fit(net, task, steps=500, lr=0.1, progress=False)
+    >>> went.finished, round(net.weight.item(), 1)
+    (True, 2.0)
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")

@@ -215,6 +215,29 @@ def test_work_begun_by_older_code_is_gone_on_with(lab, monkeypatch, capsys):
     assert len([path for path in home.iterdir() if len(path.name) == 16]) == 2, "rerun begins in a folder of its own"
 
 
+def test_work_that_newer_code_cannot_go_on_with_is_given_back(lab):
+    study = STUDY.format(helper=f"{lab.name}.helper")
+    body = """
+import torch
+from archlab.training import Task, fit
+ROWS = ["base"]
+def cell(row, preset, seed, scratch):
+    task = Task(None, lambda step: torch.ones(2, 1), lambda net, x: net(x).square().mean(), lambda net: {})
+    left = 0.0 if STEPS == 3 else None
+    went = fit(torch.nn.Linear(1, 1), task, steps=STEPS, folder=scratch.folder, time_limit_s=left, progress=False)
+    if not went.finished:
+        raise OutOfTime
+    return {"steps": STEPS, "score": 0}
+def needs(row): return []
+"""
+    lab.edit(study=study + body + "STEPS = 3\n")
+    assert lab.run().attrs["missing"] == {"base (seed 0)": "out of time"}
+    lab.edit(study=study + body + "STEPS = 4\n")
+    assert lab.run()["steps"].tolist() == [4]
+    (home,) = lab.scratch.glob("base-0-*")
+    assert len(list(home.glob("*/checkpoint.pt"))) == 2
+
+
 @pytest.mark.parametrize("content", ["", '{"row": "base", "val', "[]", "{}"])
 def test_an_unreadable_result_is_put_aside_and_made_again(lab, content, capsys):
     lab.run()
@@ -246,12 +269,16 @@ def test_a_killed_run_loses_only_the_cell_it_was_in(lab, monkeypatch):
 
 
 def test_workers_run_cells_apart_and_a_killed_one_disturbs_nobody(lab, monkeypatch):
+    missing = lab.run(workers=1, time_limit_s=0).attrs["missing"]
+    assert missing["b (seed 0)"] == "waits for base (seed 0)" and lab.ran() == []
+    lab.run(only="base")
     monkeypatch.setenv("BEHAVE_a_1", "kill")
     rows = lab.run(workers=2)
     assert rows["row"].tolist() == ["base", "b"] and rows["score"].tolist() == [1, 2]
     missing = rows.attrs["missing"]["a/1 (seed 0)"]
     assert missing.startswith("killed by signal 9; see ") and Path(missing.rpartition("see ")[2]).exists()
-    assert lab.ran()[0] == "base 0", "what others need comes first"
+    (home,) = lab.scratch.glob("b-0-*")
+    assert (home / "log.txt").exists()
 
 
 @pytest.mark.parametrize(
@@ -285,9 +312,8 @@ def test_rows_that_do_not_add_up(lab, more, said):
 
 def test_a_value_that_json_cannot_write_is_named(lab):
     lab.edit(study=STUDY.format(helper=f"{lab.name}.helper").replace('"steps": 5', '"steps": {"of": object()}'))
-    assert (
-        lab.run().attrs["missing"]["base (seed 0)"].startswith("failed: TypeError: base (seed 0)['steps']['of'] is a")
-    )
+    missing = lab.run().attrs["missing"]["base (seed 0)"]
+    assert missing.startswith("failed: TypeError: base (seed 0)['steps']['of'] is of type object: a cell returns")
 
 
 def call(lab, *words: str) -> int:

@@ -1,5 +1,6 @@
 """A resumed training is the uninterrupted one, bit for bit; what fails says where, and keeps what was good."""
 
+import doctest
 import functools
 import os
 import signal
@@ -13,6 +14,9 @@ import pytest
 import torch
 from torch import nn
 
+import archlab.learning
+import archlab.probing
+import archlab.training
 from archlab.checkpoints import FILE, CheckpointMismatch, load_checkpoint, save_checkpoint, write_whole
 from archlab.training import Task, TrainingFailed, constant, cosine, fit
 
@@ -325,3 +329,9 @@ def test_progress_shows_the_mean_of_the_last_losses(capsys, monkeypatch):
 def test_cosine_refuses_a_warmup_as_long_as_the_training():
     with pytest.raises(ValueError, match="warmup must be at least 0 and below steps=10, got 10"):
         cosine(10, warmup=10)
+
+
+@pytest.mark.parametrize("module", [archlab.training, archlab.learning, archlab.probing])
+def test_examples_in_docstrings(module):
+    tried = doctest.testmod(module)
+    assert tried.failed == 0 < tried.attempted

@@ -13,13 +13,11 @@ step, and ω reaches exactly 1 already.
 """
 
 import copy
-import json
 import math
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +25,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .checkpoints import random_states, set_random_states_, write_whole
 from .finding import Where
 from .passes import discard, omega_parameters, omegas, penalty, project_, set_omegas_, switch
-from .training import Fit, Task, TrainingFailed, constant, fit
+from .phases import Judge, Phases
+from .training import Task, constant
 
 NEAR = 0.1  # a site with |ω - τ| up to this is reported as near τ: another seed may well decide it otherwise
 EPSILON = 0.01  # where ω starts, and its lower bound, when the penalty's gradient at 0 is 0 (p > 1) or -inf (p < 1)
@@ -133,9 +131,9 @@ def learn_to_remove(
             f"(near: ±{NEAR:g}), ω starts at {floor:g}",
             file=sys.stderr,
         )
-    run = _Run(task, folder, time_limit_s, {**(settings or {}), "p": p, "sites": list(found["site"])}, fit_options)
+    run = Phases(task, folder, time_limit_s, {**(settings or {}), "p": p, "sites": list(found["site"])}, fit_options)
     run.options["progress"] = progress
-    judged = _Judge(task, folder if judge else None, judge)
+    judged = Judge(task, folder if judge else None, judge)
     judged("original", model)
 
     def result(now: nn.Module, decisions: pd.DataFrame, finished: bool) -> Removal:
@@ -199,78 +197,6 @@ def learn_to_remove(
             return result(thin, decisions, False)
         judged("tuned", thin)
     return result(thin, decisions, True)
-
-
-class _Run:
-    """Phases of one training: a folder each, running steps, and the time that is left."""
-
-    def __init__(self, task: Task, folder, time_limit_s: float | None, settings: dict, options: dict[str, Any]):
-        self.task, self.folder = task, None if folder is None else Path(folder)
-        self.deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
-        self.settings, self.options = settings, options
-        self.done: dict[str, tuple[int, Fit]] = {}
-        self.first = 0
-
-    def __call__(self, phase: str, model: nn.Module, steps: int, **options: Any) -> bool:
-        """Train one phase; whether it came to its end."""
-        first = self.first
-        try:
-            went = fit(
-                model,
-                replace(self.task, batches=lambda step: self.task.batches(first + step)),
-                steps=steps,
-                folder=self.folder and self.folder / phase,
-                time_limit_s=self.deadline and max(0.0, self.deadline - time.monotonic()),
-                settings=self.settings,
-                title=phase,
-                **{**self.options, **options},
-            )
-        except TrainingFailed as error:
-            error.add_note(f"the step is counted within the phase {phase!r}, which begins at batch {first}")
-            raise
-        self.done[phase] = first, went
-        self.first += steps
-        return went.finished
-
-    @property
-    def seconds(self) -> float:
-        return sum(went.seconds for _, went in self.done.values())
-
-    def history(self, names: set[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The phases' histories in one, and apart from it, tidily, the columns in `names`."""
-        frames = []
-        for phase, (first, went) in self.done.items():
-            frame = went.history.assign(phase=phase)
-            frames.append(frame.assign(step=frame["step"] + first))
-        whole = pd.concat(frames, ignore_index=True)
-        noted = [name for name in whole if name in names]
-        track = whole.melt(["phase", "step"], noted, "site", "omega").dropna(subset="omega", ignore_index=True)
-        plain = [name for name in ("phase", "step", "lr", "loss", "penalty") if name in whole]
-        return whole.loc[:, plain], track
-
-
-class _Judge:
-    """Qualities by phase. Kept in the folder, so that a rerun judges each phase once; random states unmoved."""
-
-    def __init__(self, task: Task, folder, wanted: bool):
-        self.task, self.wanted = task, wanted
-        self.path = None if folder is None else Path(folder) / "qualities.json"
-        self.rows: dict[str, dict[str, float]] = {}
-        if self.path is not None and self.path.exists():
-            self.rows = json.loads(self.path.read_text())
-
-    def __call__(self, phase: str, model: nn.Module) -> None:
-        if not self.wanted or phase in self.rows:
-            return
-        states = random_states()
-        with torch.no_grad():
-            self.rows[phase] = {name: float(value) for name, value in self.task.quality(model).items()}
-        set_random_states_(states)
-        if self.path is not None:
-            write_whole(self.path, json.dumps(self.rows, indent=1).encode())
-
-    def frame(self) -> pd.DataFrame:
-        return pd.DataFrame([{"phase": phase, **values} for phase, values in self.rows.items()])
 
 
 def _check(lam: float, p: float, tau: float, keep: str, steps: Mapping[str, int]) -> None:

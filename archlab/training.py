@@ -29,10 +29,10 @@ from .checkpoints import (
     set_random_states_,
     signature,
 )
+from .ledger import Ledger, TrainingFailed
 from .progress import bar
 
 PRECISIONS = ("fp32", "bf16")
-SMOOTHING = 50  # steps in the mean loss that is shown, and that is compared to tell divergence
 READ_EVERY = 16  # steps: reading a loss waits for the GPU, so it is done for this many at once there
 
 
@@ -64,15 +64,6 @@ class Fit:
     steps_done: int
     seconds: float  # of training, all calls together
     checkpoint: Path | None
-
-
-class TrainingFailed(RuntimeError):
-    """The loss or the weights left the finite range, or diverged; the last good checkpoint is untouched."""
-
-    def __init__(self, reason: str, step: int, loss: float, checkpoint: Path | None):
-        kept = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint to return to"
-        super().__init__(f"training stopped at step {step}: {reason} (loss {loss:g}); {kept}")
-        self.reason, self.step, self.loss, self.checkpoint = reason, step, loss, checkpoint
 
 
 def constant(step: int) -> float:
@@ -180,7 +171,7 @@ def fit(
         updater.load_state_dict(kept["optimizer"])
         set_random_states_(kept["random"])
         rows, done, seconds_before = kept["rows"], kept["step"], kept["seconds"]
-    ledger = _Ledger(rows, divergence, path)
+    ledger = Ledger(rows, divergence, path)
     begun = saved_at = time.monotonic()
 
     def save() -> None:
@@ -236,51 +227,6 @@ def fit(
             module.training = training
     seconds = seconds_before + time.monotonic() - begun
     return Fit(pd.DataFrame(rows), done >= steps, done, seconds, ledger.checkpoint)
-
-
-class _Ledger:
-    """The history: losses wait on the device until they are read, checked and entered, in order."""
-
-    def __init__(self, rows: list[dict[str, float]], divergence: float, checkpoint: Path | None):
-        self.rows, self.divergence, self.checkpoint = rows, divergence, checkpoint
-        self.waiting: list[tuple[dict[str, float], list[Tensor]]] = []
-
-    def enter(
-        self, step: int, lr: float, loss: Tensor, penalty: Tensor | None, noted: Mapping[str, float] | None
-    ) -> None:
-        values = [loss] if penalty is None else [loss, penalty]
-        row = {"step": step, "lr": lr, **(noted or {})}
-        self.waiting.append((row, [value.detach().reshape(()).float() for value in values]))
-
-    def settle(self) -> None:
-        if not self.waiting:
-            return
-        read = torch.stack([value for _, values in self.waiting for value in values]).tolist()
-        for row, values in self.waiting:
-            for name, _ in zip(("loss", "penalty"), values, strict=False):
-                row[name] = read.pop(0)
-            self.rows.append(row)
-            for name in ("loss", "penalty"):
-                if not math.isfinite(row.get(name, 0.0)):
-                    self._fail(f"the {name} is {row[name]}")
-            first = _mean_loss(self.rows[:SMOOTHING])
-            if len(self.rows) >= 2 * SMOOTHING and 0 < first * self.divergence < _mean_loss(self.rows[-SMOOTHING:]):
-                self._fail(f"the mean loss rose above {self.divergence:g} times its first value, {first:.3g}")
-        self.waiting.clear()
-
-    def _fail(self, reason: str) -> None:
-        raise TrainingFailed(reason, int(self.rows[-1]["step"]), self.rows[-1]["loss"], self.checkpoint)
-
-    def text(self) -> str:
-        if not self.rows:
-            return ""
-        penalty = self.rows[-1].get("penalty")
-        shown = f"loss {_mean_loss(self.rows[-SMOOTHING:]):.4g}"
-        return shown if penalty is None else f"{shown} · penalty {penalty:.3f}"
-
-
-def _mean_loss(rows: list[dict[str, float]]) -> float:
-    return sum(row["loss"] for row in rows) / len(rows)
 
 
 def _groups(

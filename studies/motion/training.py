@@ -1,0 +1,95 @@
+"""What training the magnification network means, at each preset."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from archlab.training import Task, cosine
+
+from .data import Batch, Generator
+from .models import MagnificationNet
+from .sources import Sources
+
+REGULARISER = 0.1  # weight of the three representation terms (paper; Oh et al. also give 1.0 in code)
+TRAIN_SEED, VALIDATION_SEED = 1, 2
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a preset trains: pixels of a crop, samples a step, steps, first learning rate."""
+
+    size: int
+    batch: int
+    steps: int
+    lr: float
+    samples: int | None = None  # size of a fixed training set; None: every sample is new
+    precision: str = "bf16"
+
+
+BASELINE = {
+    "smoke": Budget(size=48, batch=2, steps=40, lr=4e-4, precision="fp32"),
+    "cpu": Budget(size=96, batch=8, steps=6000, lr=3e-4),
+    "cpu-fp32": Budget(size=96, batch=2, steps=2400, lr=4e-4, precision="fp32"),
+    "gpu": Budget(size=384, batch=8, steps=8000, lr=3e-4),
+    "paper": Budget(size=384, batch=4, steps=300 * 95_000 // 4, lr=1e-4, samples=95_000, precision="fp32"),
+}
+
+
+def budget_for(preset: str) -> Budget:
+    """The budget of `preset` on this machine: without bf16 instructions a CPU takes 20 times longer in bf16 than in
+    fp32 and 8 times longer than one that has them, so it gets a budget of its own."""
+    if preset == "cpu" and not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        preset = "cpu-fp32"
+    return BASELINE[preset]
+
+
+def loss(net: Any, batch: Batch) -> Tensor:
+    """L1 of the magnified frame, and 0.1 times three L1 terms on the representations (paper, supplement; Oh et al.).
+
+    Two frames with the same colours have the same texture, A and clean B as perturbed B and the target; a frame
+    and its colour-perturbed version have the same shape.
+    """
+    texture_a, shape_a = net.encode(batch.a)
+    texture_b, shape_b = net.encode(batch.b)
+    texture_clean, shape_clean = net.encode(batch.clean_b)
+    texture_target, _ = net.encode(batch.target)
+    image = net.decoder(texture_b, net.manipulator(shape_a, shape_b, batch.factor))
+    terms = F.l1_loss(texture_a, texture_clean) + F.l1_loss(texture_b, texture_target) + F.l1_loss(shape_b, shape_clean)
+    return F.l1_loss(image, batch.target) + REGULARISER * terms
+
+
+def task(sources: Sources, budget: Budget, *, seed: int, device: torch.device | str, quality: Any) -> Task:
+    """The training task: batch `step` holds the samples after those of the step before."""
+    generator = Generator(sources, budget.size, seed=TRAIN_SEED + 1000 * seed, device=device)
+
+    def batches(step: int) -> Batch:
+        indices = range(step * budget.batch, (step + 1) * budget.batch)
+        if budget.samples is not None:
+            indices = [i % budget.samples for i in indices]
+        batch = generator.batch(indices, noise=True)
+        frames = (x.to(memory_format=torch.channels_last) for x in batch[:4])
+        return Batch(*frames, batch.factor)
+
+    frame = torch.zeros(1, 3, budget.size, budget.size, device=device)
+    return Task(example=(frame, frame, 10.0), batches=batches, loss=loss, quality=quality)
+
+
+def fit_options(budget: Budget) -> dict[str, Any]:
+    """The options of `archlab.training.fit` that go with a budget; a paper-scale run keeps its rate constant."""
+    options: dict[str, Any] = {"steps": budget.steps, "lr": budget.lr, "precision": budget.precision, "prefetch": 4}
+    if budget.samples is None:
+        options |= {"schedule": cosine(budget.steps, warmup=min(300, budget.steps // 10)), "clip_norm": 1.0}
+    return options
+
+
+def new_network(*, seed: int, device: torch.device | str, width: int = 32) -> MagnificationNet:
+    """An untrained baseline, its weights fixed by `seed`."""
+    from .models import baseline
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = baseline(width=width)
+    return net.to(device, memory_format=torch.channels_last)

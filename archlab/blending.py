@@ -25,3 +25,8 @@ def damp(kept: Tensor, dropped: Tensor, omega: Omega) -> Tensor:
     if isinstance(share, Tensor):
         share = share.to(dropped.dtype)
     return kept + dropped * share
+
+
+def damp_into(like: Tensor, kept: Tensor, dropped: Tensor, omega: Omega) -> Tensor:
+    """`damp` for an add that worked in place on `like`: the result has its dtype, as there."""
+    return damp(kept, dropped, omega).to(like.dtype)

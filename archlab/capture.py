@@ -192,14 +192,29 @@ def structural_copy(model: nn.Module, device: str | None = None) -> nn.Module:
             memo[id(p)] = nn.Parameter(torch.empty_like(p, device=device), p.requires_grad)
         for b in model.buffers():
             memo[id(b)] = torch.empty_like(b, device=device)
-    return copy.deepcopy(model, memo)
+    return copied(model, memo)
+
+
+def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """``copy.deepcopy`` for a model that may hold results of its last run: these are copied without their history."""
+    with _CopyResults():
+        return copy.deepcopy(model, memo)
+
+
+class _CopyResults(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            memo[id(tensor)] = tensor.detach().clone()
+            return memo[id(tensor)]
+        return func(*args, **(kwargs or {}))
 
 
 def refuse_wrappers(model: nn.Module) -> None:
     """Raise for a model that is compiled or wrapped for several processes: the plain module is what can be read."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, torch._dynamo.OptimizedModule):
+    if isinstance(getattr(model, "_orig_mod", None), nn.Module):
         raise TypeError(
             "this model is compiled: pass the module that was given to torch.compile (._orig_mod)"
         )
@@ -237,9 +252,7 @@ def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
     recorder = _Recorder(probe, flops)
     given = (example.args, example.kwargs) if isinstance(example, Call) else example
     inputs = recorder.values_of(given)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
-    torch.backends.mha.set_fastpath_enabled(False)  # the fused kernel hides the layer's ops
+    stack.enter_context(no_fused_layers())
     stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention counts no flops on a CPU
     stack.enter_context(torch.enable_grad())
     stack.enter_context(recorder.module_calls())
@@ -258,6 +271,17 @@ def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
         buffer_bytes=sum(b.numel() * b.element_size() for b in probe.buffers()),
         output=output,
     )
+
+
+@contextmanager
+def no_fused_layers() -> Iterator[None]:
+    """Without the fused kernel of transformer layers, which hides the layer's ops and rounds otherwise."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
@@ -437,13 +461,15 @@ class _Recorder(TorchFunctionMode):
         hooks = nn.modules.module
         handles = [
             hooks.register_module_forward_pre_hook(self._enter),  # type: ignore[attr-defined]
-            hooks.register_module_forward_hook(self._leave, always_call=True, with_kwargs=True),  # type: ignore[attr-defined]
+            hooks.register_module_forward_hook(self._leave, with_kwargs=True),  # type: ignore[attr-defined]
         ]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+                # torch forgets to, and every module call then takes the slow path (seen in torch 2.14)
+                hooks._global_forward_hooks_with_kwargs.pop(handle.id, None)
 
     def _enter(self, module: nn.Module, args: tuple) -> None:
         path = self.paths.get(id(module))

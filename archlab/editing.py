@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from .blending import blend, damp
+from .blending import blend, damp, damp_into
 from .capture import Place, tensors_in
 from .finding import Site
 from .tracing import holds_tensor, is_mutating
@@ -38,7 +38,10 @@ def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: d
         kept, dropped = operands[site.keep], operands[site.drop]
         if site.inplace and dropped is target:
             dropped = dropped.clone()
-        result = kept if omega is None else damp(kept, dropped, omega)
+        if omega is None:
+            result = kept.to(target.dtype) if site.inplace else kept
+        else:
+            result = damp_into(target, kept, dropped, omega) if site.inplace else damp(kept, dropped, omega)
     elif omega is None:
         result = target
     else:
@@ -85,7 +88,14 @@ def _edit(graph: fx.Graph, node: fx.Node, edit: Edit) -> None:
             kept, dropped = operands[site.keep], operands[site.drop]
             if site.inplace and given and dropped is target:
                 dropped = graph.call_method("clone", (dropped,))
-            result = kept if omega is None else graph.call_function(damp, (kept, dropped, omega))
+            if omega is None:
+                result = kept
+                if site.inplace and kept is not target:
+                    result = graph.call_method("type_as", (kept, target))
+            elif site.inplace:
+                result = graph.call_function(damp_into, (target, kept, dropped, omega))
+            else:
+                result = graph.call_function(damp, (kept, dropped, omega))
         elif omega is None:
             result = target
         else:

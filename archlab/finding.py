@@ -17,8 +17,9 @@ What looks like a site and is not one stands in `Sites.left`, with the reason.
 """
 
 import fnmatch
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -116,11 +117,12 @@ class Site:
 
 @dataclass(frozen=True)
 class Left:
-    """Something seen and not taken: where, what, and why."""
+    """Something seen and not taken: where, what, why, and how often it ran."""
 
     path: str
     op: str
     reason: str
+    calls: int = 1
 
 
 class Sites(Sequence[Site]):
@@ -218,7 +220,9 @@ def select(sites: Sites, *, kinds: str | Iterable[str] | None, where: Where = No
         known = [name for s in sites for name in _match_names(s)]
         for glob in globs:
             if not any(fnmatch.fnmatchcase(name, glob) for name in known):
-                raise ValueError(f"where={glob!r} matches no site. {_known(sites)}")
+                reasons = {f"{x.path or 'root'}: {x.op}: {x.reason}" for x in sites.left if fnmatch.fnmatchcase(x.path, glob)}
+                why = f" Left there: {'; '.join(sorted(reasons))}." if reasons else ""
+                raise ValueError(f"where={glob!r} matches no site.{why} {_known(sites)}")
 
         def matches(site: Site) -> bool:
             return any(fnmatch.fnmatchcase(name, glob) for name in _match_names(site) for glob in globs)
@@ -281,7 +285,7 @@ def _take(found: list[_Found], left: list[Left], item: "_Found | Left | None") -
 
 
 def _unique(left: list[Left]) -> list[Left]:
-    return list(dict.fromkeys(left))
+    return [replace(item, calls=count) for item, count in Counter(left).items()]
 
 
 class _Flow:
@@ -503,6 +507,8 @@ def _block(call: ModuleCall, flow: _Flow, modules: dict[str, nn.Module]) -> "_Fo
     ):
         return None
     path, name = call.execution.module, type(module).__name__
+    if call.scripted:
+        return Left(call.module, name, "it is scripted: its ops cannot be seen")
     if not call.inputs or not call.outputs:
         return None
     if not call.tensor_out:

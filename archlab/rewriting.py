@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .capture import Capture, Place, capture, refuse_wrappers, run, structural_copy
+from .capture import Capture, Place, capture, copied, refuse_wrappers, run, structural_copy
 from .editing import Edit, edit_graph, perform
 from .finding import Site
 from .intercepting import Interceptor, intercepted_call
@@ -48,7 +48,6 @@ class _Unit:
                     return variant.run(module, *leaves)  # type: ignore[misc]
         return self.run_anew(module, args, kwargs)
 
-    @torch.compiler.disable
     def run_anew(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
         """A call that no graph is valid for: one is traced for it, else it is intercepted."""
         if not self.reason:
@@ -127,7 +126,7 @@ def rewrite(model: nn.Module, example: Any, edits: Iterable[Edit], *, record: Ca
     The copy shares no storage with `model`, which is left untouched. Raises CannotRewrite.
     """
     refuse_wrappers(model)
-    new = copy.deepcopy(model)
+    new = copied(model)
     modules = dict(new.named_modules())
     edits = list(edits)
     omegas = []
@@ -330,7 +329,7 @@ def _ordinals(site: Site, calls: list) -> set[tuple[Any, int]]:
 
 def restore(model: nn.Module, omegas: Iterable[Omega], classes: dict[str, type]) -> nn.Module:
     """A copy of a switched model without its switches: every site as it was before, weights as they are now."""
-    new = copy.deepcopy(model)
+    new = copied(model)
     modules = dict(new.named_modules())
     for omega in omegas:
         del modules[omega.owner]._parameters[omega.name]
@@ -360,7 +359,7 @@ def drop_unreached(model: nn.Module, example: Any, before: Capture) -> Capture:
             continue
         if path:
             parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, nn.Identity())
+            setattr(model.get_submodule(parent), name, nn.Identity().train(module.training))
     owned = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     tensors = {id(owned[name]) for name in gone & owned.keys()}
     for name, tensor in owned.items():

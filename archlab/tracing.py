@@ -192,6 +192,28 @@ def _proxies_pass_for_tensors() -> Iterator[None]:
         builtins.isinstance = real
 
 
+@contextmanager
+def _autocast_marked() -> Iterator[None]:
+    """While tracing, autocast is in a state that no model sets, so that code that changes it is noticed."""
+    before = [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _DEVICES]
+    for device in _DEVICES:
+        torch.set_autocast_enabled(device, True)
+        torch.set_autocast_dtype(device, torch.complex64)
+    try:
+        yield
+    finally:
+        for device, enabled, dtype in before:
+            torch.set_autocast_enabled(device, enabled)
+            torch.set_autocast_dtype(device, dtype)
+
+
+def _is_marked() -> bool:
+    return all(torch.is_autocast_enabled(d) and torch.get_autocast_dtype(d) is torch.complex64 for d in _DEVICES)
+
+
+_DEVICES = ("cpu", "cuda")
+
+
 class _Factories(TorchFunctionMode):
     """While tracing, a call that makes a tensor from nothing becomes a node, not a constant of the trace."""
 
@@ -201,6 +223,8 @@ class _Factories(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if func is torch._C._set_grad_enabled:
+            raise Untraceable("it switches gradients on or off")
         if types or getattr(func, "__module__", "") not in ("torch", "torch._C", None):
             return func(*args, **kwargs)
         return self.tracer.create_proxy("call_function", func, args, kwargs)
@@ -222,7 +246,7 @@ class _Tracer(fx.Tracer):
         plain = module.__class__
         module.__class__ = _watched(plain, reads)
         try:
-            with _Factories(self), _proxies_pass_for_tensors():
+            with _Factories(self), _proxies_pass_for_tensors(), _autocast_marked():
                 graph = self.trace(module)
         finally:
             module.__class__ = plain
@@ -266,6 +290,8 @@ class _Tracer(fx.Tracer):
     def create_proxy(self, kind, target, args, kwargs, *rest, **named):
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         if kind not in ("placeholder", "get_attr", "output"):
+            if not _is_marked():
+                raise Untraceable("it switches autocast on or off")
             proxy.node.meta["place"] = self._place(sys._getframe(1))
         return proxy
 
@@ -335,14 +361,13 @@ def compile_graph(graph: fx.Graph, origin: tuple[str, str, Any]) -> Callable:
 
 
 def _lines(graph: fx.Graph, source: str, origin: tuple[str, str, Any]) -> dict[int, tuple[Place, tuple[str, str, Any]]]:
-    """Line of generated source -> original place, for the nodes that have one. fx writes one node a line."""
+    """Line of generated source -> original place, for the nodes that have one. fx begins a line with a node's name."""
     places = {node.name: node.meta.get("place") for node in graph.nodes}
     lines = {}
     for number, line in enumerate(source.splitlines(), 1):
-        for statement in line.split(";"):
-            name = statement.split("=")[0].split(":")[0].strip()
-            if places.get(name) is not None:
-                lines[number] = (places[name], origin)
+        name = line.split("=")[0].split(":")[0].strip()
+        if places.get(name) is not None:
+            lines[number] = (places[name], origin)
     return lines
 
 

@@ -1,12 +1,12 @@
 """Removal: sites physically gone, with the modules and parameters that nothing reaches any more."""
 
-import copy
 from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from ..capture import copied
 from ..editing import Edit
 from ..finding import KINDS, Where
 from ..recipes import Recipe, Step, recipe, with_step
@@ -67,7 +67,7 @@ def _discard(net: nn.Module, gone: list[str], frozen: dict[str, float], why_left
         {"removed": gone, "frozen": frozen},
         state.found,
         (*gone, *frozen),
-        {s: why for s, why in why_left.items() if s not in gone and s not in frozen},
+        state.left | {s: why for s, why in why_left.items() if s not in gone and s not in frozen},
         how,
         costs(state.record),
         costs(after) | {"params": sum(p.numel() for p in thin.parameters())},
@@ -82,7 +82,7 @@ def _physical(how: str, module: str | None) -> str:
 
 
 def _checked(soft: nn.Module, thin: nn.Module, example: Any, gone: list[str], frozen: dict[str, float]) -> str:
-    decided = copy.deepcopy(soft)
+    decided = copied(soft)
     set_omegas_(decided, 0.0)
     set_omegas_(decided, dict.fromkeys(gone, 1.0) | frozen)
     difference = compare(decided, thin, example)

@@ -8,9 +8,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..capture import Capture, run, structural_copy, tensors_in
+from ..capture import Capture, no_fused_layers, run, structural_copy, tensors_in
 from ..editing import Edit
-from ..finding import Site, Sites, Where, select, sites_of
+from ..finding import Site, Sites, Where, check_kinds, select, sites_of
 from ..recipes import Step, recipe, with_step
 from ..rewriting import Omega, omega_name, rewrite
 
@@ -26,6 +26,7 @@ class Switches:
     example: Any
     record: Capture
     found: tuple[str, ...]
+    left: dict[str, str]
 
     def __deepcopy__(self, memo: dict) -> "Switches":
         return self
@@ -49,19 +50,16 @@ def switch(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where:
     difference = compare(model, soft, example)
     if difference != 0:
         raise AssertionError(f"switched at omega = 0, the output differs by {difference:.3g} from the original's")
-    found = tuple(s.id for s in sites if s.kind in {t.kind for t in taken})
-    state = Switches(rewritten.omegas, rewritten.classes, example, sites.record, found)
+    found = tuple(s.id for s in sites if s.kind in check_kinds(kinds))
+    chosen = {s.id for s in taken}
+    left = {site: "not chosen by where" for site in found if site not in chosen}
+    state = Switches(rewritten.omegas, rewritten.classes, example, sites.record, found, left)
     setattr(soft, _ATTRIBUTE, state)
     step = Step(
-        "switch", {"sites": [s.id for s in taken]}, found, tuple(s.id for s in taken), not_chosen(found, taken),
+        "switch", {"sites": [s.id for s in taken]}, found, tuple(s.id for s in taken), left,
         rewritten.how, costs(sites.record), costs(sites.record), "exact at omega = 0",
     )  # fmt: skip
     return with_step(soft, recipe(model), step)
-
-
-def not_chosen(found: Iterable[str], taken: Iterable[Site]) -> dict[str, str]:
-    ids = {s.id for s in taken}
-    return {site: "not chosen by where" for site in found if site not in ids}
 
 
 def refuse_conflicts(taken: Sites) -> None:
@@ -85,7 +83,7 @@ def compare(model: nn.Module, other: nn.Module, example: Any) -> float:
     """
     outputs = []
     for net in (model, other):
-        with torch.random.fork_rng(devices=_devices(net)), torch.no_grad():
+        with torch.random.fork_rng(devices=_devices(net)), torch.no_grad(), no_fused_layers():
             torch.manual_seed(0)
             outputs.append(tensors_in(run(structural_copy(net), example)))
     if [t.shape for t in outputs[0]] != [t.shape for t in outputs[1]]:
@@ -113,7 +111,7 @@ def _devices(model: nn.Module) -> list[int]:
 def switches_of(soft: nn.Module) -> tuple[nn.Module, Switches]:
     """The switched model inside `soft` (which may be compiled or wrapped) and its switches. Raises ValueError."""
     for net in (soft, getattr(soft, "_orig_mod", None), getattr(soft, "module", None)):
-        state = getattr(net, _ATTRIBUTE, None) if isinstance(net, nn.Module) else None
+        state = vars(net).get(_ATTRIBUTE) if isinstance(net, nn.Module) else None
         if state is not None:
             assert isinstance(net, nn.Module)
             return net, state

@@ -27,10 +27,13 @@ TOGETHER = ("activation", "skip", "block")
 
 
 class Case:
-    """One network with switches at all its sites of some kinds, and the same sites removed."""
+    """One network with switches at all its sites of some kinds, and the same sites removed.
 
-    def __init__(self, entry: Entry, kinds: tuple[str, ...]):
-        self.entry, self.kinds = entry, kinds
+    `main` is one case of each network: what costs much and depends little on the kinds is tested there.
+    """
+
+    def __init__(self, entry: Entry, kinds: tuple[str, ...], main: bool):
+        self.entry, self.kinds, self.main = entry, kinds, main
         self.dtype = torch.float64 if entry.doubles else torch.float32
         self.tolerance = 1e-10 if entry.doubles else 1e-5
 
@@ -44,32 +47,48 @@ class Case:
         return self.entry.build(self.dtype)
 
     @cached_property
+    def given(self) -> nn.Module:
+        """The very model that the passes are given; nothing else touches it."""
+        return self.original
+
+    @cached_property
+    def before(self) -> dict[str, Any]:
+        return fingerprint(self.given)
+
+    @cached_property
     def soft(self) -> nn.Module:
-        return al.switch(self.original, self.example, kinds=self.kinds)
+        assert self.before
+        return al.switch(self.given, self.example, kinds=self.kinds)
 
     @cached_property
     def thin(self) -> nn.Module:
-        return al.remove(self.original, self.example, kinds=self.kinds)
+        assert self.before
+        return al.remove(self.given, self.example, kinds=self.kinds)
 
     @cached_property
     def sites(self) -> list:
         return [s for s in al.sites(self.original, self.example) if s.kind in self.kinds]
 
+    def forget(self) -> None:
+        for built in ("given", "before", "soft", "thin", "sites"):
+            self.__dict__.pop(built, None)
+
 
 def _cases() -> Iterator[Any]:
     for name, entry in ZOO.items():
         present = [kind for kind in KINDS if entry.sites.get(kind, 0)]
-        if name == "detached":
-            present.append("activation")
-        for kind in present:
-            yield pytest.param(Case(entry, (kind,)), id=f"{name}-{kind}")
         together = tuple(kind for kind in TOGETHER if kind in present)
+        for kind in present:
+            yield pytest.param(Case(entry, (kind,), len(together) < 2 and kind == present[0]), id=f"{name}-{kind}")
         if len(together) > 1:
-            yield pytest.param(Case(entry, together), id=f"{name}-together")
+            yield pytest.param(Case(entry, together, True), id=f"{name}-together")
     for name, entry in REAL.items():
-        yield pytest.param(Case(entry, ("activation",)), id=f"{name}-activation")
-        if "vgg" not in name:
-            yield pytest.param(Case(entry, ("skip", "block")), id=f"{name}-together")
+        linear = "vgg" in name
+        yield pytest.param(
+            Case(entry, ("activation",) if linear else ("activation", "skip"), True), id=f"{name}-together"
+        )
+        if not linear:
+            yield pytest.param(Case(entry, ("block",), False), id=f"{name}-block")
 
 
 @pytest.fixture(autouse=True)
@@ -83,8 +102,14 @@ def _modes_are_left_as_they_were():
 @pytest.fixture(scope="module", params=list(_cases()))
 def case(request) -> Iterator[Case]:
     yield request.param
-    for built in ("soft", "thin", "sites"):  # the next case needs the memory
-        request.param.__dict__.pop(built, None)
+    request.param.forget()  # the next case needs the memory
+
+
+@pytest.fixture
+def main_case(case) -> Case:
+    if not case.main:
+        pytest.skip("tested in the network's main case")
+    return case
 
 
 @pytest.fixture(scope="module", params=[pytest.param(e, id=name) for name, e in (ZOO | REAL).items()])
@@ -148,6 +173,14 @@ def assert_close(actual: list[Tensor], wanted: list[Tensor], relative: float) ->
             assert difference <= relative * max(scale, 1e-12), f"output {i} differs by {difference:.3g} at {scale:.3g}"
 
 
+def frozen_norms(model: nn.Module) -> nn.Module:
+    """`model` with its batch norms in evaluation mode: a map of one pixel has no statistics of its own."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return model
+
+
 def at_one(soft: nn.Module) -> nn.Module:
     decided = copy.deepcopy(soft)
     al.set_omegas_(decided, 1.0)
@@ -161,24 +194,33 @@ def omega_names(model: nn.Module) -> list[str]:
 # --- 1: the input is untouched, the output is its own ------------------------------------------
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_1_the_input_is_untouched_and_shares_nothing(case, training):
-    if training and case.entry in REAL.values():
-        pytest.skip("covered by the small networks; real ones need a batch in training")
-    model = case.original.train(training)
-    before, values = fingerprint(model), copy.deepcopy(model.state_dict())
-    soft = al.switch(model, case.example, kinds=case.kinds)
-    thin = al.remove(model, case.example, kinds=case.kinds)
-    softened = fingerprint(soft)
-    rest = al.discard(at_one(soft))
-    assert fingerprint(model) == before
-    assert fingerprint(soft) == softened
-    for name, value in model.state_dict().items():
+def test_1_the_input_is_untouched_and_shares_nothing(case):
+    values = copy.deepcopy(case.given.state_dict())
+    soft, thin = case.soft, case.thin
+    assert fingerprint(case.given) == case.before
+    for name, value in case.given.state_dict().items():
         assert torch.equal(value, values[name]), f"{name} has changed"
-    for made in (soft, thin, rest):
-        assert not storages(made) & storages(model), "the output shares storage with the input"
-        assert all(m.training == training for m in made.modules())
-    assert not storages(rest) & storages(soft)
+    for made in (soft, thin):
+        assert not storages(made) & storages(case.given), "the output shares storage with the input"
+        assert not any(m.training for m in made.modules()), "the mode has changed"
+
+
+def test_1_discard_leaves_the_switched_model_as_it_is(case):
+    decided = at_one(case.soft)
+    before = fingerprint(decided)
+    thin = al.discard(decided)
+    assert fingerprint(decided) == before
+    assert not storages(thin) & storages(decided)
+    assert_same(outputs(thin, case.example), outputs(case.thin, case.example))
+
+
+def test_1_a_model_in_training_stays_there(main_case):
+    model = frozen_norms(main_case.original.train())
+    before, modes = fingerprint(model), [m.training for m in model.modules()]
+    soft = al.switch(model, main_case.example, kinds=main_case.kinds)
+    assert fingerprint(model) == before
+    assert [m.training for m in soft.modules()] == modes
+    assert al.remove(model, main_case.example, kinds=main_case.kinds).training
 
 
 # --- 2: at omega = 0 nothing has changed --------------------------------------------------------
@@ -187,17 +229,9 @@ def test_1_the_input_is_untouched_and_shares_nothing(case, training):
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_2_equal_at_zero(case, training):
     model, soft = case.original.train(training), copy.deepcopy(case.soft).train(training)
-    if training and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
-        model, soft = _frozen_norms(model), _frozen_norms(soft)
+    if training:
+        model, soft = frozen_norms(model), frozen_norms(soft)
     assert_same(outputs(soft, case.example), outputs(model, case.example))
-
-
-def _frozen_norms(model: nn.Module) -> nn.Module:
-    """Batch norm as in evaluation: a map of one pixel has no statistics of its own."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-    return model
 
 
 def test_2_gradients_equal_at_zero(case):
@@ -215,9 +249,7 @@ def test_2_gradients_equal_at_zero(case):
 
 
 def test_3_equal_to_removed_at_one(case):
-    removed = outputs(case.thin, case.example)
-    assert_close(outputs(at_one(case.soft), case.example), removed, case.tolerance)
-    assert_close(outputs(al.discard(at_one(case.soft)), case.example), removed, case.tolerance)
+    assert_close(outputs(at_one(case.soft), case.example), outputs(case.thin, case.example), case.tolerance)
 
 
 def test_3_removal_changes_the_output(case):
@@ -226,17 +258,17 @@ def test_3_removal_changes_the_output(case):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "autocast", "bf16"])
-def test_3_equal_to_removed_in_other_precisions(case, precision):
-    if precision == "bf16" and not case.entry.halves:
+def test_3_equal_to_removed_in_other_precisions(main_case, precision):
+    entry, kinds = main_case.entry, main_case.kinds
+    if precision == "bf16" and not entry.halves:
         pytest.skip("the original does not run in bfloat16")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    example = place(case.entry.example(), dtype=dtype)
-    model = case.entry.build(dtype)
+    example, model = place(entry.example(), dtype=dtype), entry.build(dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
-        soft = al.switch(model, example, kinds=case.kinds)
-        thin = al.remove(model, example, kinds=case.kinds)
-        assert_same(outputs(soft, example), outputs(model, example))
-        assert_close(outputs(at_one(soft), example), outputs(thin, example), 1e-5)
+        soft = al.switch(model, example, kinds=kinds)
+        assert_same(outputs(soft, example), outputs(entry.build(dtype), example))
+        decided = at_one(soft)
+        assert_close(outputs(decided, example), outputs(al.discard(decided), example), 1e-5)
     assert all(omega.dtype == torch.float32 for omega in al.omega_parameters(soft))
 
 
@@ -327,21 +359,20 @@ def _omegas(model: nn.Module) -> list[nn.Parameter]:
 
 
 @pytest.mark.parametrize("made", ["soft", "thin"])
-def test_5_compiles_where_the_original_does(case, made):
-    if not case.entry.compiles or len(case.kinds) > 1:
-        pytest.skip("the original does not compile in one graph, or its kinds are compiled one by one")
-    model = copy.deepcopy(getattr(case, made))
+def test_5_compiles_where_the_original_does(main_case, made):
+    if not main_case.entry.compiles:
+        pytest.skip("the original does not compile in one graph")
+    model = copy.deepcopy(getattr(main_case, made))
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    assert_close(tensors_in(run(compiled, case.example)), outputs(model, case.example), 1e-9)
+    assert_close(tensors_in(run(compiled, main_case.example)), outputs(model, main_case.example), 1e-9)
 
 
 @pytest.mark.parametrize("made", ["soft", "thin"])
-def test_5_exports_where_the_original_does(case, made):
-    if not case.entry.exports or len(case.kinds) > 1:
-        pytest.skip("the original does not export, or its kinds are exported one by one")
-    model = copy.deepcopy(getattr(case, made))
-    example = case.example
+def test_5_exports_where_the_original_does(main_case, made):
+    if not main_case.entry.exports:
+        pytest.skip("the original does not export")
+    model, example = copy.deepcopy(getattr(main_case, made)), main_case.example
     args = example if isinstance(example, tuple) else () if isinstance(example, dict) else (example,)
     kwargs = example if isinstance(example, dict) else {}
     exported = torch.export.export(model, args, kwargs).module()
@@ -357,18 +388,22 @@ def test_6_the_step_states_what_was_checked(case):
     assert "equal to omega = 1" in step.equality, step.equality
 
 
-def test_7_a_pattern_without_a_site_raises_and_names_the_sites(case):
+def test_7_a_pattern_without_a_site_raises_and_names_the_sites(main_case):
     for act in (al.switch, al.remove):
         with pytest.raises(ValueError, match=r"no site|matches no") as error:
-            act(case.original, case.example, kinds=case.kinds, where="no.such.module")
-        assert case.sites[0].id in str(error.value) or len(list(al.sites(case.original, case.example))) > 12
+            act(main_case.original, main_case.example, kinds=main_case.kinds, where="no.such.module")
+        assert (
+            main_case.sites[0].id in str(error.value) or len(list(al.sites(main_case.original, main_case.example))) > 12
+        )
 
 
-def test_8_found_is_taken_or_left_with_a_reason(case):
-    first = case.sites[0]
-    thin = al.remove(case.original, case.example, kinds=case.kinds, where=lambda site: site.id == first.id)
+def test_8_found_is_taken_or_left_with_a_reason(main_case):
+    first = main_case.sites[0]
+    thin = al.remove(
+        main_case.original, main_case.example, kinds=main_case.kinds, where=lambda site: site.id == first.id
+    )
     step = al.recipe(thin).steps[-1]
-    assert set(step.found) == {s.id for s in case.sites}
+    assert set(step.found) == {s.id for s in main_case.sites}
     assert set(step.taken) == {first.id}
     assert set(step.left) == set(step.found) - set(step.taken)
     assert all(isinstance(why, str) and why for why in step.left.values())
@@ -379,12 +414,13 @@ def test_8_found_is_taken_or_left_with_a_reason(case):
     assert step.after["macs"] <= step.before["macs"]
 
 
-def test_8_a_recipe_rebuilds_the_thin_model(case):
-    text = al.recipe(case.thin).to_json()
-    again = al.apply(type(al.recipe(case.thin)).from_json(text), case.original, case.example)
-    assert_same(outputs(again, case.example), outputs(case.thin, case.example))
+def test_8_a_recipe_rebuilds_the_thin_model(main_case):
+    text = al.recipe(main_case.thin).to_json()
+    again = al.apply(type(al.recipe(main_case.thin)).from_json(text), main_case.original, main_case.example)
+    assert_same(outputs(again, main_case.example), outputs(main_case.thin, main_case.example))
     assert (
-        al.recipe(again).to_json() == text or al.recipe(again).steps[-1].taken == al.recipe(case.thin).steps[-1].taken
+        al.recipe(again).to_json() == text
+        or al.recipe(again).steps[-1].taken == al.recipe(main_case.thin).steps[-1].taken
     )
 
 

@@ -29,7 +29,9 @@ def _torchvision(name: str, side: int, *, sites: dict[str, int] | None = None, *
         module = getattr(module, part)
     if "." in name:
         options.setdefault("weights_backbone", None)
-    return Entry(lambda: module(weights=None, **options), lambda: photo(side), sites or {})
+    return Entry(
+        lambda: module(weights=None, **options), lambda: photo(side), sites or {}, compiles=False, exports=False
+    )
 
 
 def _detection() -> Entry:
@@ -52,8 +54,10 @@ def _raft() -> Entry:
     )
 
 
-def _timm(name: str, side: int, *, sites: dict[str, int] | None = None, **options) -> Entry:
-    return Entry(lambda: timm.create_model(name, num_classes=5, **options), lambda: photo(side), sites or {})
+def _timm(name: str, side: int, *, compiles: bool = False, **options) -> Entry:
+    """Compiling and exporting take seconds each: a few of different style stand for all."""
+    model = lambda: timm.create_model(name, num_classes=5, **options)  # noqa: E731
+    return Entry(model, lambda: photo(side), compiles=compiles, exports=compiles)
 
 
 def _huggingface(model: str, config: str, example: Any, **options) -> Entry:
@@ -95,14 +99,14 @@ TORCHVISION: dict[str, Entry] = {
 
 TIMM: dict[str, Entry] = {
     "byobnet": _timm("test_byobnet", 64),
-    "convnext": _timm("test_convnext", 64),
-    "efficientnet": _timm("test_efficientnet", 64),
+    "convnext": _timm("test_convnext", 64, compiles=True),
+    "efficientnet": _timm("test_efficientnet", 64, compiles=True),
     "mambaout": _timm("test_mambaout", 64),
-    "coatnet": _timm("test_coatnet", 160),
+    "coatnet": _timm("test_coatnet", 64, img_size=64),
     "nfnet": _timm("test_nfnet", 64),
     "resnet": _timm("test_resnet", 64),
-    "vit": _timm("test_vit", 160),
-    "vit_relpos": _timm("test_vit_relpos", 160),
+    "vit": _timm("test_vit", 64, img_size=64, compiles=True),
+    "vit_relpos": _timm("test_vit_relpos", 64, img_size=64),
     "cspnext": _timm("cspnext_tiny", 64),
     "dla": _timm("dla46x_c", 64),
     "edgenext": _timm("edgenext_xx_small", 64),
@@ -121,12 +125,12 @@ TIMM: dict[str, Entry] = {
     "levit": _timm("levit_128s", 64, img_size=64),
     "convit": _timm("convit_tiny", 32, img_size=32, depth=4, embed_dim=16, num_heads=4, local_up_to_layer=3),
     "hrnet": _timm("hrnet_w18_small", 64),
-    "mvitv2": Entry(_mvitv2, lambda: photo(64)),
+    "mvitv2": Entry(_mvitv2, lambda: photo(64), compiles=False, exports=False),
     "tiny_vit": _timm("tiny_vit_5m_224", 64, depths=(1, 1, 1, 1), embed_dims=(16, 32, 40, 80)),
     "twins": _timm("twins_svt_small", 64, img_size=64, depths=(1, 1, 1, 1), embed_dims=(16, 32, 32, 32)),
     "samvit": _timm("samvit_base_patch16_224", 64, img_size=64, embed_dim=32, depth=2, num_heads=2),
     "swin": _timm("swin_tiny_patch4_window7_224", 56, img_size=56, depths=(2, 2), embed_dim=12, num_heads=(2, 2)),
-    "mixer": Entry(_mixer, lambda: photo(32)),
+    "mixer": Entry(_mixer, lambda: photo(32), compiles=False, exports=False),
     "rexnet": _timm("rexnet_100", 32),
 }
 

@@ -58,7 +58,7 @@ def overlooked(seen: Counter[str], sites: al.Sites) -> Counter[str]:
     """What `seen` has more of than `sites` and what they left, by op."""
     accounted = Counter()
     for site in sites:
-        if site.kind in ("activation", "gate", "skip"):
+        if site.grad and site.kind in ("activation", "gate", "skip"):
             accounted[SAME_NODE.get(site.op, site.op)] += site.calls
     for left in sites.left:
         accounted[SAME_NODE.get(left.op, left.op)] += left.calls

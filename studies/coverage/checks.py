@@ -1,0 +1,107 @@
+"""What is checked of one family: one row of the sweep."""
+
+import copy
+import time
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import archlab as al
+from archlab.capture import run, tensors_in
+
+from .families import Family, seeded
+from .witness import overlooked, witness
+
+# Kinds that are switched together. Sites inside a removed block have nothing left to compare, so blocks come alone.
+GROUPS = {"pointwise": ("activation", "skip"), "blocks": ("block",)}
+TOLERANCE = 1e-5
+COLUMNS = (
+    "library", "family", "variant", "params", "activation", "skip", "branch", "block", "join", "gate", "left",
+    "refused", "complete", "overlooked", "equal_at_zero", "equal_at_one", "difference_at_one", "omegas",
+    "omegas_without_gradient", "local", "module", "intercepted", "bypassed", "seconds", "error",
+)  # fmt: skip
+
+
+def check(family: Family) -> dict[str, Any]:
+    """The row of one family; whatever goes wrong stands in its ``error``, and the columns reached so far stay."""
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row |= {"library": family.library, "family": family.name, "variant": family.variant}
+    started = time.perf_counter()
+    try:
+        _fill(row, family)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        row["error"] = f"{type(error).__name__}: {text}"[:400]
+    row["seconds"] = round(time.perf_counter() - started, 2)
+    return row
+
+
+def _fill(row: dict[str, Any], family: Family) -> None:
+    model, example = seeded(family)
+    row["params"] = sum(p.numel() for p in model.parameters())
+    sites = al.sites(model, example)
+    kinds = Counter(site.kind for site in sites)
+    row |= {kind: kinds[kind] for kind in al.KINDS}
+    usable = {site.id for site in sites if site.how.split(":")[0] in ("local", "module", "intercepted")}
+    row |= {"left": sum(left.calls for left in sites.left), "refused": len(sites) - len(usable)}
+    missed = overlooked(witness(copy.deepcopy(model), example), sites)
+    row |= {"complete": not missed, "overlooked": ", ".join(f"{n} {op}" for op, n in sorted(missed.items()))}
+    reachable = {site.id for site in sites if site.grad}
+    row |= dict.fromkeys(("omegas", "omegas_without_gradient", "local", "module", "intercepted", "bypassed"), 0)
+    row |= {"equal_at_zero": True, "equal_at_one": True, "difference_at_one": 0.0}
+    for chosen in GROUPS.values():
+        if not any(site.id in usable for site in sites if site.kind in chosen):
+            continue
+        soft = al.switch(model, example, kinds=chosen, where=lambda site: site.id in usable)
+        _zero(row, model, soft, example, reachable)
+        _one(row, soft, example)
+        how = Counter(al.recipe(soft).steps[-1].how.values())
+        row |= {way: row[way] + how[way] for way in ("local", "module", "intercepted")}
+        del soft
+
+
+def _zero(row: dict[str, Any], model: nn.Module, soft: nn.Module, example: Any, reachable: set[str]) -> None:
+    """At omega = 0: the output is the original's bit for bit, and a gradient reaches every omega that it can reach."""
+    with torch.no_grad():
+        wanted = _outputs(model, example)
+    made = _outputs(soft, example)
+    same = len(wanted) == len(made) and all(
+        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(wanted, made, strict=True)
+    )
+    row["equal_at_zero"] &= same
+    torch.autograd.backward([t.float().sum() for t in made if t.requires_grad])
+    omegas = dict(zip(al.omegas(soft)["site"], al.omega_parameters(soft), strict=True))
+    row["omegas"] += len(omegas)
+    row["omegas_without_gradient"] += sum(
+        site in reachable and (omega.grad is None or not omega.grad.isfinite().item()) for site, omega in omegas.items()
+    )
+    soft.zero_grad()
+
+
+def _one(row: dict[str, Any], soft: nn.Module, example: Any) -> None:
+    """At omega = 1: the output is that of the model with the sites physically removed."""
+    al.set_omegas_(soft, 1.0)
+    thin = al.discard(soft)
+    row["bypassed"] += Counter(al.recipe(thin).steps[-1].how.values())["bypassed"]
+    with torch.no_grad():
+        difference = max(map(_relative, _outputs(soft, example), _outputs(thin, example)), default=0.0)
+    row["difference_at_one"] = max(row["difference_at_one"], difference)
+    row["equal_at_one"] &= difference <= TOLERANCE
+
+
+def _outputs(model: nn.Module, example: Any) -> list[Tensor]:
+    torch.manual_seed(0)
+    return [t for t in tensors_in(run(model, example)) if t.is_floating_point()]
+
+
+def _relative(made: Tensor, wanted: Tensor) -> float:
+    """Largest difference relative to the largest finite value; infinite where shapes or finite places differ."""
+    finite = wanted.isfinite()
+    if made.shape != wanted.shape or not torch.equal(finite, made.isfinite()):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    difference = (made.double() - wanted.double())[finite].abs().max().item()
+    return difference / max(wanted.double()[finite].abs().max().item(), 1e-30)

@@ -122,7 +122,8 @@ class Op:
     positional: tuple = ()  # positional arguments; None stands where a tensor stood
     macs: int = 0
     grad: bool = True  # autograd could follow it
-    saved_bytes: int = 0  # bytes of the outputs
+    saved_bytes: int = 0  # bytes of the outputs that are no views
+    views: tuple[tuple[int, int], ...] = ()  # outputs that share an input's storage: (output value, input value)
 
     @property
     def name(self) -> str:
@@ -449,7 +450,10 @@ class _Recorder(TorchFunctionMode):
         op.outputs = tuple(self.values[t] for t in written)
         op.out_shapes = tuple(tuple(t.shape) for t in written)
         op.dtype = written[0].dtype
-        op.saved_bytes = sum(t.numel() * t.element_size() for t in made if not any(t is c for c in changed))
+        fresh = [t for t in made if not any(t is c for c in changed)]
+        bases = {_storage(t): v for t, v in zip(given, inputs, strict=True)}
+        op.views = tuple((self.values[t], bases[_storage(t)]) for t in fresh if _storage(t) in bases)
+        op.saved_bytes = sum(t.numel() * t.element_size() for t in fresh if _storage(t) not in bases)
         self.ops.append(op)
         return result
 

@@ -24,10 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+# Calls and properties that mostly ask a tensor something; they are most of what a mode sees.
+_QUESTIONS = frozenset({"__get__", "size", "dim", "numel", "stride", "is_floating_point", "is_complex", "element_size"})
 MODULE_CALL = nn.Module._call_impl.__code__
 
 # Code that archlab generated -> line -> the place and execution (module, method, entry) of the op in the
@@ -287,15 +289,22 @@ def no_fused_layers() -> Iterator[None]:
 
 def tensors_in(tree: Any) -> list[Tensor]:
     """The tensors in nested tuples, lists and dicts (and dataclass-like outputs that are mappings), in order."""
-    found = []
-    for leaf in tree_flatten(tree)[0]:
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        elif isinstance(leaf, Mapping):
-            found.extend(tensors_in(dict(leaf)))
-        elif hasattr(leaf, "__dict__") and not isinstance(leaf, nn.Module | type) and not callable(leaf):
-            found.extend(t for t in vars(leaf).values() if isinstance(t, Tensor))
+    found: list[Tensor] = []
+    _collect(tree, found)
     return found
+
+
+def _collect(tree: Any, found: list[Tensor]) -> None:
+    if isinstance(tree, Tensor):
+        found.append(tree)
+    elif isinstance(tree, (tuple, list)):
+        for item in tree:
+            _collect(item, found)
+    elif isinstance(tree, Mapping):
+        for item in tree.values():
+            _collect(item, found)
+    elif hasattr(tree, "__dict__") and not isinstance(tree, (nn.Module, type)) and not callable(tree):
+        found.extend(item for item in vars(tree).values() if isinstance(item, Tensor))
 
 
 def chain_from(frame: Any, stop: Callable[[Any], bool]) -> list:
@@ -420,6 +429,11 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _QUESTIONS:
+            answer = func(*args, **kwargs)
+            if not isinstance(answer, Tensor):
+                return answer
         given = tensors_in((args, kwargs))
         versions = [_version(t) for t in given]
         inputs = tuple(self.value_of(t) for t in given)

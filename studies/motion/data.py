@@ -85,12 +85,12 @@ class Generator:
             return length * np.array([np.sin(angle), np.cos(angle)]) * moves
 
         background = motion(part not in ("static", "static background"))
-        layers = [self._background(draw, background, part == "blurred background")]
+        layers = [self.background(draw, background, part == "blurred background")]
         if part != "background only":
             low, high = (max(2, round(n * math.sqrt(ratio))) for n in limits.objects)
             for _ in range(int(draw.integers(low, high + 1))):
-                layers.append(self._object(draw, motion(part != "static")))
-        frames = self._render(layers, (0.0, 1.0, factor))
+                layers.append(self.object(draw, motion(part != "static")))
+        frames = self.render(layers, (0.0, 1.0, factor))
         noise_maker = torch.Generator(self.device).manual_seed(int(draw.integers(2**62)))
         a, clean, target = (quantise(frame, noise_maker) * 2 - 1 for frame in frames)
         shift = torch.tensor(draw.uniform(-limits.colour, limits.colour, 3), dtype=torch.float32, device=self.device)
@@ -100,7 +100,8 @@ class Generator:
             a, b = (photon_noise(frame, level, noise_maker) for frame in (a, b))
         return a, b, clean, target, factor
 
-    def _background(self, draw: np.random.Generator, motion: np.ndarray, blurred: bool) -> "Layer":
+    def background(self, draw: np.random.Generator, motion: np.ndarray, blurred: bool) -> "Layer":
+        """A photo at a random scale and place, larger than the sample by what the largest motion needs."""
         picture = self.sources.backgrounds[int(draw.integers(len(self.sources.backgrounds)))]
         margin = 2 * self.limits.magnified * self.size / REFERENCE_SIZE + 8
         most = min(picture.shape[1:]) / (self.size + margin)  # source pixels in one of the sample
@@ -115,7 +116,8 @@ class Generator:
         picture, scale = reduced(torch.cat([picture, torch.ones_like(picture[:1])]), scale)
         return Layer(picture.to(self.device), scale, np.full(2, -margin / 2), motion, math.hypot(1.0, blur))
 
-    def _object(self, draw: np.random.Generator, motion: np.ndarray) -> "Layer":
+    def object(self, draw: np.random.Generator, motion: np.ndarray) -> "Layer":
+        """A cut-out at a random scale and place, at least its middle inside the sample."""
         picture = self.sources.objects[int(draw.integers(len(self.sources.objects)))]
         if draw.random() < 0.5:
             picture = picture.flip(2)
@@ -126,7 +128,8 @@ class Generator:
         origin = draw.uniform(-extent / 2, self.size - extent / 2)
         return Layer(picture.to(self.device), scale, origin, motion, 1.0)
 
-    def _render(self, layers: list["Layer"], gains: tuple[float, ...]) -> Tensor:
+    def render(self, layers: list["Layer"], gains: tuple[float, ...]) -> Tensor:
+        """The layers, the first at the back, moved by each of `gains` times their motion: n x 3 x size x size."""
         image = torch.zeros(len(gains), 3, self.size, self.size, device=self.device)
         for layer in layers:
             drawn = draw_layer(layer, np.outer(gains, layer.motion), self.size)

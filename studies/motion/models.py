@@ -7,11 +7,15 @@ factor = 1 is frame B (the paper's alpha is factor - 1).
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_model
 from torch import Tensor, nn
+
+PRETRAINED = Path(__file__).resolve().parents[2] / "reports" / "table1" / "cpu" / "baseline.safetensors"
 
 
 @dataclass(frozen=True)
@@ -182,9 +186,16 @@ class MagnificationNet(nn.Module):
         return self.decoder(texture, self.manipulator(previous_shape, shape, factor)), shape
 
 
-def baseline(*, width: int = 32) -> MagnificationNet:
-    """The network of Oh et al., 966,979 parameters at width 32; other widths are the rows of the paper's Fig. 6."""
-    return MagnificationNet(Config(width=width))
+def baseline(*, width: int = 32, pretrained: bool = False) -> MagnificationNet:
+    """The network of Oh et al., 966,979 parameters at width 32; other widths are the rows of the paper's Fig. 6.
+
+    `pretrained`: with the weights that Table 1's cpu preset trained (width 32 alone). Raises FileNotFoundError
+    where that report is not there.
+    """
+    net = MagnificationNet(Config(width=width))
+    if pretrained:
+        load_model(net, PRETRAINED)
+    return net
 
 
 # Fig. 11: decoder on the quarter and the eighth grid.

@@ -1,16 +1,17 @@
 """What training the magnification network means, at each preset."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from archlab.training import Task, cosine
 
 from .data import Batch, Generator
-from .models import MagnificationNet
+from .models import MagnificationNet, baseline
 from .sources import Sources
 
 REGULARISER = 0.1  # weight of the three representation terms (paper; Oh et al. also give 1.0 in code)
@@ -32,15 +33,15 @@ class Budget:
 BASELINE = {
     "smoke": Budget(size=48, batch=2, steps=40, lr=4e-4, precision="fp32"),
     "cpu": Budget(size=96, batch=8, steps=6000, lr=3e-4),
-    "cpu-fp32": Budget(size=96, batch=2, steps=2400, lr=4e-4, precision="fp32"),
+    "cpu-fp32": Budget(size=96, batch=2, steps=4500, lr=6e-4, precision="fp32"),
     "gpu": Budget(size=384, batch=8, steps=8000, lr=3e-4),
     "paper": Budget(size=384, batch=4, steps=300 * 95_000 // 4, lr=1e-4, samples=95_000, precision="fp32"),
 }
 
 
 def budget_for(preset: str) -> Budget:
-    """The budget of `preset` on this machine: without bf16 instructions a CPU takes 20 times longer in bf16 than in
-    fp32 and 8 times longer than one that has them, so it gets a budget of its own."""
+    """The budget of `preset` on this machine: a CPU without bf16 instructions takes 20 times longer in bf16 than in
+    fp32, and in fp32 five times longer than one that has them in bf16, so it gets a budget of its own."""
     if preset == "cpu" and not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         preset = "cpu-fp32"
     return BASELINE[preset]
@@ -50,46 +51,52 @@ def loss(net: Any, batch: Batch) -> Tensor:
     """L1 of the magnified frame, and 0.1 times three L1 terms on the representations (paper, supplement; Oh et al.).
 
     Two frames with the same colours have the same texture, A and clean B as perturbed B and the target; a frame
-    and its colour-perturbed version have the same shape.
+    and its colour-perturbed version have the same shape. The four frames are encoded as one batch.
     """
-    texture_a, shape_a = net.encode(batch.a)
-    texture_b, shape_b = net.encode(batch.b)
-    texture_clean, shape_clean = net.encode(batch.clean_b)
-    texture_target, _ = net.encode(batch.target)
+    texture, shape = net.encode(torch.cat(batch[:4]))
+    texture_a, texture_b, texture_clean, texture_target = texture.chunk(4)
+    shape_a, shape_b, shape_clean, _ = shape.chunk(4)
     image = net.decoder(texture_b, net.manipulator(shape_a, shape_b, batch.factor))
     terms = F.l1_loss(texture_a, texture_clean) + F.l1_loss(texture_b, texture_target) + F.l1_loss(shape_b, shape_clean)
     return F.l1_loss(image, batch.target) + REGULARISER * terms
 
 
-def task(sources: Sources, budget: Budget, *, seed: int, device: torch.device | str, quality: Any) -> Task:
-    """The training task: batch `step` holds the samples after those of the step before."""
-    generator = Generator(sources, budget.size, seed=TRAIN_SEED + 1000 * seed, device=device)
+def device() -> torch.device:
+    """Where studies run: the first GPU, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def task(
+    sources: Sources, budget: Budget, *, seed: int, quality: Callable[[nn.Module], Mapping[str, float]], first: int = 0
+) -> Task:
+    """The training task: batch `step` holds the samples after those of the step before, from sample `first` on."""
+    where = device()
+    generator = Generator(sources, budget.size, seed=TRAIN_SEED + 1000 * seed, device=where)
 
     def batches(step: int) -> Batch:
-        indices = range(step * budget.batch, (step + 1) * budget.batch)
+        indices = range(first + step * budget.batch, first + (step + 1) * budget.batch)
         if budget.samples is not None:
             indices = [i % budget.samples for i in indices]
         batch = generator.batch(indices, noise=True)
         frames = (x.to(memory_format=torch.channels_last) for x in batch[:4])
         return Batch(*frames, batch.factor)
 
-    frame = torch.zeros(1, 3, budget.size, budget.size, device=device)
+    frame = torch.zeros(1, 3, budget.size, budget.size, device=where)
     return Task(example=(frame, frame, 10.0), batches=batches, loss=loss, quality=quality)
 
 
 def fit_options(budget: Budget) -> dict[str, Any]:
     """The options of `archlab.training.fit` that go with a budget; a paper-scale run keeps its rate constant."""
-    options: dict[str, Any] = {"steps": budget.steps, "lr": budget.lr, "precision": budget.precision, "prefetch": 4}
+    options: dict[str, Any] = {"steps": budget.steps, "lr": budget.lr, "precision": budget.precision}
+    options["prefetch"] = 4 if device().type == "cuda" else 0  # on a CPU the maker takes the cores from the training
     if budget.samples is None:
         options |= {"schedule": cosine(budget.steps, warmup=min(300, budget.steps // 10)), "clip_norm": 1.0}
     return options
 
 
-def new_network(*, seed: int, device: torch.device | str, width: int = 32) -> MagnificationNet:
+def new_network(*, seed: int, width: int = 32) -> MagnificationNet:
     """An untrained baseline, its weights fixed by `seed`."""
-    from .models import baseline
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = baseline(width=width)
-    return net.to(device, memory_format=torch.channels_last)
+    return net.to(device(), memory_format=torch.channels_last)

@@ -7,7 +7,6 @@ its own with a time limit, so that neither a crash nor a hang stops the sweep; f
 """
 
 import fnmatch
-import hashlib
 import json
 import os
 import platform
@@ -18,6 +17,9 @@ from typing import Annotated
 
 import pandas as pd
 import typer
+
+from archlab.finding import KINDS
+from archlab.sourcing import digest, imported_by, source_hashes
 
 from . import checks, families
 from .isolating import isolated
@@ -57,11 +59,8 @@ def main(
 
 
 def fingerprint() -> str:
-    """Hash of everything a row depends on: archlab, this study, the libraries' versions."""
-    digest = hashlib.sha256(str(versions()).encode())
-    for file in sorted([*(ROOT / "archlab").rglob("*.py"), *Path(__file__).parent.glob("*.py")]):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+    """Hash of what a row depends on: the code behind `checks` (of archlab what it imports), the libraries' versions."""
+    return digest(source_hashes(imported_by(checks.__name__)) | versions())
 
 
 def versions() -> dict[str, str]:
@@ -114,7 +113,7 @@ def report(rows: list[dict]) -> str:
             "A family is *sound* where the autograd graph shows no residual add and no activation that is neither a",
             "site nor left with a reason, the switched model equals the original at ω = 0 bit for bit and the removed",
             f"model at ω = 1 (relative difference at most {checks.TOLERANCE:g}), a gradient reaches every ω, and",
-            "no site is refused. Switched are activations with skips, then blocks; a branch shares a skip's add.",
+            "no site is refused. Switched are activations with skips, then branches with joins and gates, then blocks.",
             "",
             totals.to_markdown(index=False),
             "",
@@ -141,7 +140,7 @@ def _totals(rows: list[dict]) -> dict:
         "complete": total("complete"),
         "equal at ω = 0": total("equal_at_zero"),
         "equal at ω = 1": total("equal_at_one"),
-        "sites": total("activation", "skip", "block", "join", "gate"),
+        "sites": total(*KINDS),
         "switched": total("omegas"),
         **{way: total(way) for way in ("local", "module", "intercepted", "bypassed")},
         "minutes": round(sum(row["seconds"] for row in rows) / 60, 1),

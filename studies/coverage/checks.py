@@ -8,14 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import archlab as al
 from archlab.capture import run, tensors_in
+from archlab.finding import KINDS
+from archlab.passes import discard, omega_parameters, omegas, set_omegas_, switch
+from archlab.recipes import recipe
+from archlab.surveying import sites
 
 from .families import Family, seeded
 from .witness import overlooked, witness
 
-# Kinds that are switched together. Sites inside a removed block have nothing left to compare, so blocks come alone.
-GROUPS = {"pointwise": ("activation", "skip"), "blocks": ("block",)}
+# Kinds that are switched together. A branch shares the add of a skip; sites inside a removed block have nothing left
+# to compare.
+GROUPS = (("activation", "skip"), ("branch", "join", "gate"), ("block",))
 TOLERANCE = 1e-5
 COLUMNS = (
     "library", "family", "variant", "params", "activation", "skip", "branch", "block", "join", "gate", "left",
@@ -41,23 +45,23 @@ def check(family: Family) -> dict[str, Any]:
 def _fill(row: dict[str, Any], family: Family) -> None:
     model, example = seeded(family)
     row["params"] = sum(p.numel() for p in model.parameters())
-    sites = al.sites(model, example)
-    kinds = Counter(site.kind for site in sites)
-    row |= {kind: kinds[kind] for kind in al.KINDS}
-    usable = {site.id for site in sites if site.how.split(":")[0] in ("local", "module", "intercepted")}
-    row |= {"left": sum(left.calls for left in sites.left), "refused": len(sites) - len(usable)}
-    missed = overlooked(witness(copy.deepcopy(model), example), sites)
+    found = sites(model, example)
+    kinds = Counter(site.kind for site in found)
+    row |= {kind: kinds[kind] for kind in KINDS}
+    usable = {site.id for site in found if site.how.split(":")[0] in ("local", "module", "intercepted")}
+    row |= {"left": sum(left.calls for left in found.left), "refused": len(found) - len(usable)}
+    missed = overlooked(witness(copy.deepcopy(model), example), found)
     row |= {"complete": not missed, "overlooked": ", ".join(f"{n} {op}" for op, n in sorted(missed.items()))}
-    reachable = {site.id for site in sites if site.grad}
+    reachable = {site.id for site in found if site.grad}
     row |= dict.fromkeys(("omegas", "omegas_without_gradient", "local", "module", "intercepted", "bypassed"), 0)
     row |= {"equal_at_zero": True, "equal_at_one": True, "difference_at_one": 0.0}
-    for chosen in GROUPS.values():
-        if not any(site.id in usable for site in sites if site.kind in chosen):
+    for chosen in GROUPS:
+        if not any(site.id in usable for site in found if site.kind in chosen):
             continue
-        soft = al.switch(model, example, kinds=chosen, where=lambda site: site.id in usable)
+        soft = switch(model, example, kinds=chosen, where=lambda site: site.id in usable)
         _zero(row, model, soft, example, reachable)
         _one(row, soft, example)
-        how = Counter(al.recipe(soft).steps[-1].how.values())
+        how = Counter(recipe(soft).steps[-1].how.values())
         row |= {way: row[way] + how[way] for way in ("local", "module", "intercepted")}
         del soft
 
@@ -72,19 +76,20 @@ def _zero(row: dict[str, Any], model: nn.Module, soft: nn.Module, example: Any, 
     )
     row["equal_at_zero"] &= same
     torch.autograd.backward([t.float().sum() for t in made if t.requires_grad])
-    omegas = dict(zip(al.omegas(soft)["site"], al.omega_parameters(soft), strict=True))
-    row["omegas"] += len(omegas)
+    switches = dict(zip(omegas(soft)["site"], omega_parameters(soft), strict=True))
+    row["omegas"] += len(switches)
     row["omegas_without_gradient"] += sum(
-        site in reachable and (omega.grad is None or not omega.grad.isfinite().item()) for site, omega in omegas.items()
+        site in reachable and (omega.grad is None or not omega.grad.isfinite().item())
+        for site, omega in switches.items()
     )
     soft.zero_grad()
 
 
 def _one(row: dict[str, Any], soft: nn.Module, example: Any) -> None:
     """At omega = 1: the output is that of the model with the sites physically removed."""
-    al.set_omegas_(soft, 1.0)
-    thin = al.discard(soft)
-    row["bypassed"] += Counter(al.recipe(thin).steps[-1].how.values())["bypassed"]
+    set_omegas_(soft, 1.0)
+    thin = discard(soft)
+    row["bypassed"] += Counter(recipe(thin).steps[-1].how.values())["bypassed"]
     with torch.no_grad():
         difference = max(map(_relative, _outputs(soft, example), _outputs(thin, example)), default=0.0)
     row["difference_at_one"] = max(row["difference_at_one"], difference)

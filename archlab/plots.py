@@ -1,0 +1,170 @@
+"""Figures from DataFrames: one function a figure, a DataFrame in, matplotlib Axes out.
+
+`ax` is where to draw (default: a new figure of one paper column). Nothing is shown or saved here; `save` writes what
+was drawn.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+
+COLUMN = (3.5, 2.6)  # inches: one column of a two-column paper
+# Okabe and Ito's colours, which the colour-blind tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+KIND_COLOURS = dict(zip(("activation", "skip", "block", "branch", "join", "gate"), COLOURS, strict=False))
+FONT = 8
+
+
+def save(ax: Axes, path: str | Path) -> None:
+    """Write the figure of `ax` to `path`, cropped to what is drawn, and close it."""
+    figure = ax.figure
+    figure.savefig(path, dpi=200, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)  # type: ignore[arg-type]
+
+
+def omegas(history: pd.DataFrame, *, tau: float, ax: Axes | None = None) -> Axes:
+    """How each ω moved: `history` is tidy (step, site, omega; phase optional), as `Removal.omegas` is.
+
+    A line a site, blue where it ends above `tau` (removed) and orange where it does not; phases are divided by
+    thin vertical lines.
+    """
+    ax = _axes(ax)
+    history = history.sort_values("step")
+    for _, track in history.groupby("site", sort=False):
+        goes = track["omega"].iloc[-1] > tau
+        ax.plot(track["step"], track["omega"], color=COLOURS[0] if goes else COLOURS[1], linewidth=0.9, alpha=0.8)
+    ax.axhline(tau, color="0.4", linewidth=0.7, linestyle="--")
+    ax.annotate("τ", (1.01, tau), xycoords=("axes fraction", "data"), fontsize=FONT, va="center")
+    if "phase" in history:
+        for step in list(history.groupby("phase", sort=False)["step"].min())[1:]:
+            ax.axvline(step, color="0.7", linewidth=0.6)
+    return _labelled(ax, "step", "ω", (-0.03, 1.03))
+
+
+def sensitivity(frame: pd.DataFrame, *, quality: str, most: int = 40, ax: Axes | None = None) -> Axes:
+    """Change of `quality` with each site alone removed, ranked as in `frame` (columns site, kind, delta_<quality>).
+
+    Bars from the first to at most `most` sites; longer lists are thinned evenly, which the axis then says.
+    """
+    column = f"delta_{quality}"
+    if column not in frame:
+        raise ValueError(f"no column {column!r}: the columns are {', '.join(map(str, frame))}")
+    shown = frame.iloc[[round(i * (len(frame) - 1) / (most - 1)) for i in range(most)]] if len(frame) > most else frame
+    ax = _axes(ax, height=max(1.2, 0.13 * len(shown) + 0.5))
+    kinds = shown["kind"]
+    ax.barh(range(len(shown)), shown[column], color=[KIND_COLOURS.get(kind, "0.5") for kind in kinds], height=0.75)
+    ax.set_yticks(range(len(shown)), list(shown["site"]), fontsize=FONT - 2)
+    ax.margins(y=0.01)
+    ax.invert_yaxis()
+    ax.axvline(0, color="0.4", linewidth=0.7)
+    present = [kind for kind in KIND_COLOURS if kind in set(kinds)]
+    if len(present) > 1:
+        bars = [plt.Rectangle((0, 0), 1, 1, color=KIND_COLOURS[kind]) for kind in present]
+        ax.legend(bars, present, fontsize=FONT - 1, frameon=False)
+    thinned = f", {len(shown)} of {len(frame)} sites" if len(shown) < len(frame) else ""
+    return _labelled(ax, f"change of {quality} without the site{thinned}", "")
+
+
+def tradeoff(
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    label: str,
+    group: str | None = None,
+    error: tuple[str, str] | None = None,
+    better: Mapping[str, str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """One point a row: `y` against `x`, named by the column `label`, coloured by `group`.
+
+    `error`: columns with the lower and upper end of an interval of `y`. `better` says of x and y whether "higher" or
+    "lower" is better (default: x lower, y higher); rows that no other row beats in both are joined by a line.
+    """
+    ax = _axes(ax)
+    better = {x: "lower", y: "higher", **(better or {})}
+    front = frame[pareto(frame, better)].sort_values(x)
+    ax.plot(front[x], front[y], color="0.6", linewidth=0.9, zorder=1, label="_front")
+    groups = [("", frame)] if group is None else list(frame.groupby(group, sort=False))
+    for (name, rows), colour in zip(groups, COLOURS * len(groups), strict=False):
+        if error is not None:
+            ends = [rows[y] - rows[error[0]], rows[error[1]] - rows[y]]
+            ax.errorbar(rows[x], rows[y], yerr=ends, fmt="none", ecolor=colour, elinewidth=0.7, zorder=2)
+        ax.scatter(rows[x], rows[y], color=colour, s=16, zorder=3, label=str(name))
+    _labelled(ax, x, y).margins(0.12)
+    if group is not None:
+        ax.legend(fontsize=FONT - 1, frameon=False)
+    _place_labels(ax, frame, x, y, label)
+    return ax
+
+
+def pareto(frame: pd.DataFrame, better: Mapping[str, str]) -> pd.Series:
+    """Which rows no other row beats: as good in every column of `better` and better in one. A boolean Series.
+
+    >>> pareto(pd.DataFrame({"macs": [1, 2, 3], "quality": [5, 7, 6]}), {"macs": "lower", "quality": "higher"}).tolist()
+    [True, True, False]
+    """
+    values = pd.DataFrame({name: frame[name] * (1 if way == "higher" else -1) for name, way in better.items()})
+    beaten = [((values >= row).all(axis=1) & (values > row).any(axis=1)).any() for _, row in values.iterrows()]
+    return ~pd.Series(beaten, index=frame.index, dtype=bool)
+
+
+def curve(frame: pd.DataFrame, *, x: str, y: str, ax: Axes | None = None, name: str | None = None) -> Axes:
+    """A line of `y` against `x`, named `name` in the legend."""
+    ax = _axes(ax)
+    ax.plot(frame[x], frame[y], linewidth=1.0, label=name)
+    if name is not None:
+        ax.legend(fontsize=FONT - 1, frameon=False)
+    return _labelled(ax, x, y)
+
+
+def _place_labels(ax: Axes, frame: pd.DataFrame, x: str, y: str, label: str) -> None:
+    """Each label at that of ten places around its point where it covers least: other labels, points, the border."""
+    ax.figure.canvas.draw()  # fixes the axes' place and limits, which the boxes below are measured in
+    unit = ax.figure.dpi / 72
+    points = ax.transData.transform(frame[[x, y]].to_numpy(float)) / unit
+    inside = [edge / unit for edge in ax.bbox.extents]
+    taken = [(px - 3, py - 3, px + 3, py + 3) for px, py in points]
+    for row, (px, py) in enumerate(points):
+        text = str(frame[label].iloc[row])
+        width, height = 0.55 * (FONT - 1) * len(text), FONT + 1
+        boxes = []
+        for dx, dy, side in _PLACES:
+            left = px + dx - {"left": 0, "center": width / 2, "right": width}[side]
+            boxes.append((left, py + dy - height / 2, left + width, py + dy + height / 2))
+        hidden = [sum(_overlap(box, o) for o in taken) + width * height - _overlap(box, inside) for box in boxes]
+        place = hidden.index(min(hidden))
+        taken.append(boxes[place])
+        dx, dy, side = _PLACES[place]
+        ax.annotate(
+            text, (frame[x].iloc[row], frame[y].iloc[row]), (dx, dy), textcoords="offset points", ha=side,
+            va="center", fontsize=FONT - 1,
+        )  # fmt: skip
+
+
+# Offsets in points and the side of the text that stands there.
+_PLACES = ((5, 0, "left"), (-5, 0, "right"), (0, 8, "center"), (0, -8, "center"), (5, 7, "left"), (5, -7, "left"),
+           (-5, 7, "right"), (-5, -7, "right"), (0, 16, "center"), (0, -16, "center"))  # fmt: skip
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """The area that two boxes (left, low, right, high) share."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _axes(ax: Axes | None, height: float = COLUMN[1]) -> Axes:
+    return plt.subplots(figsize=(COLUMN[0], height))[1] if ax is None else ax
+
+
+def _labelled(ax: Axes, x: str, y: str, limits: tuple[float, float] | None = None) -> Axes:
+    ax.set_xlabel(x, fontsize=FONT)
+    ax.set_ylabel(y, fontsize=FONT)
+    ax.tick_params(labelsize=FONT - 1)
+    if limits is not None:
+        ax.set_ylim(*limits)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return ax

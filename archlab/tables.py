@@ -1,0 +1,130 @@
+"""A tidy DataFrame as a table to print: changes against a base row, best values in bold, four formats.
+
+It sees DataFrames only, never a model. pandas writes LaTeX, HTML and CSV, tabulate Markdown; what is made here is
+the text of each cell.
+"""
+
+import html
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+Better = Literal["higher", "lower"]
+# What LaTeX reads otherwise, and what its usual fonts lack.
+_LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "✗": r"$\times$"}
+    | {"Δ": r"$\Delta$", "ω": r"$\omega$", "λ": r"$\lambda$", "τ": r"$\tau$", "α": r"$\alpha$", "≤": r"$\leq$"}
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table ready to print: `frame` the values it was made from, `cells` their text, `best` where bold stands."""
+
+    frame: pd.DataFrame
+    cells: pd.DataFrame
+    best: pd.DataFrame
+
+    def markdown(self) -> str:
+        """GitHub's Markdown."""
+        shown = self._marked(lambda text: text.replace("|", "\\|"), "**{}**")
+        return shown.to_markdown(index=False, disable_numparse=True, colalign=[*map(self._side, shown)])
+
+    def latex(self) -> str:
+        """A LaTeX ``tabular`` with booktabs rules."""
+        shown = self._marked(lambda text: text.translate(_LATEX), r"\textbf{{{}}}")
+        shown.columns = [name.translate(_LATEX) for name in shown.columns]
+        form = "".join("l" if self._side(name) == "left" else "r" for name in self.cells)
+        return shown.to_latex(index=False, escape=False, column_format=form)
+
+    def html(self) -> str:
+        """An HTML ``<table>``."""
+        return self._marked(html.escape, "<b>{}</b>").to_html(index=False, escape=False, border=0)
+
+    def csv(self) -> str:
+        """The values behind the table, unrounded."""
+        return self.frame.to_csv(index=False)
+
+    def save(self, folder: str | Path, name: str = "table") -> None:
+        """Write ``<name>.md`` and ``<name>.tex`` into `folder`."""
+        for ending, text in ((".md", self.markdown()), (".tex", self.latex())):
+            Path(folder, name + ending).write_text(text.rstrip() + "\n", encoding="utf-8")
+
+    def __repr__(self) -> str:
+        return self.markdown()
+
+    def _side(self, name: str) -> str:
+        return "right" if pd.api.types.is_numeric_dtype(self.frame[name]) else "left"
+
+    def _marked(self, escape: Any, bold: str) -> pd.DataFrame:
+        shown = self.cells.map(escape)
+        for name in shown:
+            marks = self.best[name]
+            shown[name] = [bold.format(text) if mark else text for text, mark in zip(shown[name], marks, strict=True)]
+        return shown
+
+
+def table(
+    frame: pd.DataFrame,
+    *,
+    base: int | None = None,
+    deltas: Iterable[str] = (),
+    better: Mapping[str, Better] | None = None,
+    digits: Mapping[str, int] | None = None,
+    missing: str = "–",
+) -> Table:
+    """The rows of `frame`, in their order, as a table to print.
+
+    - `base`: position of the row that others are compared with; columns in `deltas` show the change against it in
+      parentheses, in the digits of the value.
+    - `better`: for columns where one value is to be preferred, which; the best is set in bold (ties all), `base` aside.
+    - `digits`: decimals by column (default 3 for floats, 0 for whole numbers). NaN and None print as `missing`.
+
+    `frame` is left untouched. Raises ValueError for a column that is not there and for a base that is no row.
+
+    >>> table(pd.DataFrame({"row": ["whole", "thin"], "SSIM": [0.932, 0.929]}), base=0, deltas=["SSIM"])
+    | row   |           SSIM |
+    |:------|---------------:|
+    | whole |          0.932 |
+    | thin  | 0.929 (-0.003) |
+    """
+    better, digits, deltas = better or {}, digits or {}, list(deltas)
+    for name in [*deltas, *better, *digits]:
+        if name not in frame:
+            raise ValueError(f"no column {name!r}: the columns are {', '.join(map(str, frame))}")
+    if base is not None and not 0 <= base < len(frame):
+        raise ValueError(f"base must be the position of a row, 0 to {len(frame) - 1}, got {base}")
+    if deltas and base is None:
+        raise ValueError(f"deltas={deltas} need a base row to be compared with")
+    frame = frame.reset_index(drop=True)
+    cells, best = pd.DataFrame(index=frame.index), pd.DataFrame(False, index=frame.index, columns=frame.columns)
+    for name in frame:
+        column = frame[name]
+        numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+        places = digits.get(name, 0 if pd.api.types.is_integer_dtype(column) else 3)
+        texts = [_text(value, places if numeric else None, missing) for value in column]
+        if name in deltas:
+            assert base is not None
+            changes = column - column[base]
+            texts = [
+                text if row == base or pd.isna(change) else f"{text} ({change:+,.{places}f})"
+                for row, (text, change) in enumerate(zip(texts, changes, strict=True))
+            ]
+        cells[name] = texts
+        if name in better:
+            rivals = column.drop(index=[base] if base is not None else []).round(places)
+            if better[name] not in ("higher", "lower"):
+                raise ValueError(f"better[{name!r}] must be 'higher' or 'lower', got {better[name]!r}")
+            top = rivals.max() if better[name] == "higher" else rivals.min()
+            best.loc[rivals.index[rivals == top], name] = True
+    return Table(frame, cells, best)
+
+
+def _text(value: Any, places: int | None, missing: str) -> str:
+    if value is None or (not isinstance(value, str) and pd.isna(value)):
+        return missing
+    return str(value) if places is None else f"{value:,.{places}f}"

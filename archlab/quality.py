@@ -1,5 +1,9 @@
-"""Image quality of N x 3 x H x W images in [0, 1], one value an image: torchmetrics' SSIM and PSNR, LPIPS by its authors."""
+"""Image quality of N x 3 x H x W images in [0, 1], one value an image: SSIM and PSNR of torchmetrics, LPIPS."""
 
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -9,6 +13,7 @@ from torch import Tensor, nn
 
 Reduction = Literal["mean", "none"]
 _SSIM_SIDE = 11  # of the Gaussian window
+_ANSWER_S = 10.0  # how long a download waits for an answer
 
 
 class BackboneMissing(RuntimeError):
@@ -23,7 +28,8 @@ def ssim(
     Only windows that lie inside the image count, so no padding enters; scikit-image's ``structural_similarity``
     with ``gaussian_weights=True, sigma=1.5, use_sample_covariance=False`` gives the same. `crop` leaves out so
     many outer pixels of the map where that is more than the 5 which those windows cost. A scalar, or with
-    `reduction` "none" one value an image. Raises ValueError for images of another shape or below 11 pixels.
+    `reduction` "none" one value an image. Raises ValueError for images of another shape, or so small that no window
+    is left.
 
     >>> ssim(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
     tensor(1.)
@@ -31,14 +37,14 @@ def ssim(
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     _check(images, targets)
-    if min(images.shape[-2:]) < _SSIM_SIDE:
-        raise ValueError(f"ssim needs images of at least {_SSIM_SIDE} pixels a side, got {tuple(images.shape)}")
+    edge = max(crop, _SSIM_SIDE // 2)
+    if min(images.shape[-2:]) <= 2 * edge:
+        raise ValueError(f"ssim with crop={crop} needs more than {2 * edge} pixels a side, got {tuple(images.shape)}")
     options = {"sigma": 1.5, "kernel_size": _SSIM_SIDE, "data_range": data_range, "reduction": "none"}
     with torch.autocast(images.device.type, enabled=False):
         *_, full = structural_similarity_index_measure(
             images.float(), targets.float(), return_full_image=True, **options
         )
-    edge = max(crop, _SSIM_SIDE // 2)
     values = full[..., edge : full.shape[-2] - edge, edge : full.shape[-1] - edge].mean(dim=(1, 2, 3))
     return _reduced(values, reduction)
 
@@ -82,18 +88,41 @@ def lpips_network(net: Literal["alex", "vgg"], backbone: str | None) -> nn.Modul
     """The LPIPS network with frozen weights, in evaluation mode; made once. Differentiable, so a loss can use it."""
     from lpips import LPIPS
 
+    if net not in ("alex", "vgg"):
+        raise ValueError(f"net must be 'alex' or 'vgg', got {net!r}")
     if backbone is not None:
-        network = LPIPS(net=net, pnet_rand=True, verbose=False)
+        with _old_torchvision_words():
+            network = LPIPS(net=net, pnet_rand=True, verbose=False)
         network.net.load_state_dict(_features(network.net, Path(backbone)))
     else:
         try:
-            network = LPIPS(net=net, verbose=False)
+            with _old_torchvision_words(), _network_timeout(_ANSWER_S):
+                network = LPIPS(net=net, verbose=False)
         except OSError as error:
             raise BackboneMissing(
                 f"LPIPS ({net}) needs ImageNet weights, and downloading them failed ({error}); "
                 "give a local copy of torchvision's with backbone=FILE"
             ) from error
     return network.eval().requires_grad_(False)
+
+
+@contextmanager
+def _old_torchvision_words() -> Iterator[None]:
+    """lpips still says `pretrained=` to torchvision, which warns."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
+        yield
+
+
+@contextmanager
+def _network_timeout(seconds: float) -> Iterator[None]:
+    """torch.hub opens its downloads without one, and would wait for a silent network as long as the system does."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _features(net: nn.Module, file: Path) -> dict[str, Tensor]:

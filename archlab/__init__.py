@@ -1,10 +1,51 @@
-"""archlab: which parts of my network does the task need, and what does each cost?"""
+"""archlab: which parts of my network does the task need, and what does each cost?
+
+>>> import torch, torchvision, archlab as al
+>>> net, image = torchvision.models.resnet18().eval(), torch.zeros(1, 3, 64, 64)
+>>> found = al.sites(net, image)                      # every part that can be removed; prints as a table
+>>> found.frame()["kind"].value_counts(sort=False).to_dict()
+{'activation': 17, 'skip': 5, 'branch': 5, 'block': 5, 'join': 3}
+>>> soft = al.switch(net, image, kinds="block")       # a learnable ω at each site; at 0 nothing has changed
+>>> al.set_omegas_(soft, {"layer4/block.0": 0.9})     # what al.learn_to_remove learns
+>>> thin = al.discard(soft, tau=0.5)                  # what has ω > τ is gone, with its parameters
+>>> al.cost(net, image).params, al.cost(thin, image).params
+(11689512, 6968872)
+>>> al.recipe(thin).steps[-1].taken                   # kept with the weights by al.save, replayed by al.load
+('layer4/block.0',)
+"""
+
+from typing import TYPE_CHECKING
 
 from .capture import Call
+from .costing import Cost, cost, fvcore_cost
 from .finding import ACTIVATIONS, KINDS, Site, Sites
 from .keeping import apply, load, save
+from .learning import Removal, learn_to_remove
 from .passes import discard, omega_parameters, omegas, penalty, project_, remove, set_omegas_, switch
+from .probing import sensitivity
+from .quality import lpips, psnr, ssim
 from .recipes import Recipe, Step, recipe
+from .running import run
 from .surveying import sites
+from .tables import table
+from .training import Task
+
+if TYPE_CHECKING:
+    from . import plots as plot
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ACTIVATIONS", "KINDS", "Call", "Cost", "Recipe", "Removal", "Site", "Sites", "Step", "Task",
+    "apply", "cost", "discard", "fvcore_cost", "learn_to_remove", "load", "lpips", "omega_parameters", "omegas",
+    "penalty", "plot", "project_", "psnr", "recipe", "remove", "run", "save", "sensitivity", "set_omegas_", "sites",
+    "ssim", "switch", "table",
+]  # fmt: skip
+
+
+def __getattr__(name: str):
+    if name == "plot":  # at first use: matplotlib takes longer to import than all of archlab
+        from . import plots
+
+        return plots
+    raise AttributeError(f"module 'archlab' has no attribute {name!r}")

@@ -19,14 +19,18 @@ def blend(original: Tensor, target: Tensor, omega: Omega) -> Tensor:
     return torch.lerp(original, target, omega)
 
 
-def damp(kept: Tensor, dropped: Tensor, omega: Omega) -> Tensor:
-    """``kept + (1 - omega) * dropped``: the add whose second operand is leaving."""
+def damp(a: Tensor, b: Tensor, omega: Omega, drop: int) -> Tensor:
+    """``a + b`` with the leaving operand (number `drop`, 0 or 1) times ``1 - omega``.
+
+    The operands keep their order: the layout of a sum in memory is that of its first operand, and kernels that come
+    later may round otherwise on another.
+    """
     share = 1 - omega
     if isinstance(share, Tensor):
-        share = share.to(dropped.dtype)
-    return kept + dropped * share
+        share = share.to((a, b)[drop].dtype)
+    return a * share + b if drop == 0 else a + b * share
 
 
-def damp_into(like: Tensor, kept: Tensor, dropped: Tensor, omega: Omega) -> Tensor:
+def damp_into(like: Tensor, a: Tensor, b: Tensor, omega: Omega, drop: int) -> Tensor:
     """`damp` for an add that worked in place on `like`: the result has its dtype, as there."""
-    return damp(kept, dropped, omega).to(like.dtype)
+    return damp(a, b, omega, drop).to(like.dtype)

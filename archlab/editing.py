@@ -35,13 +35,15 @@ def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: d
     target = operands[0]
     omega = getattr(owner, edit.omega) if isinstance(edit.omega, str) else edit.omega
     if site.kind in _ADD_KINDS:
-        kept, dropped = operands[site.keep], operands[site.drop]
-        if site.inplace and dropped is target:
-            dropped = dropped.clone()
+        a, b = operands
+        kept = operands[site.keep]
         if omega is None:
             result = kept.to(target.dtype) if site.inplace else kept
+        elif site.inplace:
+            a = a if kept is target else a.clone()  # it is overwritten below; the gradient of omega needs it as it was
+            result = damp_into(target, a, b, omega, site.drop)
         else:
-            result = damp_into(target, kept, dropped, omega) if site.inplace else damp(kept, dropped, omega)
+            result = damp(a, b, omega, site.drop)
     elif omega is None:
         result = target
     else:
@@ -85,17 +87,18 @@ def _edit(graph: fx.Graph, node: fx.Node, edit: Edit) -> None:
     with graph.inserting_before(node):
         omega = graph.get_attr(edit.omega) if isinstance(edit.omega, str) else edit.omega
         if site.kind in _ADD_KINDS:
-            kept, dropped = operands[site.keep], operands[site.drop]
-            if site.inplace and given and dropped is target:
-                dropped = graph.call_method("clone", (dropped,))
+            a, b = operands
+            kept = operands[site.keep]
             if omega is None:
                 result = kept
                 if site.inplace and kept is not target:
                     result = graph.call_method("type_as", (kept, target))
             elif site.inplace:
-                result = graph.call_function(damp_into, (target, kept, dropped, omega))
+                if given and kept is not target:  # as in `perform`
+                    a = graph.call_method("clone", (a,))
+                result = graph.call_function(damp_into, (target, a, b, omega, site.drop))
             else:
-                result = graph.call_function(damp, (kept, dropped, omega))
+                result = graph.call_function(damp, (a, b, omega, site.drop))
         elif omega is None:
             result = target
         else:

@@ -162,6 +162,24 @@ def test_activations_in_lambdas_comprehensions_and_helpers():
         assert_near(made(x), net.tail(net.layers[0](x) + net.layers[1](x) + 2 * x + x))
 
 
+@pytest.mark.parametrize("kind", ["skip", "branch"])
+def test_a_switched_add_has_the_layout_of_its_first_operand(kind):
+    """MaxViT: with the operands in the other order, the sum's layout made a later kernel round otherwise."""
+
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = conv()
+
+        def forward(self, x):
+            y = self.a(x).to(memory_format=torch.channels_last)
+            return (y + x).relu(), (x + y).relu()
+
+    net, x = Mixed(), image()
+    soft = al.switch(net, x, kinds=kind)
+    assert [t.stride() for t in soft(x)] == [t.stride() for t in net(x)]
+
+
 # --- what a trace bakes in ------------------------------------------------------------------------
 
 

@@ -45,8 +45,9 @@ def run(
 
     With every chosen cell finished, the study's `report(rows, folder)` is called, the folder being
     `out`/<study>/<preset>; until then only rows.csv stands there. Columns: row, what a row's dict says, preset,
-    seed, the cell's values, stale, seconds. `rows.attrs` holds "missing" {cell: why} and "conditions" (preset,
-    data, seeds, wall time, device, versions, commit).
+    seed, the cell's values, stale, seconds; rows.csv leaves out columns of lists and dicts, which stand in the cells'
+    files. `rows.attrs` holds "missing" {cell: why}, "folders" {row: where its last seed worked} and "conditions"
+    (preset, data, seeds, wall time, device, versions, commit).
 
     - `seeds`: every row with the seeds 0 … seeds-1.
     - `time_limit_s` stops between cells, and inside those that mind `scratch.time_left_s()`; the next call goes on.
@@ -67,7 +68,8 @@ def run(
         outcomes = {cell: _told(cell, run_cell(module, plan, cell, deadline)) for cell in chosen}
     rows = _rows(plan, chosen)
     rows.attrs["missing"] = {cell.label: outcome for cell, outcome in outcomes.items() if outcome != FINISHED}
-    write_whole(Path(plan.out) / "rows.csv", rows.to_csv(index=False).encode())
+    plain = [name for name in rows if not rows[name].map(lambda value: isinstance(value, list | dict)).any()]
+    write_whole(Path(plan.out) / "rows.csv", rows[plain].to_csv(index=False).encode())
     if not rows.attrs["missing"]:
         module.report(rows, Path(plan.out))
     return rows
@@ -154,7 +156,7 @@ def _told(cell: Cell, outcome: str) -> str:
 
 def _rows(plan: Plan, cells: Iterable[Cell]) -> pd.DataFrame:
     """One row a finished cell, in the order of the study's rows."""
-    rows, results = [], []
+    rows, results, folders = [], [], {}
     for cell in cells:
         if (result := standing(cell)) is not None:
             said = {} if isinstance(cell.row, str) else {k: v for k, v in cell.row.items() if k != "name"}
@@ -163,7 +165,9 @@ def _rows(plan: Plan, cells: Iterable[Cell]) -> pd.DataFrame:
                 {"row": cell.name, **said, "preset": plan.preset, "seed": cell.seed, **result["values"], **last}
             )
             results.append(result)
+            folders[cell.name] = str(cell.home / result["content"])
     frame = pd.DataFrame(rows)
+    frame.attrs["folders"] = folders
     made: dict[str, Any] = {"preset": plan.preset, "data": Path(plan.data).name if plan.data else "default"}
     made |= {"seeds": plan.seeds, "wall_s": sum(result["seconds"] for result in results)}
     for name in results[0]["conditions"] if results else ():

@@ -79,8 +79,8 @@ def table(
 ) -> Table:
     """The rows of `frame`, in their order, as a table to print.
 
-    - `base`: position of the row that others are compared with; columns in `deltas` show the change against it in
-      parentheses, in the digits of the value.
+    - `base`: position of the row that others are compared with; columns in `deltas` show a change against it in
+      parentheses, in the digits of the value; where there is none, none.
     - `better`: for columns where one value is to be preferred, which; the best is set in bold (ties all), `base` aside.
     - `digits`: decimals by column (default 3 for floats, 0 for whole numbers). NaN and None print as `missing`.
 
@@ -111,7 +111,7 @@ def table(
             assert base is not None
             changes = column - column[base]
             texts = [
-                text if row == base or pd.isna(change) else f"{text} ({change:+,.{places}f})"
+                text if row == base or pd.isna(change) or change == 0 else f"{text} ({change:+,.{places}f})"
                 for row, (text, change) in enumerate(zip(texts, changes, strict=True))
             ]
         cells[name] = texts

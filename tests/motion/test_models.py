@@ -25,7 +25,10 @@ def test_parameters_of_the_later_rows(config, expected):
 
 @pytest.mark.parametrize(
     "width, expected",
-    [(32, 966_979), (28, 741_331), (24, 545_619), (20, 379_843), (16, 244_003), (12, 138_099), (8, 62_131), (4, 16_099)],
+    [
+        (32, 966_979), (28, 741_331), (24, 545_619), (20, 379_843),
+        (16, 244_003), (12, 138_099), (8, 62_131), (4, 16_099),
+    ],
 )
 def test_parameters_of_the_baseline_at_each_width(width, expected):
     assert parameters(baseline(width=width)) == expected
@@ -33,7 +36,13 @@ def test_parameters_of_the_baseline_at_each_width(width, expected):
 
 @pytest.mark.parametrize(
     "config, gmacs",
-    [(None, 41.196), (QUARTER, 24.513), (LINEAR["B"], 20.415), (scaled(LINEAR["A"]), 9.7856), (scaled(LINEAR["C"]), 9.7736)],
+    [
+        (None, 41.196),
+        (QUARTER, 24.513),
+        (LINEAR["B"], 20.415),
+        (scaled(LINEAR["A"]), 9.7856),
+        (scaled(LINEAR["C"]), 9.7736),
+    ],
 )
 def test_multiply_adds_of_one_streamed_frame_at_384(config, gmacs):
     net = MagnificationNet(config).to("meta")

@@ -1,0 +1,83 @@
+"""Where pictures come from: folders of every layout, broken files, splits without overlap."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from studies.motion.sources import Shapes, find_sources
+
+
+def photo(path, *, seed: int, size=(40, 30), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, len(mode)), dtype=np.uint8)
+    Image.fromarray(pixels, mode).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(10):
+        photo(tmp_path / f"{i}.png", seed=i)
+    return tmp_path
+
+
+def test_a_plain_folder_is_split_without_overlap(folder):
+    train, val = (find_sources(folder, split) for split in ("train", "val"))
+    assert (len(train.backgrounds), len(val.backgrounds)) == (8, 2)
+    seen = {train.backgrounds[i].sum().item() for i in range(8)}
+    assert not seen & {val.backgrounds[i].sum().item() for i in range(2)}
+    assert train.backgrounds[0].shape == (3, 40, 30) and train.objects[0].shape[0] == 4
+    assert isinstance(train.objects, Shapes)
+
+
+def test_photos_and_cut_outs_by_split(tmp_path):
+    for split, count in (("train", 3), ("val", 2)):
+        for i in range(count):
+            photo(tmp_path / "backgrounds" / split / f"{i}.jpg", seed=i)
+            photo(tmp_path / "objects" / split / f"{i}.png", seed=i, mode="RGBA")
+    sources = find_sources(tmp_path, "val")
+    assert (len(sources.backgrounds), len(sources.objects)) == (2, 2)
+    assert sources.objects[0].shape == (4, 40, 30)
+
+
+def test_a_pascal_voc_root_gives_its_segmented_objects(tmp_path):
+    for i in range(10):
+        photo(tmp_path / "JPEGImages" / f"{i}.jpg", seed=i, size=(80, 80))
+        mask = np.zeros((80, 80), np.uint8)
+        mask[10:60, 20:70] = 1
+        mask[0:5, 0:5] = 2  # too small
+        mask[60:61] = 255  # VOC's border
+        (tmp_path / "SegmentationObject").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / "SegmentationObject" / f"{i}.png")
+    sources = find_sources(tmp_path, "train")
+    assert (len(sources.backgrounds), len(sources.objects)) == (8, 8)
+    assert sources.objects[0].shape == (4, 50, 50) and sources.objects[0][3].min() == 1
+
+
+def test_a_coco_folder(tmp_path):
+    for i in range(3):
+        photo(tmp_path / "train2017" / f"{i}.jpg", seed=i)
+        photo(tmp_path / "val2017" / f"{i}.jpg", seed=9 + i)
+    assert find_sources(tmp_path, "val").fingerprint.startswith("COCO")
+
+
+def test_broken_pictures_are_named_and_counted(folder):
+    (folder / "0.png").write_bytes(b"this is no picture")
+    with pytest.warns(UserWarning, match=r"1 broken pictures skipped: .*0\.png"):
+        sources = find_sources(folder, "train")
+    assert len(sources.backgrounds) == 7 and sources.skipped[0].endswith("0.png")
+
+
+def test_too_few_pictures_is_an_error(tmp_path):
+    photo(tmp_path / "one.png", seed=0)
+    with pytest.raises(ValueError, match=r"1 readable photos for 'train' \(0 broken\), need 2"):
+        find_sources(tmp_path, "train")
+    with pytest.raises(ValueError, match="no such folder"):
+        find_sources(tmp_path / "absent", "train")
+    with pytest.raises(ValueError, match="split must be"):
+        find_sources(tmp_path, "test")
+
+
+def test_the_default_needs_no_download_and_its_splits_share_no_pixel():
+    train, val = (find_sources(None, split) for split in ("train", "val"))
+    assert len(train.backgrounds) == len(val.backgrounds) >= 10
+    assert all(train.backgrounds[i].shape[0] == 3 for i in range(len(train.backgrounds)))

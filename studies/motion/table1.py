@@ -97,7 +97,7 @@ def depends(row: dict[str, Any]) -> list[str]:
     judging = [*base, "archlab.quality", "studies.motion.evaluation", "studies.motion.table1"]
     if row["what"] in ("judge", "check"):
         return judging
-    return [*judging, *(f"archlab.{name}" for name in ("blending", "finding", "learning", "rewriting"))]
+    return [*judging, *(f"archlab.{name}" for name in ("blending", "learning", "passes.switching", "phases"))]
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:

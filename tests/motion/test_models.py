@@ -26,8 +26,14 @@ def test_parameters_of_the_later_rows(config, expected):
 @pytest.mark.parametrize(
     "width, expected",
     [
-        (32, 966_979), (28, 741_331), (24, 545_619), (20, 379_843),
-        (16, 244_003), (12, 138_099), (8, 62_131), (4, 16_099),
+        (32, 966_979),
+        (28, 741_331),
+        (24, 545_619),
+        (20, 379_843),
+        (16, 244_003),
+        (12, 138_099),
+        (8, 62_131),
+        (4, 16_099),
     ],
 )
 def test_parameters_of_the_baseline_at_each_width(width, expected):

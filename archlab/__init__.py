@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 from .capture import Call
 from .costing import Cost, cost, fvcore_cost
-from .finding import ACTIVATIONS, KINDS, Site, Sites
 from .keeping import apply, load, save
 from .learning import Removal, learn_to_remove
+from .listing import KINDS, Site, Sites
+from .ops import ACTIVATIONS
 from .passes import discard, omega_parameters, omegas, penalty, project_, remove, set_omegas_, switch
 from .probing import sensitivity
 from .quality import lpips, psnr, ssim

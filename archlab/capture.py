@@ -14,6 +14,7 @@ global counter.
 import copy
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ ORIGINS: dict[Any, dict[int, tuple["Place", tuple[str, str, Any]]]] = {}
 _GENERATED = (None, (None, "<archlab>", None))
 
 # Frames of these files stand between a call in a model and what it calls; a location skips them.
-_OWN_FILES = ("capture.py", "blending.py", "tracing.py", "editing.py", "intercepting.py", "rewriting.py")
+_OWN_FILES = ("blending.py", "capture.py", "editing.py", "intercepting.py", "methods.py", "rewriting.py", "tracing.py")
 _PLUMBING = frozenset(
     {
         *(str(Path(__file__).with_name(name)) for name in _OWN_FILES),
@@ -260,8 +261,13 @@ def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
     stack.enter_context(torch.enable_grad())
     stack.enter_context(recorder.module_calls())
     stack.enter_context(flops)
-    with recorder:
-        output = run(probe, example)
+    try:
+        with recorder:
+            output = run(probe, example)
+    except Exception as error:
+        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(given)) or "which holds no tensor"
+        error.add_note(f"raised in {failed_in(error)}: archlab ran the model once on the example, {shapes}")
+        raise
     return Capture(
         ops=recorder.ops,
         calls=recorder.calls,
@@ -274,6 +280,17 @@ def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
         buffer_bytes=sum(b.numel() * b.element_size() for b in probe.buffers()),
         output=output,
     )
+
+
+def failed_in(error: BaseException) -> str:
+    """The innermost module whose code was running when `error` was raised, as ``layer1.0.conv1 (Conv2d)``."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code is MODULE_CALL]
+    running = [frame.f_locals["self"] for frame in frames]
+    if not running:
+        return "no module"
+    paths = {id(module): path for path, module in running[0].named_modules()}
+    module = [module for module in running if id(module) in paths][-1]
+    return f"{paths[id(module)] or 'the model itself'} ({type(module).__name__})"
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def load(
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except Exception as error:
         raise ValueError(f"{path}: cannot be read as safetensors: {type(error).__name__}: {error}") from error
 

@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .finding import Where
+from .listing import Where
 from .passes import discard, omega_parameters, omegas, penalty, project_, set_omegas_, switch
 from .phases import Judge, Phases
 from .training import Task, constant

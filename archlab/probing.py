@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .finding import Where
+from .listing import Where
 from .passes import omegas, set_omegas_, switch
 from .progress import bar
 from .surveying import sites

@@ -11,87 +11,20 @@ import copy
 import functools
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from .capture import Capture, Place, capture, copied, refuse_wrappers, run, structural_copy
-from .editing import Edit, edit_graph, perform
-from .finding import Site
-from .intercepting import Interceptor, intercepted_call
-from .tracing import Untraceable, Variant, compile_graph, trace
+from .capture import Capture, capture, copied, refuse_wrappers, run, structural_copy
+from .editing import Edit
+from .listing import Site
+from .methods import EditedChild, Method, WatchedChild
 
 
 class CannotRewrite(ValueError):
     """A site that cannot be rewritten; names it and says why."""
-
-
-class _Unit:
-    """The edits of one method of one module, and the graphs of it made so far. Shared by copies of the module."""
-
-    def __init__(self, path: str, method: str, entry: Any, function: Callable):
-        self.path, self.method, self.entry, self.function = path, method, entry, function
-        self.edits: dict[Place, Edit] = {}
-        self.calls: dict[tuple, Edit] = {}
-        self.mutating: set[Place] = set()
-        self.variants: list[Variant] = []
-        self.found: set[Place] = set()
-        self.reason = ""  # why it is intercepted, if it is
-
-    def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
-        if not self.reason:
-            for variant in self.variants:
-                leaves = variant.matches(module, args, kwargs)
-                if leaves is not None:
-                    return variant.run(module, *leaves)  # type: ignore[misc]
-        return self.run_anew(module, args, kwargs)
-
-    def run_anew(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
-        """A call that no graph is valid for: one is traced for it, else it is intercepted."""
-        if not self.reason:
-            try:
-                variant = self.trace(module, args, kwargs)
-            except Untraceable as error:
-                if self.variants:  # other calls go on as traced
-                    return self.intercept(module, args, kwargs)
-                self.reason = str(error)
-            else:
-                self.variants.append(variant)
-                leaves = variant.matches(module, args, kwargs)
-                assert leaves is not None, "a fresh trace holds for the call it was made from"
-                return variant.run(module, *leaves)  # type: ignore[misc]
-        return self.intercept(module, args, kwargs)
-
-    def trace(self, module: nn.Module, args: tuple, kwargs: dict) -> Variant:
-        variant = trace(module, self.function, self.entry, args, kwargs)
-        self.found |= edit_graph(variant.graph, self.edits, self.mutating)
-        return replace(variant, run=compile_graph(variant.graph, (self.path, self.method, self.entry)))
-
-    def intercept(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
-        with Interceptor(module, self.entry, self.edits, self.calls):
-            return self.function(module, *args, **kwargs)
-
-
-class _EditedChild:
-    """A child whose every call is one site: edited itself, whatever code calls it."""
-
-    def __init__(self, edit: Edit, function: Callable):
-        self.edit, self.function = edit, function
-
-    def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
-        return perform(self.edit, module, functools.partial(self.function, module), args, kwargs)
-
-
-class _WatchedChild:
-    """A child some of whose calls are sites of an intercepted container."""
-
-    def __init__(self, path: str, function: Callable):
-        self.path, self.function = path, function
-
-    def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
-        return intercepted_call(self.path, functools.partial(self.function, module), args, kwargs)
 
 
 @dataclass(frozen=True)
@@ -134,28 +67,28 @@ def rewrite(model: nn.Module, example: Any, edits: Iterable[Edit], *, record: Ca
         if isinstance(edit.omega, str):
             _register_omega(modules[edit.site.path], edit.omega, new)
             omegas.append(Omega(edit.site, edit.site.path, edit.omega))
-    units = [_inject_unit(modules, group, record) for group in _by_unit(edits)]
-    _warm(new, example, units)
+    methods = [_inject_method(modules, group, record) for group in _by_method(edits)]
+    _warm(new, example, methods)
     how, reasons = {}, {}
-    for unit in units:
-        mine = [e for e in edits if unit.edits.get(e.site.place) is e]
-        if not unit.variants and not unit.reason:  # never run: what contains it was removed
+    for method in methods:
+        mine = [e for e in edits if method.edits.get(e.site.place) is e]
+        if not method.variants and not method.reason:  # never run: what contains it was removed
             how |= {e.site.id: "gone" for e in mine}
             continue
-        if any(e.site.place not in unit.found for e in mine) and not unit.reason:
-            unit.reason = "the traced code does not pass the site"
-        if not unit.reason:
+        if any(e.site.place not in method.found for e in mine) and not method.reason:
+            method.reason = "the traced code does not pass the site"
+        if not method.reason:
             how |= {e.site.id: "local" for e in mine}
             continue
-        reasons |= {e.site.id: unit.reason for e in mine}
-        unit.variants.clear()
+        reasons |= {e.site.id: method.reason for e in mine}
+        method.variants.clear()
         for edit in mine:
-            how[edit.site.id] = _fall_back(modules, unit, edit, record, omegas)
+            how[edit.site.id] = _fall_back(modules, method, edit, record, omegas)
     classes = {path: type(old) for path, old in model.named_modules() if type(modules[path]) is not type(old)}
     return Rewritten(new, how, reasons, tuple(omegas), classes)
 
 
-def _by_unit(edits: list[Edit]) -> list[list[Edit]]:
+def _by_method(edits: list[Edit]) -> list[list[Edit]]:
     groups: dict[tuple, list[Edit]] = {}
     for edit in edits:
         groups.setdefault((edit.site.path, edit.site.method, edit.site.entry), []).append(edit)
@@ -163,40 +96,40 @@ def _by_unit(edits: list[Edit]) -> list[list[Edit]]:
 
 
 def _register_omega(module: nn.Module, name: str, model: nn.Module) -> None:
-    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    like = next((p for owner in (module, model) for p in owner.parameters() if p.is_floating_point()), None)
     device = like.device if like is not None else None
     module.register_parameter(name, nn.Parameter(torch.zeros((), dtype=torch.float32, device=device)))
 
 
-def _inject_unit(modules: dict[str, nn.Module], edits: list[Edit], record: Capture) -> _Unit:
+def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], record: Capture) -> Method:
     site = edits[0].site
     module = modules[site.path]
-    earlier = _unit_of(module, site.method)
+    earlier = _method_of(module, site.method)
     if earlier is not None:
-        unit = _Unit(site.path, site.method, site.entry, earlier.function)
-        unit.edits, unit.calls, unit.mutating = dict(earlier.edits), dict(earlier.calls), set(earlier.mutating)
+        method = Method(site.path, site.method, site.entry, earlier.function)
+        method.edits, method.calls, method.mutating = dict(earlier.edits), dict(earlier.calls), set(earlier.mutating)
     else:
         function = getattr(type(module), site.method, None)
         if function is None:
             raise CannotRewrite(f"{site.id}: {type(module).__name__} has no method {site.method!r} to rewrite")
-        unit = _Unit(site.path, site.method, site.entry, function)
+        method = Method(site.path, site.method, site.entry, function)
     for edit in edits:
-        if edit.site.place in unit.edits:
-            other = unit.edits[edit.site.place].site
+        if edit.site.place in method.edits:
+            other = method.edits[edit.site.place].site
             raise CannotRewrite(f"{edit.site.id} and {other.id} are the same add: choose one of them")
-        unit.edits[edit.site.place] = edit
+        method.edits[edit.site.place] = edit
     for event in (*record.ops, *record.calls):
         changes = event.mutated if hasattr(event, "mutated") else event.mutates_input
         if changes and event.execution is not None and event.execution.module == site.path:
-            unit.mutating.add(event.place)
-    _inject(module, {site.method: unit})
-    return unit
+            method.mutating.add(event.place)
+    _inject(module, {site.method: method})
+    return method
 
 
-def _unit_of(module: nn.Module, method: str) -> _Unit | None:
+def _method_of(module: nn.Module, name: str) -> Method | None:
     for cls in type(module).__mro__:
-        runner = cls.__dict__.get("_archlab_runners", {}).get(method)
-        if isinstance(runner, _Unit):
+        runner = cls.__dict__.get("_archlab_runners", {}).get(name)
+        if isinstance(runner, Method):
             return runner
     return None
 
@@ -204,9 +137,7 @@ def _unit_of(module: nn.Module, method: str) -> _Unit | None:
 def _inject(module: nn.Module, runners: dict[str, Any]) -> None:
     """Give `module` a class of its own, derived from its class, whose methods are run by `runners`."""
     base = type(module)
-    namespace: dict[str, Any] = {
-        name: _method(getattr(base, name), runner) for name, runner in runners.items()
-    }
+    namespace: dict[str, Any] = {name: _runs(getattr(base, name), runner) for name, runner in runners.items()}
     namespace |= {
         "_archlab_base": base,
         "_archlab_runners": runners,
@@ -220,7 +151,7 @@ def _inject(module: nn.Module, runners: dict[str, Any]) -> None:
     module.__class__ = type(base.__name__, (base,), namespace)
 
 
-def _method(original: Callable, runner: Any) -> Callable:
+def _runs(original: Callable, runner: Any) -> Callable:
     @functools.wraps(original)
     def method(self, *args, **kwargs):
         return runner.run(self, args, kwargs)
@@ -262,15 +193,15 @@ def _injected_class(cls: type) -> type:
     return lowest
 
 
-def _warm(model: nn.Module, example: Any, units: list[_Unit]) -> None:
-    """Run the example on a copy, so that every unit traces itself; in the other mode too where one depends on it."""
+def _warm(model: nn.Module, example: Any, methods: list[Method]) -> None:
+    """Run the example on a copy, so that every method traces itself; in the other mode too where one depends on it."""
     probe = structural_copy(model)
     with ExitStack() as stack:
         devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.no_grad())
         run(probe, example)
-        if any(name == "training" for unit in units for v in unit.variants for name, _ in v.reads):
+        if any(name == "training" for method in methods for v in method.variants for name, _ in v.reads):
             training = probe.training
             probe.train(not training)
             try:
@@ -281,26 +212,24 @@ def _warm(model: nn.Module, example: Any, units: list[_Unit]) -> None:
                 probe.train(training)
 
 
-def _fall_back(
-    modules: dict[str, nn.Module], unit: _Unit, edit: Edit, record: Capture, omegas: list[Omega]
-) -> str:
+def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, record: Capture, omegas: list[Omega]) -> str:
     site = edit.site
     if site.module is None:
         return "intercepted"
     child = modules[site.module]
     calls = [c for c in record.calls if c.module == site.module]
     places = {(c.execution.module, c.execution.entry, c.place) for c in calls if c.execution is not None}
-    del unit.edits[site.place]
+    del method.edits[site.place]
     if len(places) == 1 and all(c.execution is not None for c in calls):
         if isinstance(edit.omega, str):
             _move_omega(modules[site.path], child, edit.omega)
             omegas[:] = [o if o.site is not site else Omega(site, site.module, edit.omega) for o in omegas]
-        _inject(child, {"forward": _EditedChild(edit, type(child).forward)})
+        _inject(child, {"forward": EditedChild(edit, type(child).forward)})
         return "module"
     for chain, ordinal in _ordinals(site, calls):
-        unit.calls[site.module, chain, ordinal] = edit
-    if not any(isinstance(r, _WatchedChild) for r in _runners(child)):
-        _inject(child, {"forward": _WatchedChild(site.module, type(child).forward)})
+        method.calls[site.module, chain, ordinal] = edit
+    if not any(isinstance(r, WatchedChild) for r in _runners(child)):
+        _inject(child, {"forward": WatchedChild(site.module, type(child).forward)})
     return "intercepted"
 
 
@@ -368,5 +297,3 @@ def drop_unreached(model: nn.Module, example: Any, before: Capture) -> Capture:
             owner = model.get_submodule(path)
             (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = None
     return after
-
-

@@ -7,29 +7,40 @@ from typing import Any
 from torch import nn
 
 from .editing import Edit
-from .finding import Left, Site, Sites, Where, check_kinds, select, sites_of
+from .finding import sites_of
+from .listing import KINDS, Left, Site, Sites, Where, check_kinds, select
 from .rewriting import rewrite
 
 
-def sites(
-    model: nn.Module, example: Any, kinds: str | Iterable[str] | None = None, where: Where = None
-) -> Sites:
+def sites(model: nn.Module, example: Any, kinds: str | Iterable[str] | None = None, where: Where = None) -> Sites:
     """Every removable part of `model`, found in one recorded run of `example`; prints as a table.
 
     `kinds` (default: all) and `where` (a glob on site id or module path, a list of them, or a function of the
     Site) narrow the list. ``.frame()`` is the table as a DataFrame; ``.left_frame()`` lists what looked like a
-    site and is not one, with the reason. `model` is left untouched.
+    site and is not one, with the reason. `model` is left untouched. Kinds "join" and "gate" are listed, but no
+    pass takes them unless its `kinds` names them.
 
     Each site's ``how`` was tried: ``local`` (its container's code can be rewritten), ``module`` (the child that
     is called is rewritten), ``intercepted: <reason>`` (bypassed at run time).
+
+    Raises ValueError for an unknown kind and where nothing matches; what the model itself raises on `example`
+    gets a note that says where it happened.
+
+    >>> import torch
+    >>> found = sites(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)), torch.zeros(1, 4))
+    >>> found
+    site          kind        op    shape  calls  params  MACs  how
+    activation.0  activation  relu  1x8        1       –     –  local
+    1 sites: 1 activation
+    params, MACs: what goes with a site, as a share of 76 parameters and 64 MACs
     """
-    check_kinds(kinds)
+    wanted = KINDS if kinds is None else check_kinds(kinds)
     found = sites_of(model, example)
     if len(found):
         found = _with_how(model, example, found)
     if kinds is None and where is None:
         return found
-    return select(found, kinds=kinds, where=where)
+    return select(found, kinds=wanted, where=where)
 
 
 def _with_how(model: nn.Module, example: Any, found: Sites) -> Sites:
@@ -45,5 +56,5 @@ def _with_how(model: nn.Module, example: Any, found: Sites) -> Sites:
         reason = rewritten.reasons.get(first.id)
         listed.append(replace(site, how=f"{how}: {reason}" if reason and how == "intercepted" else how))
         if not site.grad:
-            left.append(Left(site.path, site.op, f"{site.id}: no gradient reaches it"))
+            left.append(Left(site.path, site.op, site.kind, f"{site.id}: no gradient reaches it", site.module))
     return Sites(listed, left, found.record)

@@ -8,114 +8,24 @@ are remembered, and `Variant.matches` says for each later call whether the graph
 """
 
 import builtins
-import itertools
-import linecache
 import operator
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from .capture import ORIGINS, Place, is_module_call, is_plumbing
+from .capture import Place, is_module_call, is_plumbing
+from .variants import PLAIN, Hole, Untraceable, Variant, pattern_of, replace_holes
 
-_SIMPLE = (bool, int, float, str, type(None), torch.dtype, torch.device)
 _FX_FILES = (fx.__file__.removesuffix("__init__.py"), __file__)
 _INPLACE_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
 
 
-class Untraceable(Exception):
-    """The method cannot be traced; the message is the reason."""
-
-
-class _Hole:
-    """Stands in an argument pattern for something that is an input of the graph."""
-
-    def __init__(self, kind: type):
-        self.kind = kind
-
-
-TENSOR, NUMBER = _Hole(Tensor), _Hole(float)
-
-
-def pattern_of(value: Any, *, numbers: bool) -> Any:
-    """The shape of an argument tree: holes for tensors (and floats, with `numbers`), the other leaves themselves.
-
-    Raises Untraceable for a leaf that is no plain value: an object may change between two calls.
-    """
-    if isinstance(value, Tensor):
-        return TENSOR
-    if numbers and type(value) is float:
-        return NUMBER
-    if type(value) in (tuple, list):
-        return type(value)(pattern_of(v, numbers=numbers) for v in value)
-    if type(value) is dict:
-        return {k: pattern_of(v, numbers=numbers) for k, v in value.items()}
-    if isinstance(value, (*_SIMPLE, torch.Size)):
-        return value
-    raise Untraceable(f"an argument is a {type(value).__name__}")
-
-
-def fill(pattern: Any, value: Any, leaves: list) -> bool:
-    """Append what stands at the holes of `pattern` to `leaves`; False where `value` does not fit the pattern."""
-    if isinstance(pattern, _Hole):
-        leaves.append(value)
-        return isinstance(value, pattern.kind)
-    if isinstance(pattern, (tuple, list)) and not isinstance(pattern, torch.Size):
-        if type(value) is not type(pattern) or len(value) != len(pattern):
-            return False
-        return all(fill(p, v, leaves) for p, v in zip(pattern, value, strict=True))
-    if isinstance(pattern, dict):
-        if type(value) is not dict or value.keys() != pattern.keys():
-            return False
-        return all(fill(p, value[k], leaves) for k, p in pattern.items())
-    return type(value) is type(pattern) and value == pattern
-
-
-def _replace_holes(pattern: Any, make: Callable[[_Hole], Any]) -> Any:
-    if isinstance(pattern, _Hole):
-        return make(pattern)
-    if type(pattern) in (tuple, list):
-        return type(pattern)(_replace_holes(p, make) for p in pattern)
-    if type(pattern) is dict:
-        return {k: _replace_holes(p, make) for k, p in pattern.items()}
-    return pattern
-
-
-@dataclass(frozen=True, eq=False)
-class Variant:
-    """A graph of a method and the calls it is valid for."""
-
-    args: tuple
-    kwargs: dict
-    reads: tuple[tuple[str, Any], ...]  # attributes of the module that the trace read, with their values
-    graph: fx.Graph
-    run: Callable | None = None  # (module, *leaves) -> output
-
-    def matches(self, module: nn.Module, args: tuple, kwargs: dict) -> list | None:
-        """The graph's inputs for this call, or None where the graph does not hold for it."""
-        for name, value in self.reads:
-            if getattr(module, name) != value:
-                return None
-        leaves: list = []
-        if len(args) != len(self.args) or kwargs.keys() != self.kwargs.keys():
-            return None
-        for pattern, value in zip(self.args, args, strict=True):
-            if not fill(pattern, value, leaves):
-                return None
-        for name, pattern in self.kwargs.items():
-            if not fill(pattern, kwargs[name], leaves):
-                return None
-        return leaves
-
-
-def trace(
-    module: nn.Module, function: Callable, entry: Any, args: tuple, kwargs: dict
-) -> Variant:
+def trace(module: nn.Module, function: Callable, entry: Any, args: tuple, kwargs: dict) -> Variant:
     """Trace ``function(module, *args, **kwargs)``; nodes carry their `Place` relative to the code object `entry`.
 
     Raises Untraceable with the reason.
@@ -238,9 +148,7 @@ class _Tracer(fx.Tracer):
         self.entry = entry
         self.turns: dict = {}
 
-    def method_graph(
-        self, module: nn.Module, function: Callable, args: tuple, kwargs: dict
-    ) -> tuple[fx.Graph, tuple]:
+    def method_graph(self, module: nn.Module, function: Callable, args: tuple, kwargs: dict) -> tuple[fx.Graph, tuple]:
         self.function, self.patterns = function, (args, kwargs)
         reads: dict[str, Any] = {}
         plain = module.__class__
@@ -255,7 +163,7 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
         count = 0
 
-        def hole(kind: _Hole) -> Any:
+        def hole(kind: Hole) -> Any:
             nonlocal count
             proxy = self.create_proxy("placeholder", f"leaf_{count}", (), {})
             proxy.node.meta["kind"] = kind.kind
@@ -263,8 +171,8 @@ class _Tracer(fx.Tracer):
             return proxy
 
         args, kwargs = self.patterns
-        args = tuple(_replace_holes(p, hole) for p in args)
-        kwargs = {k: _replace_holes(p, hole) for k, p in kwargs.items()}
+        args = tuple(replace_holes(p, hole) for p in args)
+        kwargs = {k: replace_holes(p, hole) for k, p in kwargs.items()}
         function = self.function
 
         def call_method(root):
@@ -324,7 +232,7 @@ def _watched(cls: type, reads: dict[str, Any]) -> type:
 
     def __getattribute__(self, name):
         value = super(watched, self).__getattribute__(name)
-        if isinstance(value, _SIMPLE) and name in object.__getattribute__(self, "__dict__"):
+        if isinstance(value, PLAIN) and name in object.__getattribute__(self, "__dict__"):
             reads[name] = value
         return value
 
@@ -343,32 +251,3 @@ def is_mutating(node: fx.Node) -> bool:
     else:
         return False
     return (name.endswith("_") and not name.endswith("__")) or node.kwargs.get("inplace") is True
-
-
-def compile_graph(graph: fx.Graph, origin: tuple[str, str, Any]) -> Callable:
-    """The graph as a Python function ``(module, *leaves)``, whose source is shown in tracebacks.
-
-    `origin` is the execution (module path, method, entry) that the nodes' places refer to.
-    """
-    code = graph.python_code("self", verbose=False)
-    filename = f"<archlab {next(_NUMBERS)} {origin[0] or 'root'}.{origin[1]}>"
-    linecache.cache[filename] = (len(code.src), None, code.src.splitlines(True), filename)
-    scope = dict(code.globals)
-    exec(compile(code.src, filename, "exec"), scope)
-    function = scope["forward"]
-    ORIGINS[function.__code__] = _lines(graph, code.src, origin)
-    return function
-
-
-def _lines(graph: fx.Graph, source: str, origin: tuple[str, str, Any]) -> dict[int, tuple[Place, tuple[str, str, Any]]]:
-    """Line of generated source -> original place, for the nodes that have one. fx begins a line with a node's name."""
-    places = {node.name: node.meta.get("place") for node in graph.nodes}
-    lines = {}
-    for number, line in enumerate(source.splitlines(), 1):
-        name = line.split("=")[0].split(":")[0].strip()
-        if places.get(name) is not None:
-            lines[number] = (places[name], origin)
-    return lines
-
-
-_NUMBERS = itertools.count()

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..capture import copied
 from ..editing import Edit
-from ..finding import KINDS, Where
+from ..listing import KINDS, Where
 from ..recipes import Recipe, Step, recipe, with_step
 from ..rewriting import drop_unreached, restore, rewrite
 from . import switching
@@ -28,7 +28,7 @@ def discard(soft: nn.Module, tau: float = 0.5, *, keep: Literal["restore", "free
         raise ValueError(f"tau must lie in [0, 1], got {tau}")
     if keep not in ("restore", "freeze"):
         raise ValueError(f"keep must be 'restore' or 'freeze', got {keep!r}")
-    net, state = switches_of(soft)
+    net, _ = switches_of(soft)
     values = {site: omega.item() for site, omega in named_omegas(net).items()}
     gone = [site for site, omega in values.items() if omega > tau]
     frozen = {s: w for s, w in values.items() if keep == "freeze" and s not in gone and w > 0}
@@ -89,7 +89,7 @@ def _checked(soft: nn.Module, thin: nn.Module, example: Any, gone: list[str], fr
     dtypes = {p.dtype for p in soft.parameters() if p.is_floating_point() and p.numel() > 1} or {torch.float32}
     tolerance = max(1e-10 if dt is torch.float64 else max(1e-5, 2 * torch.finfo(dt).eps) for dt in dtypes)
     if difference > tolerance:
-        raise AssertionError(f"removed, the output differs by {difference:.3g} from the switched model's, not {tolerance}")
+        raise AssertionError(f"removed, the output differs by {difference:.3g} from the switched one's, over {tolerance}")
     if difference != difference:
         return "not compared: the outputs are not finite"
     return f"equal to omega = 1 within {difference:.2g} (relative; allowed {tolerance:.2g})"

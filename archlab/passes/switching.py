@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..capture import Capture, no_fused_layers, run, structural_copy, tensors_in
 from ..editing import Edit
-from ..finding import Site, Sites, Where, check_kinds, select, sites_of
+from ..finding import sites_of
+from ..listing import Site, Sites, Where, check_kinds, select
 from ..recipes import Step, recipe, with_step
 from ..rewriting import Omega, omega_name, rewrite
 
@@ -38,7 +39,8 @@ def switch(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where:
     At omega = 0 output and gradients equal the original's (checked on `example` before returning). A site's
     omega is a float32 scalar parameter of its container, named ``omega_<kind>_<number>``. Paper, eq. 3.
 
-    Raises ValueError where nothing matches, for two kinds at one add, or for a model that has switches already.
+    Raises ValueError where nothing matches, for no or an unknown kind, for two kinds at one add, or for a model that
+    has switches already.
     """
     if getattr(model, _ATTRIBUTE, None) is not None:
         raise ValueError("this model has switches already: choose all kinds in one call, or discard() first")

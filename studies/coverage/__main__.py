@@ -18,7 +18,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from archlab.finding import KINDS
+from archlab.listing import KINDS
 from archlab.sourcing import digest, imported_by, source_hashes
 
 from . import checks, families

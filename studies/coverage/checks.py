@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab.capture import run, tensors_in
-from archlab.finding import KINDS
+from archlab.listing import KINDS
 from archlab.passes import discard, omega_parameters, omegas, set_omegas_, switch
 from archlab.recipes import recipe
 from archlab.surveying import sites
@@ -32,13 +32,13 @@ def check(family: Family) -> dict[str, Any]:
     """The row of one family; whatever goes wrong stands in its ``error``, and the columns reached so far stay."""
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {"library": family.library, "family": family.name, "variant": family.variant}
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         _fill(row, family)
     except Exception as error:
         text = " ".join(str(error).split())
         row["error"] = f"{type(error).__name__}: {text}"[:400]
-    row["seconds"] = round(time.perf_counter() - started, 2)
+    row["seconds"] = round(time.process_time() - started, 2)
     return row
 
 

@@ -15,7 +15,7 @@ from torch.autograd.graph import Node
 from torch.utils._pytree import tree_map
 
 from archlab.capture import Call, run, tensors_in
-from archlab.finding import Sites
+from archlab.listing import Sites
 
 # Autograd's name -> the name of the op. One node serves several ops: relu6 is a hardtanh, selu and celu are elu.
 ACTIVATION_NODES = {

@@ -1,0 +1,84 @@
+"""What a rewritten module runs in place of a method: an edited graph of it, or the original with ops intercepted.
+
+A graph is made for each way the method is called, the first time it is called so. Each class here has a ``run(module,
+args, kwargs)``; `rewriting` puts them into modules.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from .capture import Place
+from .editing import Edit, edit_graph, perform
+from .intercepting import Interceptor, intercepted_call
+from .tracing import Untraceable, trace
+from .variants import Variant, compile_graph
+
+
+class Method:
+    """One method of one module with its edits, and the graphs of it made so far. Shared by copies of the module."""
+
+    def __init__(self, path: str, method: str, entry: Any, function: Callable):
+        self.path, self.method, self.entry, self.function = path, method, entry, function
+        self.edits: dict[Place, Edit] = {}
+        self.calls: dict[tuple, Edit] = {}
+        self.mutating: set[Place] = set()
+        self.variants: list[Variant] = []
+        self.found: set[Place] = set()
+        self.reason = ""  # why it is intercepted, if it is
+
+    def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
+        if not self.reason:
+            for variant in self.variants:
+                leaves = variant.matches(module, args, kwargs)
+                if leaves is not None:
+                    return variant.run(module, *leaves)  # type: ignore[misc]
+        return self.run_anew(module, args, kwargs)
+
+    def run_anew(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
+        """A call that no graph is valid for: one is traced for it, else it is intercepted."""
+        if not self.reason:
+            try:
+                variant = self.trace(module, args, kwargs)
+            except Untraceable as error:
+                if self.variants:  # other calls go on as traced
+                    return self.intercept(module, args, kwargs)
+                self.reason = str(error)
+            else:
+                self.variants.append(variant)
+                leaves = variant.matches(module, args, kwargs)
+                assert leaves is not None, "a fresh trace holds for the call it was made from"
+                return variant.run(module, *leaves)  # type: ignore[misc]
+        return self.intercept(module, args, kwargs)
+
+    def trace(self, module: nn.Module, args: tuple, kwargs: dict) -> Variant:
+        variant = trace(module, self.function, self.entry, args, kwargs)
+        self.found |= edit_graph(variant.graph, self.edits, self.mutating)
+        return replace(variant, run=compile_graph(variant.graph, (self.path, self.method, self.entry)))
+
+    def intercept(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
+        with Interceptor(module, self.entry, self.edits, self.calls):
+            return self.function(module, *args, **kwargs)
+
+
+class EditedChild:
+    """A child whose every call is one site: edited itself, whatever code calls it."""
+
+    def __init__(self, edit: Edit, function: Callable):
+        self.edit, self.function = edit, function
+
+    def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
+        return perform(self.edit, module, functools.partial(self.function, module), args, kwargs)
+
+
+class WatchedChild:
+    """A child some of whose calls are sites of an intercepted container."""
+
+    def __init__(self, path: str, function: Callable):
+        self.path, self.function = path, function
+
+    def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
+        return intercepted_call(self.path, functools.partial(self.function, module), args, kwargs)

@@ -1,0 +1,126 @@
+"""Which calls of a method a traced graph is valid for, and the graph as a function that runs."""
+
+import itertools
+import linecache
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .capture import ORIGINS, Place
+
+PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
+_NUMBERS = itertools.count()
+
+
+class Untraceable(Exception):
+    """The method cannot be traced; the message is the reason."""
+
+
+class Hole:
+    """Stands in an argument pattern for something that is an input of the graph."""
+
+    def __init__(self, kind: type):
+        self.kind = kind
+
+
+TENSOR, NUMBER = Hole(Tensor), Hole(float)
+
+
+def pattern_of(value: Any, *, numbers: bool) -> Any:
+    """The shape of an argument tree: holes for tensors (and floats, with `numbers`), the other leaves themselves.
+
+    Raises Untraceable for a leaf that is no plain value: an object may change between two calls.
+    """
+    if isinstance(value, Tensor):
+        return TENSOR
+    if numbers and type(value) is float:
+        return NUMBER
+    if type(value) in (tuple, list):
+        return type(value)(pattern_of(v, numbers=numbers) for v in value)
+    if type(value) is dict:
+        return {k: pattern_of(v, numbers=numbers) for k, v in value.items()}
+    if isinstance(value, (*PLAIN, torch.Size)):
+        return value
+    raise Untraceable(f"an argument is a {type(value).__name__}")
+
+
+def fill(pattern: Any, value: Any, leaves: list) -> bool:
+    """Append what stands at the holes of `pattern` to `leaves`; False where `value` does not fit the pattern."""
+    if isinstance(pattern, Hole):
+        leaves.append(value)
+        return isinstance(value, pattern.kind)
+    if isinstance(pattern, (tuple, list)) and not isinstance(pattern, torch.Size):
+        if type(value) is not type(pattern) or len(value) != len(pattern):
+            return False
+        return all(fill(p, v, leaves) for p, v in zip(pattern, value, strict=True))
+    if isinstance(pattern, dict):
+        if type(value) is not dict or value.keys() != pattern.keys():
+            return False
+        return all(fill(p, value[k], leaves) for k, p in pattern.items())
+    return type(value) is type(pattern) and value == pattern
+
+
+def replace_holes(pattern: Any, make: Callable[[Hole], Any]) -> Any:
+    if isinstance(pattern, Hole):
+        return make(pattern)
+    if type(pattern) in (tuple, list):
+        return type(pattern)(replace_holes(p, make) for p in pattern)
+    if type(pattern) is dict:
+        return {k: replace_holes(p, make) for k, p in pattern.items()}
+    return pattern
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A graph of a method and the calls it is valid for."""
+
+    args: tuple
+    kwargs: dict
+    reads: tuple[tuple[str, Any], ...]  # attributes of the module that the trace read, with their values
+    graph: fx.Graph
+    run: Callable | None = None  # (module, *leaves) -> output
+
+    def matches(self, module: nn.Module, args: tuple, kwargs: dict) -> list | None:
+        """The graph's inputs for this call, or None where the graph does not hold for it."""
+        for name, value in self.reads:
+            if getattr(module, name) != value:
+                return None
+        leaves: list = []
+        if len(args) != len(self.args) or kwargs.keys() != self.kwargs.keys():
+            return None
+        for pattern, value in zip(self.args, args, strict=True):
+            if not fill(pattern, value, leaves):
+                return None
+        for name, pattern in self.kwargs.items():
+            if not fill(pattern, kwargs[name], leaves):
+                return None
+        return leaves
+
+
+def compile_graph(graph: fx.Graph, origin: tuple[str, str, Any]) -> Callable:
+    """The graph as a Python function ``(module, *leaves)``, whose source is shown in tracebacks.
+
+    `origin` is the execution (module path, method, entry) that the nodes' places refer to.
+    """
+    code = graph.python_code("self", verbose=False)
+    filename = f"<archlab {next(_NUMBERS)} {origin[0] or 'root'}.{origin[1]}>"
+    linecache.cache[filename] = (len(code.src), None, code.src.splitlines(True), filename)
+    scope = dict(code.globals)
+    exec(compile(code.src, filename, "exec"), scope)
+    function = scope["forward"]
+    ORIGINS[function.__code__] = _lines(graph, code.src, origin)
+    return function
+
+
+def _lines(graph: fx.Graph, source: str, origin: tuple[str, str, Any]) -> dict[int, tuple[Place, tuple[str, str, Any]]]:
+    """Line of generated source -> original place, for the nodes that have one. fx begins a line with a node's name."""
+    places = {node.name: node.meta.get("place") for node in graph.nodes}
+    lines = {}
+    for number, line in enumerate(source.splitlines(), 1):
+        name = line.split("=")[0].split(":")[0].strip()
+        if places.get(name) is not None:
+            lines[number] = (places[name], origin)
+    return lines

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from .blending import blend, damp, damp_into
 from .capture import Place, tensors_in
-from .finding import Site
+from .listing import Site
 from .tracing import holds_tensor, is_mutating
 
 _ADD_KINDS = ("skip", "branch", "join")

@@ -95,7 +95,7 @@ def command(study: str) -> None:
         scratch: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("scratch"),
     ) -> None:
         try:
-            _plan(study, preset, data, seeds, workers, stale, out, scratch)
+            cells_of(*_plan(study, preset, data, seeds, workers, stale, out, scratch))
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         rows = run(

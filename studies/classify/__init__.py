@@ -1,0 +1,1 @@
+"""Image classification: removal on a network that others designed and trained."""

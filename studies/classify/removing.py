@@ -1,0 +1,82 @@
+"""What the rows of a classification study compute."""
+
+import math
+from typing import Any
+
+from scipy.stats import binomtest
+from torch import nn
+
+from archlab.cells import OutOfTime, Scratch
+from archlab.costing import cost
+from archlab.learning import Removal, learn_to_remove
+from archlab.probing import sensitivity
+from archlab.training import Task, cosine, fit
+
+from .images import Images
+from .training import LR, TAU, Budget, P, count_correct, fine_tuning
+
+POINTS = 60  # of each ω's history that a row keeps
+
+
+def judged(net: nn.Module, example: Any, judge: Images) -> dict[str, Any]:
+    """Accuracy on `judge` with its 95 % interval (Wilson); multiply-adds for one image, parameters."""
+    correct = count_correct(net, judge)
+    interval = binomtest(correct, len(judge)).proportion_ci(method="wilson")
+    costs = cost(net, example)
+    return {
+        "accuracy": correct / len(judge), "low": interval.low, "high": interval.high, "images": len(judge),
+        "macs": costs.macs, "params": costs.params,
+    }  # fmt: skip
+
+
+def each_alone(net: nn.Module, task: Task, kinds: tuple[str, ...]) -> dict[str, Any]:
+    """The change of accuracy with each site alone removed, without training."""
+    frame = sensitivity(net, task, kinds=kinds)
+    return {
+        "steps": 0, "accuracy": frame.attrs["untouched"]["accuracy"],
+        "alone": frame.loc[:, ["site", "kind", "delta_accuracy"]].to_dict("records"),
+    }  # fmt: skip
+
+
+def fine_tune_(net: nn.Module, task: Task, budget: Budget, scratch: Scratch) -> dict[str, Any]:
+    """Train `net` in place as long and at the same rates as a removal trains, and remove nothing."""
+    went = fit(
+        net, task, steps=budget.steps, lr=LR, schedule=fine_tuning(budget), title="fine-tuning",
+        folder=scratch.folder, time_limit_s=scratch.time_left_s(), settings={"batch": budget.batch},
+    )  # fmt: skip
+    if not went.finished:
+        raise OutOfTime
+    return {"steps": went.steps_done}
+
+
+def thinned(
+    net: nn.Module, task: Task, kind: str, lam: float, budget: Budget, scratch: Scratch
+) -> tuple[nn.Module, dict[str, Any]]:
+    """`net` with the sites of `kind` removed that it learned to do without, and what was found."""
+    removal = learn_to_remove(
+        net, task, kinds=kind, lam=lam, p=P, tau=TAU, lr=LR, lr_omega=budget.lr_omega,
+        soft_steps=budget.soft_steps, push_steps=budget.push_steps, tune_steps=budget.tune_steps,
+        tune_schedule=cosine(budget.tune_steps), folder=scratch.folder, time_limit_s=scratch.time_left_s(),
+        settings={"batch": budget.batch},
+    )  # fmt: skip
+    if not removal.finished:
+        raise OutOfTime
+    decided = removal.decisions
+    return removal.model, {
+        "steps": budget.steps,
+        "sites": len(decided),
+        "lam_per_site": removal.settings["lam_per_site"],
+        "removed": list(decided.loc[decided["removed"], "site"]),
+        "near_tau": list(decided.loc[decided["near_tau"], "site"]),
+        "omegas": _history(removal),
+    }
+
+
+def _history(removal: Removal) -> dict[str, Any]:
+    """step, phase, omega {site: values}, at about `POINTS` steps and at the last of each phase."""
+    track = removal.omegas.pivot(index=["step", "phase"], columns="site", values="omega").reset_index()
+    ends = track.groupby("phase")["step"].transform("max") == track["step"]
+    track = track[(track.index % math.ceil(len(track) / POINTS) == 0) | ends]
+    sites = [name for name in track if name not in ("step", "phase")]
+    omegas = {site: [round(value, 4) for value in track[site]] for site in sites}
+    return {"step": list(track["step"]), "phase": list(track["phase"]), "omega": omegas}

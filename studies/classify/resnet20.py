@@ -1,0 +1,95 @@
+"""What can be removed from a pretrained CIFAR-10 ResNet-20, a network that nobody here designed.
+
+    python -m studies.classify.resnet20 --preset cpu --data FOLDER
+
+FOLDER holds the weights, one .pth state dict of a CIFAR ResNet (of several that whose name begins with resnet20), and
+the images, in class folders or a zip of these.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from archlab.cells import Scratch
+from archlab.running import command
+from archlab.sourcing import data_fingerprint
+
+from . import reporting
+from .images import Images, find_images
+from .models import load_resnet
+from .removing import each_alone, fine_tune_, judged, thinned
+from .training import BUDGETS, device, task_for
+
+PRESETS = tuple(BUDGETS)
+KINDS = ("activation", "skip", "block")
+LAMBDAS = (0.1, 0.3, 1.0)
+ROWS = [
+    {"name": "pretrained"},
+    {"name": "sensitivity"},
+    {"name": "fine-tuned"},
+    *({"name": f"{kind} λ={lam:g}", "kind": kind, "lam": lam} for kind in KINDS for lam in LAMBDAS),
+]
+NEEDED = (
+    "--data must name a folder with the weights of a CIFAR ResNet (one .pth) and images in class folders, or a zip of "
+    "these. Public weights: akamaster/pytorch_resnet_cifar10 on GitHub, pretrained_models; images: "
+    "torchvision.datasets.CIFAR10, each saved as <class>/<number>.png"
+)
+
+
+def fingerprint(preset: str, data: Path | None) -> Any:
+    """The weights by what they are, the images by name and size."""
+    weights = find_weights(data)
+    return {"weights": hashlib.sha256(weights.read_bytes()).hexdigest(), "files": data_fingerprint(weights.parent)}
+
+
+def depends(row: Mapping[str, Any]) -> list[str]:
+    """What computes a row's numbers: neither the report, nor how sites are found and rewritten, which tests hold."""
+    own = [f"studies.classify.{name}" for name in ("images", "models", "removing", "training")]
+    return [*own, *(f"archlab.{name}" for name in ("costing", "learning", "phases", "probing", "training"))]
+
+
+def cell(row: Mapping[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    """One row: the network as it came, with each site alone removed, fine-tuned, or with sites removed by learning."""
+    weights, budget = find_weights(scratch.data), BUDGETS[preset]
+    net = load_resnet(weights).to(device())
+    train, judge = _images(weights.parent, budget.train_images, budget.judge_images)
+    if net.linear.out_features != len(judge.classes):
+        raise ValueError(f"{weights} knows {net.linear.out_features} classes, the images have {len(judge.classes)}")
+    if row["name"] == "sensitivity":
+        few = judge.first(budget.sensitivity_images)
+        return {"images": len(few), **each_alone(net, task_for(train, few, budget, seed=seed), KINDS)}
+    task = task_for(train, judge, budget, seed=seed)
+    found: dict[str, Any] = {"steps": 0}
+    if row["name"] == "fine-tuned":
+        found = fine_tune_(net, task, budget, scratch)
+    elif "kind" in row:
+        net, found = thinned(net, task, row["kind"], row["lam"], budget, scratch)
+    return {"train_images": len(train), **found, **judged(net, task.example, judge)}
+
+
+def report(rows: pd.DataFrame, folder: Path) -> None:
+    reporting.write(rows, folder)
+
+
+def find_weights(data: Path | None) -> Path:
+    """The file of weights in the data folder. Raises ValueError for no folder, and where none or several are there."""
+    if data is None:
+        raise ValueError(NEEDED)
+    found = sorted(path for path in data.iterdir() if path.suffix in (".pth", ".pt", ".th"))
+    found = [path for path in found if path.name.startswith("resnet20")] or found
+    if len(found) != 1:
+        raise ValueError(f"{data} has {', '.join(path.name for path in found) or 'no file of weights'}. {NEEDED}")
+    return found[0]
+
+
+@cache
+def _images(data: Path, train: int | None, judge: int | None) -> tuple[Images, Images]:
+    return find_images(data, (train, judge))  # read once a process, not for every row
+
+
+if __name__ == "__main__":
+    command("studies.classify.resnet20")

@@ -140,6 +140,8 @@ def _composed_activation(call: ModuleCall, flow: Flow, module: nn.Module) -> Ite
     ops = flow.record.ops[call.first : call.last]
     if len(ops) < 2 or call.execution is None or not call.tensor_out or len(call.inputs) != 1:
         return
+    if call.execution.method == "<outside>":
+        return
     if call.in_shapes[0] != call.out_shapes[0] or call.mutates_input or any(module.children()):
         return
     if any(op.params or not (op.name in POINTWISE_NAMES or op.func in ACTIVATIONS) for op in ops):
@@ -223,11 +225,13 @@ def _weighted(bits: int, flow: Flow) -> int:
 
 def _block(call: ModuleCall, flow: Flow, module: nn.Module) -> "Iterator[_Found | Left]":
     plain = type(module) in _PLAIN_CONTAINERS or not (call.scripted or any(module.children()))
-    if call.execution is None or plain:
+    if call.execution is None or not call.module or plain:  # the root is no block
         return
     reason = _no_block(call)
     if reason:
-        yield Left(call.execution.module, type(module).__name__, "block", reason, call.module)
+        yield Left(
+            call.execution.module, type(module).__name__, "any" if call.scripted else "block", reason, call.module
+        )
     elif call.inputs and call.outputs and call.inputs[0] != call.outputs[0]:  # otherwise it hands its input through
         assert call.place is not None
         yield _Found(
@@ -247,6 +251,8 @@ def _no_block(call: ModuleCall) -> str:
     """Why its input cannot stand for the output of a module; empty where it can."""
     if call.scripted:
         return "it is scripted: its ops cannot be seen"
+    if call.execution is not None and call.execution.method == "<outside>":
+        return "it is called outside the model's own methods"
     if not call.inputs or not call.outputs:
         return ""
     if not call.tensor_out:

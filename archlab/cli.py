@@ -1,0 +1,313 @@
+"""The command line: `archlab sites` and `archlab cost`, for a model named as package.module:factory.
+
+What is asked for goes to standard output and nothing else does: what a model prints while it is made or run goes to
+standard error. Exit status: 0 done, 1 archlab itself failed, 2 what was asked cannot be done (one line says why).
+"""
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from . import __version__
+from .capture import Call
+from .costing import cost, fvcore_cost
+from .listing import KINDS
+from .parsing import check_call, in_words, make_example, make_model, one_line
+from .surveying import sites
+
+INPUT = "The model and its input"
+SHOWN = "What is shown"
+PRINTED = "How it is printed"
+
+
+class WrongUsage(typer.TyperException):
+    """What was asked cannot be done; the message is one line."""
+
+    exit_code = 2
+
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""Which parts of my network can go, and what does each cost?
+
+A model is named by what makes it: torchvision.models:resnet18, or, for a
+file mynet.py in this folder, mynet:Net. It is run once on random inputs of
+the shapes given; no weights and no data are needed.
+
+  archlab sites torchvision.models:resnet18 --input 1,3,224,224
+  archlab cost torchvision.models:resnet18 --input 1,3,224,224 --depth 1
+
+archlab sites --help and archlab cost --help show all that they can do.""",
+)
+
+Factory = Annotated[
+    str,
+    typer.Argument(
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="A function or a class that makes the model; imported, from this folder first.",
+        show_default=False,
+    ),
+]
+Inputs = Annotated[
+    list[str],
+    typer.Option(
+        "--input",
+        metavar="INPUT",
+        help="An argument of the model; say it again for the next. A shape 1,3,224,224; a shape with a dtype "
+        "2,12:int64; a number 10.0; name=INPUT for a keyword argument.",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
+]
+High = Annotated[
+    int, typer.Option(min=0, help="Largest value of integer inputs, such as token ids.", rich_help_panel=INPUT)
+]
+Method = Annotated[str, typer.Option("--call", help="The method that runs the model.", rich_help_panel=INPUT)]
+Args = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--args",
+        metavar="NAME=VALUE",
+        help="A keyword argument of the factory; say it again for the next.",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
+]
+Train = Annotated[bool, typer.Option("--train", help="In train mode, not in eval mode.", rich_help_panel=INPUT)]
+AsJson = Annotated[bool, typer.Option("--json", help="As one JSON object.", rich_help_panel=PRINTED)]
+AsCsv = Annotated[bool, typer.Option("--csv", help="As one CSV table.", rich_help_panel=PRINTED)]
+Trace = Annotated[bool, typer.Option("--traceback", help="Where an error came from.", rich_help_panel=PRINTED)]
+
+
+def main() -> None:
+    """The console script: errors in one line on standard error, their traceback before it where it was asked for."""
+    try:
+        status = app(standalone_mode=False)
+    except typer.TyperException as error:
+        if message := one_line(error.format_message()):  # none where help was printed
+            print(f"archlab: {message}", file=sys.stderr)
+        status = error.exit_code
+    except Exception as error:
+        print(f"archlab: failed with {in_words(error)} (a defect of archlab; --traceback says where)", file=sys.stderr)
+        status = 1
+    sys.exit(status)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def front(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("sites")
+def sites_command(
+    factory: Factory,
+    inputs: Inputs,
+    high: High = 1,
+    call: Method = "forward",
+    args: Args = None,
+    train: Train = False,
+    kinds: Annotated[
+        str, typer.Option(metavar="KIND,KIND", help=f"Only these: {', '.join(KINDS)}.", rich_help_panel=SHOWN)
+    ] = "",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Only sites whose id or module path matches; say it again for more.",
+            show_default=False,
+            rich_help_panel=SHOWN,
+        ),
+    ] = None,
+    left: Annotated[
+        bool,
+        typer.Option("--left", help="Also what looked like a site and is none, and why.", rich_help_panel=SHOWN),
+    ] = False,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+    trace: Trace = False,
+) -> None:
+    """List every part of a model that can be removed: activations, skips, branches, blocks.
+
+    Each has an id, the shape it works on, how often it runs, the parameters
+    and multiply-adds that go with it, and how it would be taken out.
+
+      archlab sites torchvision.models:vit_b_16 --input 1,3,224,224 --left
+      archlab sites torchvision.models:resnet18 --input 1,3,224,224 \\
+        --kinds block,skip --where "layer3*"
+      archlab sites mynet:Translator --args layers=2 \\
+        --input 1,12:int64 --input 1,9:int64 --high 999 --json
+
+    --csv --left writes what was left, not the sites; --json holds both.
+    """
+    _one_format(as_json, as_csv)
+    with _readable_errors(trace):
+        model, example = _named(factory, args, train, inputs, high, call)
+        found = sites(model, example, kinds=kinds.split(",") if kinds else None, where=where or None)
+    if as_json:
+        _write_json({"sites": _records(found.frame()), "left": _records(found.left_frame())})
+    elif as_csv:
+        _write((found.left_frame() if left else found.frame()).to_csv(index=False))
+    else:
+        frame = found.frame()
+        _show(frame.drop(columns=["params", "macs", "span", "grad"]))
+        counts = ", ".join(f"{n} {kind}" for kind, n in frame["kind"].value_counts(sort=False).items())
+        _write(f"{len(found)} sites{': ' * bool(counts)}{counts}\n")
+        if left:
+            _write("\nseen and left:\n")
+            _show(found.left_frame())
+        elif found.left:
+            _write(f"{len(found.left)} seen and left; --left says why\n")
+
+
+@app.command("cost")
+def cost_command(
+    factory: Factory,
+    inputs: Inputs,
+    high: High = 1,
+    call: Method = "forward",
+    args: Args = None,
+    train: Train = False,
+    convention: Annotated[
+        Literal["macs", "paper"],
+        typer.Option(
+            help="What counts: macs, multiply-adds alone; paper, these, bias adds and ReLU outputs.",
+            rich_help_panel=SHOWN,
+        ),
+    ] = "macs",
+    depth: Annotated[
+        int | None,
+        typer.Option(min=1, help="Also by module, so many levels deep.", show_default=False, rich_help_panel=SHOWN),
+    ] = None,
+    fvcore: Annotated[
+        bool,
+        typer.Option("--fvcore", help="Also fvcore's count, and what it did not count.", rich_help_panel=SHOWN),
+    ] = False,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+    trace: Trace = False,
+) -> None:
+    """Count what one run of a model costs: parameters, multiply-adds, activations, memory.
+
+    Nothing is computed where the model can run without data (on torch's meta device), so any resolution is cheap;
+    "how" says whether that was so. A multiply and its add count as one.
+
+      archlab cost torchvision.models:resnet18 --input 1,3,1080,1920 --depth 2
+      archlab cost torchvision.models:resnet18 --args num_classes=10 --input 1,3,224,224 --fvcore
+      archlab cost studies.motion.models:baseline --call stream --input 1,3,384,384 --input 1,32,192,192 --input 10.0 \\
+        --convention paper --json
+
+    --csv writes one row, or with --depth a row for each module.
+    """
+    _one_format(as_json, as_csv)
+    if as_csv and depth and fvcore:
+        raise WrongUsage("--csv writes one table: give --depth or --fvcore, not both")
+    with _readable_errors(trace):
+        model, example = _named(factory, args, train, inputs, high, call)
+        counted = cost(model, example, convention=convention)
+        opinion = fvcore_cost(model, example) if fvcore else None
+    modules = counted.by_module(depth)
+    if as_json:
+        told = {**_records(counted.frame())[0], "uncounted": counted.uncounted}
+        told |= {"modules": _records(modules)} if depth else {}
+        _write_json(told | ({"fvcore": asdict(opinion)} if opinion else {}))
+    elif as_csv:
+        frame = modules if depth else counted.frame()
+        _write((frame.assign(fvcore_macs=opinion.macs) if opinion else frame).to_csv(index=False))
+    else:
+        _write(f"{counted!r}\n")
+        if opinion:
+            skipped = ", ".join(f"{name} x{count}" for name, count in opinion.uncounted.items())
+            _write(f"by fvcore    {opinion.macs / 1e9:>15.3f}   (MACs [G]; it did not count: {skipped or 'nothing'})\n")
+        if depth:
+            _show(modules)
+
+
+def _named(
+    factory: str, args: list[str] | None, train: bool, inputs: list[str], high: int, method: str
+) -> tuple[nn.Module, tuple | Call]:
+    """The model and the example that the command line names."""
+    torch.manual_seed(0)
+    model = make_model(factory, args or ()).train(train)
+    example = make_example(inputs, method=method, high=high)
+    check_call(model, method, example)
+    return model, example
+
+
+@contextmanager
+def _readable_errors(trace: bool) -> Iterator[None]:
+    """What is wrong with what was asked becomes WrongUsage; what is printed meanwhile goes to standard error."""
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except Exception as error:
+        if trace:
+            traceback.print_exc()
+        for where in getattr(error, "__notes__", ()):  # capture notes where in the model it was raised
+            raise WrongUsage(f"the model does not run on this input: {in_words(error)}; {where}") from error
+        if isinstance(error, ValueError):
+            raise WrongUsage(str(error)) from error
+        raise
+
+
+def _one_format(as_json: bool, as_csv: bool) -> None:
+    if as_json and as_csv:
+        raise WrongUsage("--json and --csv: choose one")
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{name: getattr(v, "item", lambda v=v: v)() for name, v in row.items()} for row in frame.to_dict("records")]
+
+
+def _write_json(value: Any) -> None:
+    _write(json.dumps(value, indent=1) + "\n")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+
+
+def _show(frame: pd.DataFrame) -> None:
+    """`frame` as a table, as wide as it needs where the output is no terminal."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in map(str, frame):
+        title = _TITLES.get(name, name)
+        side = "right" if pd.api.types.is_numeric_dtype(frame[name]) else "left"
+        table.add_column(title, justify=side, overflow="fold", no_wrap=name not in _LONG)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_cell(name, value) for name, value in zip(frame, row, strict=True)))
+    width = None if sys.stdout.isatty() else 10_000
+    Console(markup=False, highlight=False, emoji=False, width=width).print(table)
+
+
+_TITLES = {"params_share": "% params", "macs_share": "% MACs", "macs": "MACs"}
+_LONG = ("site", "module", "path", "how", "reason")  # columns that may go on in the next line
+
+
+def _cell(name: str, value: Any) -> str:
+    if name.endswith("_share"):
+        return f"{100 * value:.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -66,8 +66,9 @@ def thinned(
         "steps": budget.steps,
         "sites": len(decided),
         "lam_per_site": removal.settings["lam_per_site"],
-        "removed": list(decided.loc[decided["removed"], "site"]),
-        "near_tau": list(decided.loc[decided["near_tau"], "site"]),
+        "removed": int(decided["removed"].sum()),
+        "near_tau": int(decided["near_tau"].sum()),
+        "removed_sites": list(decided.loc[decided["removed"], "site"]),
         "omegas": _history(removal),
     }
 

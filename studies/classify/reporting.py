@@ -41,26 +41,28 @@ of the K sites. "near τ": sites whose ω ended within 0.1 of τ, which another 
   step, mirrored and moved by up to 4 pixels; BatchNorm in training mode.
 - The same for every row: p = {p:g}, τ = {tau:g}, Adam with a rate of {lr:g} for weights and {lr_omega:g} for ω.
 - Sensitivity: on {sensitivity_images:,} of the images to judge with.
-- {made}; {minutes:.0f} minutes of wall time for all rows together.
+- {made}; all rows together took {minutes:.0f} minutes of wall time.
 """
 
 
 def write(rows: pd.DataFrame, folder: Path) -> None:
-    """Write table.md, table.tex, sensitivity.png, omegas.png, tradeoff.png and report.md of the finished `rows`."""
+    """Write the report of the finished `rows` into `folder`: report.md, its table, its figures, sensitivity.csv."""
     results = [row for row in rows.to_dict("records") if row["row"] != "sensitivity"]
     sensitivity = next(row for row in rows.to_dict("records") if row["row"] == "sensitivity")
     alone = pd.DataFrame(sensitivity["alone"])
     first_seed = {row["row"]: row for row in results if row["seed"] == 0}
     shown = table(results)
     shown.save(folder)
+    alone.to_csv(folder / "sensitivity.csv", index=False)
     plots.save(plots.sensitivity(alone, quality="accuracy"), folder / "sensitivity.png")
     omegas(first_seed, folder / "omegas.png")
     tradeoff(results, folder / "tradeoff.png")
     conditions = dict(rows.attrs["conditions"])
     budget, minutes = BUDGETS[conditions["preset"]], conditions.pop("wall_s") / 60
     text = TEXT.format(
-        preset=conditions["preset"], data=conditions["data"], findings="\n".join(findings(first_seed, alone)),
-        table=shown.markdown(), judged=results[0]["images"], trained=results[0]["train_images"],
+        preset=conditions["preset"], data=conditions["data"],
+        findings="\n".join(f"- {said}" for said in findings(first_seed, alone)), table=shown.markdown(),
+        judged=int(results[0]["images"]), trained=int(results[0]["train_images"]),
         soft=budget.soft_steps, push=budget.push_steps, tune=budget.tune_steps, steps=budget.steps, batch=budget.batch,
         p=P, tau=TAU, lr=LR, lr_omega=budget.lr_omega, sensitivity_images=sensitivity["images"], minutes=minutes,
         made=", ".join(f"{name} {value}" for name, value in conditions.items() if value is not None),
@@ -77,7 +79,7 @@ def table(results: Sequence[Row]) -> tables.Table:
                 "seed": row["seed"],
                 "λ/K": row["lam_per_site"],
                 "removed": _removed(row) if _is_removal(row) else None,
-                "near τ": str(len(row["near_tau"])) if _is_removal(row) else None,
+                "near τ": f"{row['near_tau']:.0f}" if _is_removal(row) else None,
                 "accuracy [%]": 100 * row["accuracy"],
                 "95 % interval": f"{100 * row['low']:.1f}–{100 * row['high']:.1f}",
                 "MACs [M]": row["macs"] / 1e6,
@@ -116,11 +118,11 @@ def tradeoff(results: Sequence[Row], path: Path) -> None:
         [
             {
                 "MACs [M]": row["macs"] / 1e6,
-                "sites removed": len(row["removed"]) if _is_removal(row) else 0,
+                "sites removed": int(row["removed"]) if _is_removal(row) else 0,
                 "accuracy [%]": 100 * row["accuracy"],
                 "low": 100 * row["low"],
                 "high": 100 * row["high"],
-                "kind": row["kind"] if _is_removal(row) else "none",
+                "kind": row["kind"] if _is_removal(row) else "nothing",
                 "label": f"{row['lam']:g}" if _is_removal(row) else row["row"],
             }
             for row in sorted(results, key=_is_removal, reverse=True)  # kinds first, as their colours are
@@ -146,12 +148,12 @@ def findings(results: Mapping[str, Row], alone: pd.DataFrame) -> list[str]:
     removals = [row for row in results.values() if _is_removal(row)]
     for kind in dict.fromkeys(row["kind"] for row in removals):
         path = "; ".join(
-            f"λ = {row['lam']:g} takes {_removed(row)}, {100 * (row['accuracy'] - tuned['accuracy']):+.1f} points at "
-            f"{row['macs'] / tuned['macs']:.0%} of the multiply-adds"
+            f"{_removed(row)} at λ = {row['lam']:g}, {100 * (row['accuracy'] - tuned['accuracy']):+.1f} points with "
+            f"{100 * row['macs'] / tuned['macs']:.0f} % of the multiply-adds"
             for row in removals
             if row["kind"] == kind
         )
-        said.append(f"Removing {kind}s, against fine-tuned: {path}.")
+        said.append(f"{kind.capitalize()}s removed, against fine-tuned: {path}.")
     thin = [row for row in removals if row["removed"]]
     held = [row["row"] for row in thin if row["high"] >= tuned["low"]]
     said.append(
@@ -173,8 +175,8 @@ def _is_removal(row: Row) -> bool:
 
 
 def _removed(row: Row) -> str:
-    return f"{len(row['removed'])} of {row['sites']:.0f}"
+    return f"{row['removed']:.0f} of {row['sites']:.0f}"
 
 
 def _accuracy(row: Row) -> str:
-    return f"{row['accuracy']:.1%} ({100 * row['low']:.1f}–{100 * row['high']:.1f})"
+    return f"{100 * row['accuracy']:.1f} % ({100 * row['low']:.1f}–{100 * row['high']:.1f})"

@@ -10,19 +10,22 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
 COLUMN = (3.5, 2.6)  # inches: one column of a two-column paper
 # Okabe and Ito's colours, which the colour-blind tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-KIND_COLOURS = dict(zip(("activation", "skip", "block", "branch", "join", "gate"), COLOURS, strict=False))
+KINDS = ("activation", "skip", "block", "branch", "join", "gate")
+KIND_COLOURS: dict[str, str] = dict(zip(KINDS, COLOURS, strict=False))
 FONT = 8
 
 
 def save(ax: Axes, path: str | Path) -> None:
     """Write the figure of `ax` to `path`, cropped to what is drawn, and close it."""
-    figure = ax.figure
+    figure = ax.get_figure(root=True)
+    assert figure is not None
     figure.savefig(path, dpi=200, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)  # type: ignore[arg-type]
+    plt.close(figure)
 
 
 def omegas(history: pd.DataFrame, *, tau: float, ax: Axes | None = None) -> Axes:
@@ -62,7 +65,7 @@ def sensitivity(frame: pd.DataFrame, *, quality: str, most: int = 40, ax: Axes |
     ax.axvline(0, color="0.4", linewidth=0.7)
     present = [kind for kind in KIND_COLOURS if kind in set(kinds)]
     if len(present) > 1:
-        bars = [plt.Rectangle((0, 0), 1, 1, color=KIND_COLOURS[kind]) for kind in present]
+        bars = [Patch(color=KIND_COLOURS[kind]) for kind in present]
         ax.legend(bars, present, fontsize=FONT - 1, frameon=False)
     thinned = f", {len(shown)} of {len(frame)} sites" if len(shown) < len(frame) else ""
     return _labelled(ax, f"change of {quality} without the site{thinned}", "")

@@ -5,7 +5,7 @@ the text of each cell.
 """
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,13 +32,14 @@ class Table:
     def markdown(self) -> str:
         """GitHub's Markdown."""
         shown = self._marked(lambda text: text.replace("|", "\\|"), "**{}**")
-        return shown.to_markdown(index=False, disable_numparse=True, colalign=[*map(self._side, shown)])
+        sides = [self._side(name) for name in shown.columns]
+        return shown.to_markdown(index=False, disable_numparse=True, colalign=sides)
 
     def latex(self) -> str:
         """A LaTeX ``tabular`` with booktabs rules."""
         shown = self._marked(lambda text: text.translate(_LATEX), r"\textbf{{{}}}")
         shown.columns = [name.translate(_LATEX) for name in shown.columns]
-        form = "".join("l" if self._side(name) == "left" else "r" for name in self.cells)
+        form = "".join("l" if self._side(name) == "left" else "r" for name in self.cells.columns)
         return shown.to_latex(index=False, escape=False, column_format=form)
 
     def html(self) -> str:
@@ -57,12 +58,12 @@ class Table:
     def __repr__(self) -> str:
         return self.markdown()
 
-    def _side(self, name: str) -> str:
+    def _side(self, name: Hashable) -> str:
         return "right" if pd.api.types.is_numeric_dtype(self.frame[name]) else "left"
 
     def _marked(self, escape: Any, bold: str) -> pd.DataFrame:
         shown = self.cells.map(escape)
-        for name in shown:
+        for name in shown.columns:
             marks = self.best[name]
             shown[name] = [bold.format(text) if mark else text for text, mark in zip(shown[name], marks, strict=True)]
         return shown
@@ -102,7 +103,7 @@ def table(
         raise ValueError(f"deltas={deltas} need a base row to be compared with")
     frame = frame.reset_index(drop=True)
     cells, best = pd.DataFrame(index=frame.index), pd.DataFrame(False, index=frame.index, columns=frame.columns)
-    for name in frame:
+    for name in map(str, frame.columns):
         column = frame[name]
         numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
         places = digits.get(name, 0 if pd.api.types.is_integer_dtype(column) else 3)

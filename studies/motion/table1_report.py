@@ -4,6 +4,7 @@ The words of report.md stand in ``table1_report.md``, a Jinja template.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def table_of(rows: pd.DataFrame) -> tables.Table:
     return tables.table(frame, base=0, deltas=changes, digits=digits)
 
 
-def mark(row: dict[str, Any]) -> str:
+def mark(row: Mapping[Any, Any]) -> str:
     """✗ where every site went, Δ where some did (the paper's marks), and how many."""
     removed, sites = int(row["removed"]), int(row["sites"])
     return f"{'✗' if removed == sites else 'Δ' if removed else '–'} {removed}/{sites}"
@@ -114,7 +115,7 @@ def draw_omegas(rows: pd.DataFrame, path: Path) -> None:
     plots.save(panels[0, 0], path)
 
 
-def draw_training(row: dict[str, Any], path: Path) -> None:
+def draw_training(row: Mapping[Any, Any], path: Path) -> None:
     losses = row["losses"]
     frame = pd.DataFrame({"step": [row["steps"] * (i + 0.5) / len(losses) for i in range(len(losses))], "loss": losses})
     ax = plots.curve(frame, x="step", y="loss")
@@ -168,7 +169,7 @@ def _quality(quality: list[dict[str, Any]]) -> tables.Table:
     return tables.table(pd.DataFrame(list(lines.values())))
 
 
-def _expectations(check: dict[str, Any]) -> list[tuple[str, bool | None]]:
+def _expectations(check: Mapping[Any, Any]) -> list[tuple[str, bool | None]]:
     """What was expected of the baseline beforehand, and whether it came so."""
     by = {(entry["magnifier"], entry["factor"]): entry for entry in check["quality"]}
     lines: list[tuple[str, bool | None]] = []

@@ -79,7 +79,7 @@ def task(
             indices = [i % budget.samples for i in indices]
         batch = generator.batch(indices, noise=True)
         frames = (x.to(memory_format=torch.channels_last) for x in batch[:4])
-        return Batch(*frames, batch.factor)
+        return Batch(*frames, batch.factor)  # pyright: ignore[reportCallIssue]
 
     frame = torch.zeros(1, 3, budget.size, budget.size, device=where)
     return Task(example=(frame, frame, 10.0), batches=batches, loss=loss, quality=quality)
@@ -99,4 +99,4 @@ def new_network(*, seed: int, width: int = 32) -> MagnificationNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = baseline(width=width)
-    return net.to(device(), memory_format=torch.channels_last)
+    return net.to(device(), memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -7,6 +7,7 @@ computes it; such an edit is counted as bypassed, never as removed.
 
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -21,12 +22,13 @@ class Interceptor(TorchFunctionMode):
     """While active, performs edits on one execution, whose first frame runs `entry`.
 
     `ops` are edits by place; `calls` are edits of module calls by (child, chain, how often that child was
-    called there before), because only the children that are edited are seen here.
+    called there before), because only the children that are edited are seen here. The ids of the sites that were
+    come across are added to `met`.
     """
 
-    def __init__(self, module: nn.Module, entry: Any, ops: dict[Place, Edit], calls: dict[tuple, Edit]):
+    def __init__(self, module: nn.Module, entry: Any, ops: dict[Place, Edit], calls: dict[tuple, Edit], met: set[str]):
         super().__init__()
-        self.module, self.entry, self.ops, self.calls = module, entry, ops, calls
+        self.module, self.entry, self.ops, self.calls, self.met = module, entry, ops, calls, met
         self.innermost = {place.chain[-1] for place in ops}
         self.turns: dict = {}
 
@@ -45,8 +47,12 @@ class Interceptor(TorchFunctionMode):
             chain = locate(frame, self.entry)
             edit = self.ops.get(Place(chain, self.turn(chain))) if chain else None
             if edit is not None:
-                return perform(edit, self.module, func, args, kwargs)
+                return self.perform(edit, func, args, kwargs)
         return func(*args, **kwargs)
+
+    def perform(self, edit: Edit, func: Callable, args: tuple, kwargs: dict) -> Any:
+        self.met.add(edit.site.id)
+        return perform(edit, self.module, func, args, kwargs)
 
     def turn(self, key: Any) -> int:
         """How often `key` was asked for before in this execution."""
@@ -65,7 +71,7 @@ def intercepted_call(child: str, forward: Any, args: tuple, kwargs: dict) -> Any
             continue
         edit = interceptor.calls.get((child, chain, interceptor.turn((child, chain))))
         if edit is not None:
-            return perform(edit, interceptor.module, forward, args, kwargs)
+            return interceptor.perform(edit, forward, args, kwargs)
         break
     return forward(*args, **kwargs)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
+from .checkpoints import write_whole
 from .passes import PASSES
 from .recipes import Recipe, apply_steps, recipe
 
@@ -31,7 +32,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     """
     tensors, ties = _untied(model)
     metadata = {"archlab": "1", "recipe": recipe(model).to_json(), "ties": json.dumps(ties)}
-    save_file(tensors, str(path), metadata=metadata)
+    write_whole(path, as_bytes(tensors, metadata))
 
 
 def load(
@@ -53,12 +54,18 @@ def load(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     tensors |= {name: tensors[source] for name, source in json.loads(metadata.get("ties", "{}")).items()}
-    problems = model.load_state_dict(tensors, strict=False)
-    if problems.missing_keys or problems.unexpected_keys:
-        raise ValueError(
-            f"{path}: its weights do not fit the model: missing {problems.missing_keys[:5]}, "
-            f"unexpected {problems.unexpected_keys[:5]}"
-        )
+    wanted = model.state_dict()
+    problems = [f"no {name}" for name in wanted if name not in tensors]
+    problems += [f"{name}, which the model has not" for name in tensors if name not in wanted]
+    problems += [
+        f"{name} of shape {tuple(tensors[name].shape)}, in the model {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise ValueError(f"{path}: its weights are another model's: it holds {'; '.join(problems[:4])}{more}")
+    model.load_state_dict(tensors)
     return model
 
 

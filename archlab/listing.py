@@ -21,7 +21,8 @@ class Site:
     """One removable occurrence inside one execution of its container.
 
     `how` is ``local`` (the container's code is rewritten), ``module`` (the called child is),
-    ``intercepted`` with the reason (bypassed at run time) or empty where it was not tried.
+    ``intercepted`` with the reason (bypassed at run time), ``refused`` with the reason, or empty where it was not
+    tried.
     """
 
     id: str
@@ -47,11 +48,11 @@ class Site:
 
 @dataclass(frozen=True)
 class Left:
-    """Something seen and not taken: where, what, which kind of site it is not (an add is a skip's), and why."""
+    """Something seen and not taken: where, what, which kind of site it is not (skip for any add), and why."""
 
     path: str  # of the container
     op: str
-    kind: str
+    kind: str  # or "any", where nothing inside can be seen
     reason: str
     module: str | None = None  # path of the child that is called, where it is a module call
     calls: int = 1
@@ -108,8 +109,8 @@ class Sites(Sequence[Site]):
         if len(self):
             whole = f"{self._params():,} parameters and {self._macs():,} MACs"
             lines.append(f"params, MACs: what goes with a site, as a share of {whole}")
-        why = Counter(s.how.partition(": ")[2] for s in self if ": " in s.how)
-        lines += [f"intercepted at run time, {n} of them: {reason}" for reason, n in why.items()]
+        why = Counter(s.how for s in self if ": " in s.how)
+        lines += [f"{n} {how}" for how, n in why.items()]
         if self.left:
             lines.append(f"{sum(x.calls for x in self.left)} seen and left, with the reason: .left_frame()")
         return "\n".join(lines)
@@ -127,7 +128,7 @@ def _table(frame: pd.DataFrame) -> list[str]:
         return []
     cells = {
         "kind": frame["kind"],
-        "op": frame["op"].map(lambda op: op if len(op) <= 16 else op[:15] + "…"),
+        "op": frame["op"].map(lambda op: op if len(op) <= 14 else op[:13] + "…"),
         "shape": frame["shape"],
         "calls": frame["calls"].astype(str),
         "params": frame["params_share"].map(_share),
@@ -201,7 +202,7 @@ def _matches(found: "Site | Left", glob: str) -> bool:
 
 def _instead(sites: Sites, kinds: tuple[str, ...], globs: list[str] | None) -> str:
     """What the model has where nothing was selected: what was left there and why, and the ids there are."""
-    wanted = {"skip" if kind in ("branch", "join") else "activation" if kind == "gate" else kind for kind in kinds}
+    wanted = {{"branch": "skip", "join": "skip", "gate": "activation"}.get(kind, kind) for kind in kinds} | {"any"}
     left = [x for x in sites.left if x.kind in wanted and (globs is None or any(_matches(x, glob) for glob in globs))]
     told = [f"{x.module or x.path or 'root'} ({x.op}): {x.reason}" for x in left]
     why = f"Left there: {_some(list(dict.fromkeys(told)), 3, '; ')}. " if told else ""

@@ -28,6 +28,7 @@ class Method:
         self.mutating: set[Place] = set()
         self.variants: list[Variant] = []
         self.found: set[Place] = set()
+        self.met: set[str] = set()  # ids of the sites that were intercepted at least once
         self.reason = ""  # why it is intercepted, if it is
 
     def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
@@ -60,7 +61,7 @@ class Method:
         return replace(variant, run=compile_graph(variant.graph, (self.path, self.method, self.entry)))
 
     def intercept(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
-        with Interceptor(module, self.entry, self.edits, self.calls):
+        with Interceptor(module, self.entry, self.edits, self.calls, self.met):
             return self.function(module, *args, **kwargs)
 
 

@@ -1,5 +1,6 @@
 """What made a model, as data: steps with their resolved decisions, replayed on a fresh model in another process."""
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -48,8 +49,7 @@ class Recipe:
         try:
             data = json.loads(text)
             steps = tuple(
-                Step(**{**step, "found": tuple(step["found"]), "taken": tuple(step["taken"])})
-                for step in data["steps"]
+                Step(**{**step, "found": tuple(step["found"]), "taken": tuple(step["taken"])}) for step in data["steps"]
             )
             return Recipe(data["model"], steps)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
@@ -86,14 +86,24 @@ def apply_steps(
 ) -> nn.Module:
     """Replay `steps` on `model` with the functions in `passes`, each called as ``pass(model, example, **options)``.
 
-    Raises ValueError for a recipe of another class or with a pass that is not in `passes`.
+    Raises ValueError for a recipe of another class, with a pass that is not in `passes` or with options that it does
+    not have.
     """
+    if not isinstance(steps, Recipe):
+        raise TypeError(f"expected a Recipe, got {type(steps).__name__}: Recipe.from_json reads one from text")
     if steps.model != class_name(model):
-        raise ValueError(f"this recipe is for a {steps.model}, the model given is a {class_name(model)}")
+        raise ValueError(
+            f"this recipe is for a {steps.model}, the model given is a {class_name(model)}: give a model of the class "
+            "that the recipe was made from"
+        )
     if recipe(model).steps:
         raise ValueError("the model given has a recipe already: apply a recipe to the model it began with")
     for step in steps.steps:
         if step.name not in passes:
             raise ValueError(f"step {step.name!r} is unknown: this archlab has {', '.join(sorted(passes))}")
+        try:
+            inspect.signature(passes[step.name]).bind(model, example, **step.options)
+        except TypeError as error:
+            raise ValueError(f"step {step.name!r} does not take the options {list(step.options)}: {error}") from error
         model = passes[step.name](model, example, **step.options)
     return model

@@ -4,7 +4,8 @@ A container's method is replaced through a generated subclass (``module.__class_
 keys, ``isinstance``, hooks and the other methods survive. The method runs a traced graph with the
 edits in it (``local``), one graph for each way it is called. Where it cannot be traced, a child
 that is called from one place only is edited itself (``module``); the rest is intercepted at run
-time (``intercepted``). A site inside something that is removed needs nothing (``gone``).
+time (``intercepted``). A site inside something that is removed needs nothing (``gone``); one that
+no way is sound for is ``refused``.
 """
 
 import copy
@@ -38,8 +39,8 @@ class Omega:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A new model, how each site was rewritten (id -> how), why not locally, the switches put in, and the classes
-    that the changed modules had before (path -> class)."""
+    """A new model, how each site was rewritten (id -> how), why not locally (or not at all), the switches put in, and
+    the classes that the changed modules had before (path -> class)."""
 
     model: nn.Module
     how: dict[str, str]
@@ -56,8 +57,17 @@ def omega_name(site: Site) -> str:
 def rewrite(model: nn.Module, example: Any, edits: Iterable[Edit], *, record: Capture) -> Rewritten:
     """A copy of `model` with every edit in it. `record` is the capture that the sites were found in.
 
-    The copy shares no storage with `model`, which is left untouched. Raises CannotRewrite.
+    The copy shares no storage with `model`, which is left untouched. Raises CannotRewrite, naming the site.
     """
+    made = attempt(model, example, edits, record=record)
+    for site, how in made.how.items():
+        if how == "refused":
+            raise CannotRewrite(f"{site} cannot be rewritten: {made.reasons[site]}. Leave it out with `where`")
+    return made
+
+
+def attempt(model: nn.Module, example: Any, edits: Iterable[Edit], *, record: Capture) -> Rewritten:
+    """As `rewrite`, but sites that cannot be rewritten are left as they are and stand as ``refused`` in `.how`."""
     refuse_wrappers(model)
     new = copied(model)
     modules = dict(new.named_modules())
@@ -67,13 +77,22 @@ def rewrite(model: nn.Module, example: Any, edits: Iterable[Edit], *, record: Ca
         if isinstance(edit.omega, str):
             _register_omega(modules[edit.site.path], edit.omega, new)
             omegas.append(Omega(edit.site, edit.site.path, edit.omega))
-    methods = [_inject_method(modules, group, record) for group in _by_method(edits)]
-    _warm(new, example, methods)
     how, reasons = {}, {}
+    methods = []
+    for group in _by_method(edits):
+        reason = _no_method(modules[group[0].site.path], group[0].site.method)
+        if reason:
+            how |= {e.site.id: "refused" for e in group}
+            reasons |= {e.site.id: reason for e in group}
+        else:
+            methods.append(_inject_method(modules, group, record))
+    _run_copy(new, example, methods)
+    unrun = "gone" if any(edit.omega is None for edit in edits) else "refused"
     for method in methods:
         mine = [e for e in edits if method.edits.get(e.site.place) is e]
         if not method.variants and not method.reason:  # never run: what contains it was removed
-            how |= {e.site.id: "gone" for e in mine}
+            how |= {e.site.id: unrun for e in mine}
+            reasons |= {e.site.id: f"its {method.method} was not run again" for e in mine}
             continue
         if any(e.site.place not in method.found for e in mine) and not method.reason:
             method.reason = "the traced code does not pass the site"
@@ -84,6 +103,12 @@ def rewrite(model: nn.Module, example: Any, edits: Iterable[Edit], *, record: Ca
         method.variants.clear()
         for edit in mine:
             how[edit.site.id] = _fall_back(modules, method, edit, record, omegas)
+    if "intercepted" in how.values():
+        _run_copy(new, example, [])
+        met = set().union(*(method.met for method in methods))
+        missed = [site for site, way in how.items() if way == "intercepted" and site not in met]
+        how |= dict.fromkeys(missed, unrun)
+        reasons |= {site: f"at run time it was not met again ({reasons[site]})" for site in missed}
     classes = {path: type(old) for path, old in model.named_modules() if type(modules[path]) is not type(old)}
     return Rewritten(new, how, reasons, tuple(omegas), classes)
 
@@ -109,10 +134,7 @@ def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], record: Cap
         method = Method(site.path, site.method, site.entry, earlier.function)
         method.edits, method.calls, method.mutating = dict(earlier.edits), dict(earlier.calls), set(earlier.mutating)
     else:
-        function = getattr(type(module), site.method, None)
-        if function is None:
-            raise CannotRewrite(f"{site.id}: {type(module).__name__} has no method {site.method!r} to rewrite")
-        method = Method(site.path, site.method, site.entry, function)
+        method = Method(site.path, site.method, site.entry, getattr(type(module), site.method))
     for edit in edits:
         if edit.site.place in method.edits:
             other = method.edits[edit.site.place].site
@@ -124,6 +146,15 @@ def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], record: Cap
             method.mutating.add(event.place)
     _inject(module, {site.method: method})
     return method
+
+
+def _no_method(module: nn.Module, name: str) -> str:
+    """Why the method `name` of `module` cannot be replaced through its class; empty where it can."""
+    if not callable(getattr(type(module), name, None)):
+        return f"{type(module).__name__} has no method {name!r}"
+    if name in vars(module):
+        return f"this {type(module).__name__} has a {name!r} of its own, set on the instance"
+    return ""
 
 
 def _method_of(module: nn.Module, name: str) -> Method | None:
@@ -148,7 +179,10 @@ def _inject(module: nn.Module, runners: dict[str, Any]) -> None:
         "__reduce_ex__": _refuse_pickle,
         "_apply": _apply_keeping_omegas,
     }
-    module.__class__ = type(base.__name__, (base,), namespace)
+    cls = type(base.__name__, (base,), namespace)
+    for name in runners:  # a base's __init_subclass__ may have wrapped them once more (Hugging Face's layers do)
+        setattr(cls, name, namespace[name])
+    module.__class__ = cls
 
 
 def _runs(original: Callable, runner: Any) -> Callable:
@@ -193,8 +227,11 @@ def _injected_class(cls: type) -> type:
     return lowest
 
 
-def _warm(model: nn.Module, example: Any, methods: list[Method]) -> None:
-    """Run the example on a copy, so that every method traces itself; in the other mode too where one depends on it."""
+def _run_copy(model: nn.Module, example: Any, methods: list[Method]) -> None:
+    """Run the example on a copy, so that methods trace themselves; in the other mode too where one of them asks for it.
+
+    What is learned so is shared by the copy and `model`.
+    """
     probe = structural_copy(model)
     with ExitStack() as stack:
         devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
@@ -222,7 +259,9 @@ def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, record
     del method.edits[site.place]
     if len(places) == 1 and all(c.execution is not None for c in calls):
         if isinstance(edit.omega, str):
-            _move_omega(modules[site.path], child, edit.omega)
+            omega = modules[site.path]._parameters.pop(edit.omega)
+            edit = Edit(site, "omega_call")  # not the same name: the child may have sites of its own
+            child.register_parameter(edit.omega, omega)
             omegas[:] = [o if o.site is not site else Omega(site, site.module, edit.omega) for o in omegas]
         _inject(child, {"forward": EditedChild(edit, type(child).forward)})
         return "module"
@@ -231,11 +270,6 @@ def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, record
     if not any(isinstance(r, WatchedChild) for r in _runners(child)):
         _inject(child, {"forward": WatchedChild(site.module, type(child).forward)})
     return "intercepted"
-
-
-def _move_omega(owner: nn.Module, child: nn.Module, name: str) -> None:
-    parameter = owner._parameters.pop(name)
-    child.register_parameter(name, parameter)
 
 
 def _runners(module: nn.Module) -> list[Any]:

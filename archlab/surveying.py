@@ -9,7 +9,7 @@ from torch import nn
 from .editing import Edit
 from .finding import sites_of
 from .listing import KINDS, Left, Site, Sites, Where, check_kinds, select
-from .rewriting import rewrite
+from .rewriting import attempt
 
 
 def sites(model: nn.Module, example: Any, kinds: str | Iterable[str] | None = None, where: Where = None) -> Sites:
@@ -21,7 +21,7 @@ def sites(model: nn.Module, example: Any, kinds: str | Iterable[str] | None = No
     pass takes them unless its `kinds` names them.
 
     Each site's ``how`` was tried: ``local`` (its container's code can be rewritten), ``module`` (the child that
-    is called is rewritten), ``intercepted: <reason>`` (bypassed at run time).
+    is called is rewritten), ``intercepted: <reason>`` (bypassed at run time), ``refused: <reason>``.
 
     Raises ValueError for an unknown kind and where nothing matches; what the model itself raises on `example`
     gets a note that says where it happened.
@@ -48,13 +48,13 @@ def _with_how(model: nn.Module, example: Any, found: Sites) -> Sites:
     for site in found:
         at_place.setdefault((site.path, site.entry, site.place), []).append(site)
     tried = [group[0] for group in at_place.values()]
-    rewritten = rewrite(model, example, [Edit(site, 0.0) for site in tried], record=found.record)
+    tried_out = attempt(model, example, [Edit(site, 0.0) for site in tried], record=found.record)
     listed, left = [], list(found.left)
     for site in found:
         first = at_place[site.path, site.entry, site.place][0]
-        how = rewritten.how[first.id]
-        reason = rewritten.reasons.get(first.id)
-        listed.append(replace(site, how=f"{how}: {reason}" if reason and how == "intercepted" else how))
+        how = tried_out.how[first.id]
+        reason = tried_out.reasons.get(first.id)
+        listed.append(replace(site, how=f"{how}: {reason}" if how in ("intercepted", "refused") else how))
         if not site.grad:
             left.append(Left(site.path, site.op, site.kind, f"{site.id}: no gradient reaches it", site.module))
     return Sites(listed, left, found.record)

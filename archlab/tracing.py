@@ -10,8 +10,10 @@ are remembered, and `Variant.matches` says for each later call whether the graph
 import builtins
 import operator
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from .capture import Place, is_module_call, is_plumbing
 from .variants import PLAIN, Hole, Untraceable, Variant, pattern_of, replace_holes
 
 _FX_FILES = (fx.__file__.removesuffix("__init__.py"), __file__)
+_FX_CONTAINERS = (dict, list, fx.immutable_collections.immutable_dict, fx.immutable_collections.immutable_list)
 _INPLACE_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
 
 
@@ -193,7 +196,19 @@ class _Tracer(fx.Tracer):
             known = isinstance(a, nn.Parameter) or a in self.tensor_attrs
             if not known:
                 raise Untraceable("it uses a tensor that is neither an input nor an attribute")
+        if isinstance(a, dict | list) and type(a) not in _FX_CONTAINERS:
+            return self._container(a)
         return super().create_arg(a)
+
+    def _container(self, made: Any) -> fx.Node:
+        """A node that makes a dict or list of a class of its own, which fx would turn into a plain one."""
+        if is_dataclass(made):  # also the outputs of Hugging Face's models, which are dicts as well
+            given: tuple = (), {field.name: getattr(made, field.name) for field in fields(made)}
+        elif type(made) is OrderedDict:
+            given = (list(made.items()),), {}
+        else:
+            raise Untraceable(f"it makes a {type(made).__name__}")
+        return self.create_node("call_function", type(made), self.create_arg(given[0]), self.create_arg(given[1]))
 
     def create_proxy(self, kind, target, args, kwargs, *rest, **named):
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)

@@ -1,10 +1,13 @@
 """Known traps, one test each: what goes wrong in naive surgery, against what is computed here by hand."""
 
 import copy
+import functools
 import os
 import pickle
 import subprocess
 import sys
+from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -329,6 +332,125 @@ def test_a_context_inside_forward_is_entered_and_left(inner):
     for name, p in net.named_parameters():
         twin = dict(soft.named_parameters())[name].grad
         assert (twin is None) == (p.grad is None) and (twin is None or torch.equal(twin, p.grad)), name
+
+
+class Box(OrderedDict):
+    """A dict of a class of its own, as Hugging Face's outputs are: items by name and by number."""
+
+    def __getitem__(self, key):
+        return list(self.values())[key] if isinstance(key, int) else super().__getitem__(key)
+
+
+@dataclass
+class Record(Box):
+    features: Tensor
+    other: Tensor | None = None
+
+    def __post_init__(self):
+        self["features"] = self.features
+
+
+@pytest.mark.parametrize("make", [OrderedDict, Record, Box], ids=["OrderedDict", "dataclass", "other class"])
+def test_a_container_that_returns_a_dict_of_its_own_class(make):
+    """A traced graph that returned a plain dict broke every reader of a Hugging Face model's output."""
+
+    class Inner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = conv()
+
+        def forward(self, x):
+            return make(features=F.relu(self.a(x)))
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.b = Inner(), conv()
+
+        def forward(self, x):
+            made = self.inner(x)
+            return self.b(F.gelu(made["features" if make is OrderedDict else 0]))
+
+    net, x = Outer(), image()
+    for made in both(net, x):
+        assert type(made.inner(x)) is make
+        assert_near(made(x), net.b(net.inner.a(x)))
+
+
+class Wrapping(nn.Module):
+    """Every subclass gets its forward wrapped, generated ones too (Hugging Face's layers, for checkpointing)."""
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        forward = cls.forward
+
+        def wrapped(self, *args, **kwargs):
+            return forward(self, *args, **kwargs)
+
+        cls.forward = wrapped
+
+
+class Cache:
+    """An object that is handed through, as a transformer's cache: its reader cannot be traced."""
+
+
+def test_a_base_class_that_wraps_forward():
+    class Layer(Wrapping):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = conv(), conv()
+
+        def forward(self, x, cache):
+            assert isinstance(cache, Cache)
+            return self.b(F.relu(self.a(x)))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.tail = Layer(), conv()
+
+        def forward(self, x):
+            return self.tail(self.layer(x, Cache()))
+
+    net, x = Net(), image()
+    assert al.sites(net, x)[0].how.startswith("intercepted")
+    for made in both(net, x):
+        assert_near(made(x), net.tail(net.layer.b(net.layer.a(x))))
+
+
+def test_a_child_that_is_a_site_and_has_sites_of_the_same_name():
+    class Layer(nn.Module):
+        def __init__(self, inner: nn.Module):
+            super().__init__()
+            self.inner, self.a = inner, conv()
+
+        def forward(self, x, cache):
+            return self.a(self.inner(x, cache) if isinstance(self.inner, Layer) else self.inner(x))
+
+    net, x = Layer(Layer(Layer(Residual()))), image()
+    soft = al.switch(net, (x, Cache()), kinds="block")
+    assert list(al.omegas(soft)["site"]) == ["inner.inner/block.0", "inner/block.0", "block.0"]
+    inner = net.inner
+    al.set_omegas_(soft, {"inner.inner/block.0": 1.0})
+    assert_near(soft(x, Cache()), net.a(inner.a(inner.inner.a(x))))
+    al.set_omegas_(soft, {"inner.inner/block.0": 0.0, "inner/block.0": 1.0})
+    assert_near(soft(x, Cache()), net.a(inner.a(x)))
+    al.set_omegas_(soft, 1.0)
+    for made in (soft, al.discard(soft)):
+        assert_near(made(x, Cache()), net.a(x))
+
+
+def test_a_forward_that_is_set_on_the_instance_is_refused():
+    net, x = ZOO["stack"].build(), image()
+    block = net.blocks[0]
+    block.forward = functools.partial(Residual.forward, block)
+    assert [s.how.partition(":")[0] for s in al.sites(net, x, kinds="skip")] == ["refused", "local"]
+    with pytest.raises(ValueError, match=r"blocks\.0/skip\.0 cannot be rewritten.*'forward' of its own.*where"):
+        al.switch(net, x, kinds="skip")
+    assert_near(
+        al.remove(net, x, kinds="skip", where="blocks.1/*")(x),
+        al.remove(ZOO["stack"].build(), x, kinds="skip", where="blocks.1/*")(x),
+    )
 
 
 # --- gradients and precision ----------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Removal: sites physically gone, with the modules and parameters that nothing reaches any more."""
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 from ..capture import copied
 from ..editing import Edit
-from ..listing import KINDS, Where
+from ..listing import KINDS, Site, Where
 from ..recipes import Recipe, Step, recipe, with_step
 from ..rewriting import drop_unreached, restore, rewrite
 from . import switching
@@ -24,8 +25,8 @@ def discard(soft: nn.Module, tau: float = 0.5, *, keep: Literal["restore", "free
 
     Raises ValueError for a `tau` outside [0, 1] or where no omega is above it.
     """
-    if not 0 <= tau <= 1:
-        raise ValueError(f"tau must lie in [0, 1], got {tau}")
+    if not (isinstance(tau, Real) and 0 <= tau <= 1):
+        raise ValueError(f"tau must be a number in [0, 1], as omega is; got {tau!r}")
     if keep not in ("restore", "freeze"):
         raise ValueError(f"keep must be 'restore' or 'freeze', got {keep!r}")
     net, _ = switches_of(soft)
@@ -34,7 +35,8 @@ def discard(soft: nn.Module, tau: float = 0.5, *, keep: Literal["restore", "free
     frozen = {s: w for s, w in values.items() if keep == "freeze" and s not in gone and w > 0}
     if not gone and not frozen:
         raise ValueError(
-            f"no omega is above tau={tau}: the largest is {max(values.values()):.3g}. Nothing would be removed"
+            f"no omega is above tau={tau}: the largest is {max(values.values()):.3g}, nothing would be removed. "
+            "Train longer, or choose a smaller tau"
         )
     return _discard(net, gone, frozen, {s: f"omega {w:.3g} is not above tau {tau}" for s, w in values.items()})
 
@@ -89,30 +91,31 @@ def _checked(soft: nn.Module, thin: nn.Module, example: Any, gone: list[str], fr
     dtypes = {p.dtype for p in soft.parameters() if p.is_floating_point() and p.numel() > 1} or {torch.float32}
     tolerance = max(1e-10 if dt is torch.float64 else max(1e-5, 2 * torch.finfo(dt).eps) for dt in dtypes)
     if difference > tolerance:
-        raise AssertionError(f"removed, the output differs by {difference:.3g} from the switched one's, over {tolerance}")
+        raise AssertionError(
+            f"removed, the output differs by {difference:.3g} from the switched model's, over {tolerance}"
+        )
     if difference != difference:
-        return "not compared: the outputs are not finite"
+        return "not compared: the outputs are not finite in the same places"
     return f"equal to omega = 1 within {difference:.2g} (relative; allowed {tolerance:.2g})"
 
 
 def replay_switch(model: nn.Module, example: Any, *, sites: list[str]) -> nn.Module:
-    """The step ``switch`` of a recipe: switches at the named sites."""
-    return switch(model, example, kinds=KINDS, where=_named(sites))
+    """The step ``switch`` of a recipe: switches at the named sites. Raises ValueError where the model lacks one."""
+    wanted = set(sites)
+
+    def in_recipe(site: Site) -> bool:
+        return site.id in wanted
+
+    soft = switch(model, example, kinds=KINDS, where=in_recipe)
+    missing = [site for site in sites if site not in named_omegas(soft)]
+    if missing:
+        raise ValueError(
+            f"the recipe takes {len(sites)} sites, of which this model lacks {len(missing)}: "
+            f"{', '.join(missing[:4])}. Build it with the options, and run it on the example, of the first time"
+        )
+    return soft
 
 
 def replay_discard(model: nn.Module, example: Any, *, removed: list[str], frozen: dict[str, float]) -> nn.Module:
-    """The step ``discard`` of a recipe: the named sites removed or frozen."""
-    soft = replay_switch(model, example, sites=[*removed, *frozen])
-    _require(soft, [*removed, *frozen])
-    return _discard(soft, removed, frozen, {})
-
-
-def _named(sites: list[str]) -> Where:
-    wanted = set(sites)
-    return lambda site: site.id in wanted
-
-
-def _require(soft: nn.Module, wanted: list[str]) -> None:
-    missing = [site for site in wanted if site not in named_omegas(soft)]
-    if missing:
-        raise ValueError(f"this model has no site {missing[0]!r} ({len(missing)} of the recipe's sites are missing)")
+    """The step ``discard`` of a recipe: the named sites removed or frozen. Raises ValueError as `replay_switch`."""
+    return _discard(replay_switch(model, example, sites=[*removed, *frozen]), removed, frozen, {})

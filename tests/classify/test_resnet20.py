@@ -1,6 +1,5 @@
 """The study runs from a folder of weights and images to its report; the published weights give what they should."""
 
-import subprocess
 import sys
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from archlab.running import run
+from archlab.running import command, run
 from studies.classify.images import find_images
 from studies.classify.models import CifarResNet, load_resnet
 from studies.classify.resnet20 import ROWS, find_weights
@@ -57,11 +56,12 @@ def test_smoke_runs_from_a_folder_to_its_report(tiny, tmp_path):
     assert all(f"({name})" in text for name in pictures)
 
 
-def test_without_data_one_line_says_what_is_needed():
-    done = subprocess.run([sys.executable, "-m", STUDY, "--preset", "smoke"], capture_output=True, text=True)
-    said = " ".join(done.stderr.replace("│", " ").split())
-    assert done.returncode == 2 and "Traceback" not in said
-    assert "--data must name a folder with the weights of a CIFAR ResNet" in said
+def test_without_data_one_line_says_what_is_needed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["resnet20", "--preset", "smoke"])
+    with pytest.raises(SystemExit, match="2"):
+        command(STUDY)
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "--data must name a folder with the weights of a CIFAR ResNet (one .pth) and images in class folders" in said
 
 
 def test_weights_are_one_file(tmp_path):

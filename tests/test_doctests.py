@@ -1,8 +1,11 @@
 """Every example in archlab's docstrings gives the output that stands under it."""
 
+import ast
 import doctest
 import importlib
+import inspect
 import pkgutil
+from types import ModuleType
 
 import pytest
 
@@ -11,8 +14,25 @@ import archlab
 MODULES = ["archlab", *(module.name for module in pkgutil.walk_packages(archlab.__path__, "archlab."))]
 
 
+class Finder(doctest.DocTestFinder):
+    """Also finds the examples of decorated functions, which doctest takes for those of the decorator's module."""
+
+    def _from_module(self, module, object):
+        return super()._from_module(module, inspect.unwrap(object))  # type: ignore[misc]
+
+
+def documented(module: ModuleType) -> int:
+    """How many docstrings of the module's file hold examples."""
+    described = ast.Module | ast.FunctionDef | ast.ClassDef
+    nodes = [node for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, described)]
+    return sum(">>> " in (ast.get_docstring(node) or "") for node in nodes)
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # some write files
-    results = doctest.testmod(importlib.import_module(name))
-    assert not results.failed, f"{results.failed} of {results.attempted} examples failed; see the output"
+    module = importlib.import_module(name)
+    tests = [test for test in Finder().find(module) if test.examples]
+    assert len(tests) == documented(module)
+    runner = doctest.DocTestRunner()
+    assert not sum(runner.run(test).failed for test in tests), "see the output"

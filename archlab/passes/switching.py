@@ -41,6 +41,10 @@ def switch(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where:
 
     Raises ValueError where nothing matches, for no or an unknown kind, for two kinds at one add, or for a model that
     has switches already.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+    >>> switch(net, torch.zeros(1, 4), kinds="activation").state_dict().keys() - net.state_dict().keys()
+    {'omega_activation_0'}
     """
     if getattr(model, _ATTRIBUTE, None) is not None:
         raise ValueError("this model has switches already: choose all kinds in one call, or discard() first")
@@ -127,7 +131,13 @@ def named_omegas(soft: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def omega_parameters(soft: nn.Module) -> list[nn.Parameter]:
-    """The omegas, for an optimizer group of their own (without weight decay)."""
+    """The omegas, for an optimizer group of their own (without weight decay).
+
+    >>> soft = switch(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.zeros(1, 4), kinds="activation")
+    >>> optimizer = torch.optim.AdamW([{"params": omega_parameters(soft), "lr": 5e-3, "weight_decay": 0.0}])
+    >>> [omega.item() for omega in omega_parameters(soft)]
+    [0.0]
+    """
     return list(named_omegas(soft).values())
 
 
@@ -136,6 +146,11 @@ def penalty(soft: nn.Module, *, p: float = 1.0) -> Tensor:
 
     Its gradient at omega = 0 is -1/K for p = 1, zero for p > 1 and infinite for p < 1: with p other than 1 start
     the omegas a little above 0.
+
+    >>> soft = switch(nn.Sequential(nn.ReLU(), nn.Tanh()), torch.zeros(1, 4), kinds="activation")
+    >>> set_omegas_(soft, {"activation.1": 0.5})
+    >>> penalty(soft)
+    tensor(0.7500, grad_fn=<MeanBackward0>)
     """
     if not p > 0:
         raise ValueError(f"p must be positive, got {p}")
@@ -145,13 +160,26 @@ def penalty(soft: nn.Module, *, p: float = 1.0) -> Tensor:
 
 @torch.no_grad()
 def project_(soft: nn.Module) -> None:
-    """Put every omega back into [0, 1], in place: call it after each optimizer step."""
+    """Put every omega back into [0, 1], in place: call it after each optimizer step.
+
+    >>> soft = switch(nn.Sequential(nn.ReLU(), nn.Tanh()), torch.zeros(1, 4), kinds="activation")
+    >>> omega_parameters(soft)[0].data += 1.3  # as a step of the optimizer may
+    >>> project_(soft)
+    >>> omegas(soft)["omega"].tolist()
+    [1.0, 0.0]
+    """
     for omega in omega_parameters(soft):
         omega.clamp_(0, 1)
 
 
 def omegas(soft: nn.Module) -> pd.DataFrame:
-    """One row a switch: site, kind, omega."""
+    """One row a switch: site, kind, omega.
+
+    >>> omegas(switch(nn.Sequential(nn.ReLU(), nn.Tanh()), torch.zeros(1, 4), kinds="activation"))
+               site        kind  omega
+    0  activation.0  activation    0.0
+    1  activation.1  activation    0.0
+    """
     _, state = switches_of(soft)
     values = named_omegas(soft)
     rows = [{"site": o.site.id, "kind": o.site.kind, "omega": values[o.site.id].item()} for o in state.omegas]
@@ -163,6 +191,12 @@ def set_omegas_(soft: nn.Module, value: float | Mapping[str, float]) -> None:
     """Set every omega to a number, or those of the given site ids, in place.
 
     Raises ValueError for a value outside [0, 1], KeyError for an unknown site; nothing is set then.
+
+    >>> soft = switch(nn.Sequential(nn.ReLU(), nn.Tanh()), torch.zeros(1, 4), kinds="activation")
+    >>> set_omegas_(soft, 1.0)
+    >>> set_omegas_(soft, {"activation.0": 0.25})
+    >>> omegas(soft)["omega"].tolist()
+    [0.25, 1.0]
     """
     known = named_omegas(soft)
     wanted = dict(value) if isinstance(value, Mapping) else dict.fromkeys(known, float(value))

@@ -166,7 +166,8 @@ def sites_command(
     _one_format(as_json, as_csv)
     with _readable_errors(trace):
         model, example = _named(factory, args, train, inputs, high, call)
-        found = sites(model, example, kinds=kinds.split(",") if kinds else None, where=where or None)
+        wanted = [kind.strip() for kind in kinds.split(",")] if kinds else None
+        found = sites(model, example, kinds=wanted, where=where or None)
     if as_json:
         _write_json({"sites": _records(found.frame()), "left": _records(found.left_frame())})
     elif as_csv:

@@ -85,7 +85,8 @@ def parse_input(text: str, *, high: int = 1) -> Any:
         return _number(text)
     if not re.fullmatch(r"\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*,?\s*", shape):
         raise _no_input(text)
-    return _filled([int(size) for size in shape.split(",") if size.strip()], _dtype(dtype or "float32", text), high)
+    sizes = [int(size) for size in shape.split(",") if size.strip()]
+    return _filled(sizes, _dtype(dtype, text) if colon else torch.float32, high)
 
 
 def check_call(model: nn.Module, method: str, example: tuple | Call) -> None:

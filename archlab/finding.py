@@ -13,7 +13,8 @@ block       G(x) -> x             a module with children, tensor in, same tensor
 join        a + b -> a            an add of two branches of a common ancestor
 =========== ===================== =====================================================
 
-What looks like a site and is not one stands in `Sites.left`, with the reason.
+Joins and gates are listed, but a pass takes them only where its `kinds` names them. What looks like a site and is
+not one stands in `Sites.left`, with the reason.
 """
 
 from collections import Counter

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import inspect
 import os
 import pickle
 import subprocess
@@ -181,6 +182,20 @@ def test_a_switched_add_has_the_layout_of_its_first_operand(kind):
     net, x = Mixed(), image()
     soft = al.switch(net, x, kinds=kind)
     assert [t.stride() for t in soft(x)] == [t.stride() for t in net(x)]
+
+
+@pytest.mark.parametrize(("entry", "kind"), [("gates", "gate"), ("projection", "join")])
+def test_gates_and_joins_are_taken_only_by_name(entry, kind):
+    net, x = ZOO[entry].build(), ZOO[entry].example()
+    assert any(site.kind == kind for site in al.sites(net, x))
+    others = [k for k in al.KINDS if k not in (kind, "branch")]
+    assert all(f"/{kind}." not in f"/{site}" for site in al.omegas(al.switch(net, x, kinds=others))["site"])
+    with pytest.raises(ValueError, match="no site of kind activation"):
+        al.switch(net, x, kinds="activation", where=f"{kind}.*")
+    for function in (al.sensitivity, al.learn_to_remove):
+        kinds = inspect.signature(function).parameters["kinds"].default
+        assert kinds is inspect.Parameter.empty or kind not in kinds
+    assert list(al.omegas(al.switch(net, x, kinds=kind))["kind"].unique()) == [kind]
 
 
 # --- what a trace bakes in ------------------------------------------------------------------------

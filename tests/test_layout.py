@@ -1,0 +1,63 @@
+"""Imports run one way, and the files that draw never see a model."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import archlab as al
+from archlab.sourcing import imported_by
+
+PACKAGE = Path(al.__file__).parent
+MODULES = sorted(
+    ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for file in PACKAGE.rglob("*.py")
+)
+
+# From the recorded run up to the command line: a module may import those before it, never one behind it.
+ORDER = """
+    capture costing ops flow listing finding
+    blending variants tracing editing intercepting methods rewriting
+    recipes passes.switching passes.removing passes surveying
+    checkpoints keeping ledger progress training phases learning probing
+    sourcing leasing cells running
+    parsing cli
+""".split()
+# They stand apart: tables and figures are made of DataFrames, qualities of tensors.
+APART = ("tables", "plots", "quality")
+
+
+def own(module: str) -> set[str]:
+    """What a module of archlab imports of archlab, directly or not, as names within it."""
+    names = {name.removeprefix("archlab.") for name in imported_by(f"archlab.{module}")}
+    return names - {module, "archlab"}
+
+
+def test_every_module_has_its_place():
+    here = {name.removeprefix("archlab.") for name in MODULES} - {"archlab"}
+    assert here == {*ORDER, *APART}, "a new file: say in ORDER what it may import, or in APART that it imports nothing"
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_run_one_way(module):
+    before = set(ORDER[: ORDER.index(module)])
+    wrong = own(module) - before - set(APART)
+    assert not wrong, f"archlab.{module} imports {', '.join(sorted(wrong))}, which stands behind it"
+
+
+@pytest.mark.parametrize("module", APART)
+def test_what_draws_and_measures_imports_nothing_of_archlab(module):
+    assert not own(module)
+
+
+@pytest.mark.parametrize("module", ["tables", "plots"])
+def test_what_draws_never_sees_a_model(module):
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    roots = {alias.name.partition(".")[0] for node in imports for alias in node.names if isinstance(node, ast.Import)}
+    roots |= {(node.module or "").partition(".")[0] for node in imports if isinstance(node, ast.ImportFrom)}
+    assert not roots & {"torch", "torchvision", "archlab"}
+
+
+def test_no_module_has_the_name_of_a_public_function():
+    assert not {name.rpartition(".")[2] for name in MODULES} & set(al.__all__)

@@ -139,9 +139,16 @@ def _table(frame: pd.DataFrame) -> list[str]:
         name: _aligned(name, values, right=name in ("calls", "params", "MACs")) for name, values in cells.items()
     }
     room = max(WIDTH - sum(len(lines[0]) + 2 for lines in columns.values()), len("site"))
-    ids = frame["site"].map(lambda site: site if len(site) <= room else "…" + site[len(site) - room + 1 :])
-    lines = zip(_aligned("site", ids), *columns.values(), strict=True)
+    lines = zip(_aligned("site", (_tail(site, room) for site in frame["site"])), *columns.values(), strict=True)
     return ["  ".join(line).rstrip() for line in lines]
+
+
+def _tail(site: str, room: int) -> str:
+    """`site`, or as many of its last parts as there is room for."""
+    short = site
+    while len(short) > room and "." in short.partition("/")[0]:
+        short = "…" + short.removeprefix("…").partition(".")[2]
+    return short
 
 
 def _aligned(name: str, values: Iterable[str], right: bool = False) -> list[str]:

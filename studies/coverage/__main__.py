@@ -113,7 +113,7 @@ def report(rows: list[dict]) -> str:
             "A family is *sound* where the autograd graph shows no residual add and no activation that is neither a",
             "site nor left with a reason, the switched model equals the original at ω = 0 bit for bit and the removed",
             f"model at ω = 1 (relative difference at most {checks.TOLERANCE:g}), a gradient reaches every ω, and",
-            "no site is refused. Switched are activations with skips, then branches with joins and gates, then blocks.",
+            "no site is refused. Switched are activations with skips, then branches with joins, then blocks.",
             "",
             totals.to_markdown(index=False),
             "",

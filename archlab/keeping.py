@@ -21,6 +21,16 @@ def apply(
 
     `modules` are the factories that steps may name: a recipe never says what to import.
     Raises ValueError for another class, an unknown pass or a site that this model does not have.
+
+    >>> import torch
+    >>> from archlab import remove
+    >>> example = torch.zeros(1, 4)
+    >>> thin = remove(nn.Sequential(nn.ReLU(), nn.Tanh()), example, kinds="activation", where="*.1")
+    >>> apply(recipe(thin), nn.Sequential(nn.ReLU(), nn.Tanh()), example)
+    Sequential(
+      (0): ReLU()
+      (1): Identity()
+    )
     """
     return apply_steps(recipe, model, example, PASSES)
 
@@ -29,6 +39,10 @@ def save(model: nn.Module, path: str | Path) -> None:
     """Write `model` to the file `path` (safetensors): every parameter and buffer, and the recipe in its metadata.
 
     Tied tensors are written once. Read it again with `load`.
+
+    >>> save(nn.Linear(4, 2), "linear.safetensors")
+    >>> load("linear.safetensors", lambda: nn.Linear(4, 2), None)
+    Linear(in_features=4, out_features=2, bias=True)
     """
     tensors, ties = _untied(model)
     metadata = {"archlab": "1", "recipe": recipe(model).to_json(), "ties": json.dumps(ties)}
@@ -45,6 +59,16 @@ def load(
 
     Raises ValueError naming the file where it is not archlab's, was made from another class, or its weights do
     not fit.
+
+    >>> import torch
+    >>> from archlab import remove
+    >>> def factory():
+    ...     return nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    >>> thin = remove(factory(), torch.zeros(1, 4), kinds="activation")
+    >>> save(thin, "thin.safetensors")
+    >>> again = load("thin.safetensors", factory, torch.zeros(1, 4))
+    >>> torch.equal(again(torch.ones(1, 4)), thin(torch.ones(1, 4)))
+    True
     """
     tensors, metadata = _read(Path(path))
     if "recipe" not in metadata:

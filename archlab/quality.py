@@ -77,6 +77,11 @@ def lpips(
 
     `backbone`: a state dict with torchvision's ``features.*`` of AlexNet or VGG-16. None takes torchvision's own
     cached copy or downloads it. Raises BackboneMissing where neither works.
+
+    >>> image = torch.zeros(1, 3, 64, 64)
+    >>> lpips(image, image, backbone="alexnet.pth")
+    Traceback (most recent call last):
+    archlab.quality.BackboneMissing: backbone alexnet.pth: no such file
     """
     _check(images, targets)
     network = lpips_network(net, None if backbone is None else str(backbone)).to(images.device)

@@ -66,7 +66,14 @@ class Recipe:
 
 
 def recipe(model: nn.Module) -> Recipe:
-    """The recipe of `model`; without steps for a model that no pass has made."""
+    """The recipe of `model`; without steps for a model that no pass has made.
+
+    >>> import torch
+    >>> from archlab import remove
+    >>> recipe(remove(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.zeros(1, 4), kinds="activation"))
+    recipe for Sequential:
+      discard: 1 of 1 sites; params 20 -> 20, macs 16 -> 16; equal to omega = 1 within 0 (relative; allowed 1e-05)
+    """
     return getattr(model, _ATTRIBUTE, None) or Recipe(class_name(model))
 
 

@@ -58,6 +58,19 @@ def run(
     - `only`: a glob on row names; the rows that these need run as well.
 
     Raises ValueError for an unknown preset or option, a missing data folder, and rows that do not add up.
+
+    >>> _ = Path("letters.py").write_text('''
+    ... ROWS = ["a", "b"]
+    ... def cell(row, preset, seed, scratch):
+    ...     return {"code": ord(row)}
+    ... def report(rows, folder):
+    ...     rows.to_csv(folder / "table.csv")
+    ... ''')
+    >>> sys.path.insert(0, ".")
+    >>> run("letters", preset="smoke")[["row", "preset", "seed", "code"]]
+      row preset  seed  code
+    0   a  smoke     0    97
+    1   b  smoke     0    98
     """
     plan, module = _plan(study, preset, data, seeds, workers, stale, out, scratch)
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s

@@ -5,6 +5,7 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import sys
 from types import ModuleType
 
 import pytest
@@ -30,7 +31,8 @@ def documented(module: ModuleType) -> int:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # some write files
+    monkeypatch.chdir(tmp_path)  # some write files, and import them
+    monkeypatch.setattr(sys, "path", list(sys.path))
     module = importlib.import_module(name)
     tests = [test for test in Finder().find(module) if test.examples]
     assert len(tests) == documented(module)

@@ -24,6 +24,14 @@ def discard(soft: nn.Module, tau: float = 0.5, *, keep: Literal["restore", "free
     Checked before returning: the result equals `soft` with the removed omegas at 1 and the others at 0 (or theirs).
 
     Raises ValueError for a `tau` outside [0, 1] or where no omega is above it.
+
+    >>> soft = switch(nn.Sequential(nn.ReLU(), nn.Tanh()), torch.zeros(1, 4), kinds="activation")
+    >>> set_omegas_(soft, {"activation.1": 0.8})
+    >>> discard(soft)
+    Sequential(
+      (0): ReLU()
+      (1): Identity()
+    )
     """
     if not (isinstance(tau, Real) and 0 <= tau <= 1):
         raise ValueError(f"tau must be a number in [0, 1], as omega is; got {tau!r}")
@@ -45,6 +53,12 @@ def remove(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where:
     """A copy of `model` without the sites of `kinds` that match `where`: `switch`, every omega 1, `discard`.
 
     Raises ValueError where nothing matches, and says which sites there are.
+
+    >>> remove(nn.Sequential(nn.ReLU(), nn.Tanh()), torch.zeros(1, 4), kinds="activation", where="*.0")
+    Sequential(
+      (0): Identity()
+      (1): Tanh()
+    )
     """
     soft = switch(model, example, kinds=kinds, where=where)
     set_omegas_(soft, 1.0)

@@ -125,8 +125,7 @@ class Op:
     positional: tuple = ()  # positional arguments; None stands where a tensor stood
     macs: int = 0
     grad: bool = True  # autograd could follow it
-    saved_bytes: int = 0  # bytes of the outputs that are no views
-    views: tuple[tuple[int, int], ...] = ()  # outputs that share an input's storage: (output value, input value)
+    view: bool = False  # it made tensors on the storage of an input: no element was written
 
     @property
     def name(self) -> str:
@@ -166,7 +165,8 @@ class Capture:
     params: dict[str, int]  # parameter name -> elements, shared ones once
     param_bytes: int
     buffer_bytes: int
-    output: Any
+    storage: dict[int, int]  # value id -> number of the storage it lies on
+    storage_bytes: list[int]  # by that number
 
     def consumers(self) -> dict[int, list[Op]]:
         """For each value, the ops that read it."""
@@ -182,20 +182,20 @@ class Capture:
 
 
 def structural_copy(model: nn.Module, device: str | None = None) -> nn.Module:
-    """A copy of `model` that shares its parameters but no buffer, attribute or hook table.
+    """A copy of `model` that shares the storage of its parameters but no buffer, attribute or hook table.
 
-    Running it leaves the original untouched. With ``device="meta"`` nothing is shared and no
-    storage is allocated.
+    Running it leaves the original untouched, and keeps nothing for a backward: its parameters ask for no
+    gradient. With ``device="meta"`` nothing is shared and no storage is allocated.
     """
     refuse_wrappers(model)
     memo: dict[int, Any] = {}
-    if device is None:
-        memo = {id(p): p for p in model.parameters()}
-    else:
-        for p in model.parameters():
-            memo[id(p)] = nn.Parameter(torch.empty_like(p, device=device), p.requires_grad)
-        for b in model.buffers():
-            memo[id(b)] = torch.empty_like(b, device=device)
+    for p in model.parameters():
+        if device is not None:
+            memo[id(p)] = nn.Parameter(torch.empty_like(p, device=device), requires_grad=False)
+        else:  # a parameter of a class of its own may be more than its values
+            memo[id(p)] = nn.Parameter(p.detach(), requires_grad=False) if type(p) is nn.Parameter else p
+    if device is not None:
+        memo |= {id(b): torch.empty_like(b, device=device) for b in model.buffers()}
     return copied(model, memo)
 
 
@@ -278,7 +278,8 @@ def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
         params={name: p.numel() for name, p in probe.named_parameters()},
         param_bytes=sum(p.numel() * p.element_size() for p in probe.parameters()),
         buffer_bytes=sum(b.numel() * b.element_size() for b in probe.buffers()),
-        output=output,
+        storage=recorder.storage,
+        storage_bytes=recorder.storage_bytes,
     )
 
 
@@ -353,7 +354,10 @@ class _Recorder(TorchFunctionMode):
         self.stack: list[ModuleCall] = []
         self.executions: list[dict[Any, Execution]] = [{}]  # per running module call, by entry frame
         self.values: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self.storages: dict[int, WeakIdKeyDictionary] = {}
+        self.aliases: dict[int, WeakIdKeyDictionary] = {}  # address of a storage -> the living tensors on it
+        self.storage_at: dict[int, int] = {}  # address of a storage -> number of the one that lies there now
+        self.storage: dict[int, int] = {}
+        self.storage_bytes: list[int] = []
         self.producer: dict[int, Op] = {}
         self.constants: dict[int, str] = {}
         self.next_value = 0
@@ -377,14 +381,19 @@ class _Recorder(TorchFunctionMode):
     def _number(self, tensor: Tensor) -> int:
         self.next_value += 1
         self.values[tensor] = self.next_value
-        storage = _storage(tensor)
-        if storage is not None:
-            self.storages.setdefault(storage, WeakIdKeyDictionary())[tensor] = None
+        address = _storage(tensor)
+        if address is not None:
+            aliases = self.aliases.setdefault(address, WeakIdKeyDictionary())
+            if not len(aliases):  # a new storage, perhaps where one lay that is gone
+                self.storage_at[address] = len(self.storage_bytes)
+                self.storage_bytes.append(tensor.untyped_storage().nbytes())
+            aliases[tensor] = None
+            self.storage[self.next_value] = self.storage_at[address]
         return self.next_value
 
     def _renumber_aliases(self, tensor: Tensor, op: Op) -> None:
         """After `op` changed `tensor` in place, every tensor on its storage is a new value made by `op`."""
-        aliases = list(self.storages.get(_storage(tensor), {tensor: None}))
+        aliases = list(self.aliases.get(_storage(tensor), {tensor: None}))
         for alias in aliases:
             self.producer[self._number(alias)] = op
 
@@ -481,10 +490,8 @@ class _Recorder(TorchFunctionMode):
         op.outputs = tuple(self.values[t] for t in written)
         op.out_shapes = tuple(tuple(t.shape) for t in written)
         op.dtype = written[0].dtype
-        fresh = [t for t in made if not any(t is c for c in changed)]
-        bases = {_storage(t): v for t, v in zip(given, inputs, strict=True)}
-        op.views = tuple((self.values[t], bases[_storage(t)]) for t in fresh if _storage(t) in bases)
-        op.saved_bytes = sum(t.numel() * t.element_size() for t in fresh if _storage(t) not in bases)
+        read = {self.storage.get(v) for v in inputs} - {None}
+        op.view = not changed and any(self.storage.get(v) in read for v in op.outputs)
         self.ops.append(op)
         return result
 

@@ -10,12 +10,14 @@ import math
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import pandas as pd
+import torch
 from torch import nn
 
-from .capture import Call, Capture, Op, capture, capture_meta, copied, run
+from .capture import Capture, Op, capture, capture_meta, copied, run
 
 CONVENTIONS = ("macs", "paper")
 _WITH_BIAS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
@@ -26,8 +28,8 @@ _RELU = ("relu", "relu_")
 class Cost:
     """The cost of one run. `macs` is in the `convention` named; `activations` counts the elements that ops wrote.
 
-    `peak_bytes` is an estimate for inference: parameters, buffers, and the most that values still to be read
-    occupy at once, without what kernels use inside. `how` is ``"meta"`` (nothing was computed) or says why the
+    `peak_bytes` is an estimate for inference: parameters, buffers, the example, and the most that values still to be
+    read occupy at once, without what kernels use inside. `how` is ``"meta"`` (nothing was computed) or says why the
     example was really run. `uncounted` are the ops that cost nothing by the convention, with how often they ran.
     """
 
@@ -100,7 +102,7 @@ def cost(model: nn.Module, example: Any, convention: Literal["macs", "paper"] = 
 
 
 def _elements(op: Op) -> int:
-    return 0 if op.views else sum(math.prod(shape) for shape in op.out_shapes)
+    return 0 if op.view else sum(math.prod(shape) for shape in op.out_shapes)
 
 
 def _weight(op: Op, convention: str) -> int:
@@ -113,30 +115,24 @@ def _weight(op: Op, convention: str) -> int:
 
 
 def _peak(record: Capture) -> int:
-    """The most bytes that are alive at once: a value lives from the op that makes it to the last that reads it."""
-    root: dict[int, int] = {}
-    size: dict[int, int] = {}
-    last: dict[int, int] = {}
+    """The most bytes that are alive at once: a storage lives from the op that makes it to the last that reads it.
+
+    The example's own is alive throughout. Parameters and buffers are not counted here.
+    """
+    end = len(record.ops)
+    first, last = {}, {}
     for op in record.ops:
-        for value, base in op.views:
-            root[value] = root.get(base, base)
-        for value in op.inputs:
-            last[root.get(value, value)] = op.index
-        fresh = [v for v in op.outputs if v not in root]
-        for value in fresh:
-            size[value] = op.saved_bytes // len(fresh)
-            last[value] = op.index
-    for value in record.outputs:
-        last[root.get(value, value)] = len(record.ops)
-    dies: dict[int, int] = {}
-    for value, bytes_ in size.items():
-        dies[last[value]] = dies.get(last[value], 0) + bytes_
-    alive = most = 0
-    for op in record.ops:
-        alive += sum(size.get(v, 0) for v in op.outputs)
-        most = max(most, alive)
-        alive -= dies.get(op.index, 0)
-    return most
+        for value in (*op.inputs, *op.outputs):
+            if (storage := record.storage.get(value)) is not None:
+                first.setdefault(storage, op.index)
+                last[storage] = op.index
+    first |= {record.storage[v]: 0 for v in record.inputs if v in record.storage}
+    last |= {record.storage[v]: end for v in (*record.inputs, *record.outputs) if v in record.storage}
+    change = [0] * (end + 2)
+    for storage in first.keys() - {record.storage.get(v) for v in record.constants}:
+        change[first[storage]] += record.storage_bytes[storage]
+        change[last[storage] + 1] -= record.storage_bytes[storage]
+    return max(accumulate(change))
 
 
 def _by_module(model: nn.Module, record: Capture, weight: dict[Op, int]) -> pd.DataFrame:
@@ -176,7 +172,8 @@ class Opinion:
 def fvcore_cost(model: nn.Module, example: Any) -> Opinion:
     """A second opinion: multiply-adds by fvcore, which traces and really runs a copy of the model once.
 
-    It counts nothing for attention kernels and element-wise ops, and drops dead code.
+    It counts nothing for attention kernels and element-wise ops, adds something for normalisation and up-sampling
+    (one for each element of a nearest one), and drops dead code.
 
     >>> import torch
     >>> fvcore_cost(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Tanh()), torch.zeros(1, 3, 10, 10))
@@ -191,10 +188,10 @@ def fvcore_cost(model: nn.Module, example: Any) -> Opinion:
             super().__init__()
             self.model = copied(model)
 
-        def forward(self, *tensors):
+        def forward(self):
             return run(self.model, example)
 
-    inputs = example.args if isinstance(example, Call) else example if isinstance(example, tuple) else ()
-    analysis = FlopCountAnalysis(Once(), tuple(inputs))
+    analysis = FlopCountAnalysis(Once(), ())
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    return Opinion(int(analysis.total()), dict(analysis.unsupported_ops()))
+    with torch.no_grad():  # else it keeps every activation for a backward
+        return Opinion(int(analysis.total()), dict(analysis.unsupported_ops()))

@@ -1,9 +1,12 @@
 """The network is the one whose weights are given; another's weights are refused by name."""
 
+import doctest
+
 import pytest
 import torch
 
 from archlab import sites
+from studies.classify import images, models
 from studies.classify.models import CifarResNet, load_resnet
 
 
@@ -14,6 +17,11 @@ def parameters(net):
 def write(state, folder):
     torch.save(state, folder / "weights.pth")
     return folder / "weights.pth"
+
+
+@pytest.mark.parametrize("module", [models, images])
+def test_examples_give_what_stands_under_them(module):
+    assert doctest.testmod(module) == (0, 1)
 
 
 @pytest.mark.parametrize("blocks, millions", [(3, 0.27), (5, 0.46), (7, 0.66), (9, 0.85), (18, 1.7)])

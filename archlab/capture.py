@@ -44,9 +44,9 @@ _PLUMBING = frozenset(
     {
         *(str(Path(__file__).with_name(name)) for name in _OWN_FILES),
         nn.functional.__file__,
-        torch._tensor.__file__,
+        torch._tensor.__file__,  # type: ignore[attr-defined]
         torch.overrides.__file__,
-        torch._jit_internal.__file__,
+        torch._jit_internal.__file__,  # type: ignore[attr-defined]
         nn.modules.module.__file__,
     }
 )
@@ -393,7 +393,8 @@ class _Recorder(TorchFunctionMode):
 
     def _renumber_aliases(self, tensor: Tensor, op: Op) -> None:
         """After `op` changed `tensor` in place, every tensor on its storage is a new value made by `op`."""
-        aliases = list(self.aliases.get(_storage(tensor), {tensor: None}))
+        address = _storage(tensor)
+        aliases = [tensor] if address is None else list(self.aliases.get(address, [tensor]))
         for alias in aliases:
             self.producer[self._number(alias)] = op
 

@@ -169,7 +169,7 @@ def sites_command(
         wanted = [kind.strip() for kind in kinds.split(",")] if kinds else None
         found = sites(model, example, kinds=wanted, where=where or None)
     if as_json:
-        _write_json({"sites": _records(found.frame()), "left": _records(found.left_frame())})
+        _write_json({"sites": found.frame().to_dict("records"), "left": found.left_frame().to_dict("records")})
     elif as_csv:
         _write((found.left_frame() if left else found.frame()).to_csv(index=False))
     else:
@@ -232,8 +232,8 @@ def cost_command(
         opinion = fvcore_cost(model, example) if fvcore else None
     modules = counted.by_module(depth)
     if as_json:
-        told = {**_records(counted.frame())[0], "uncounted": counted.uncounted}
-        told |= {"modules": _records(modules)} if depth else {}
+        told = {**counted.frame().to_dict("records")[0], "uncounted": counted.uncounted}
+        told |= {"modules": modules.to_dict("records")} if depth else {}
         _write_json(told | ({"fvcore": asdict(opinion)} if opinion else {}))
     elif as_csv:
         frame = modules if depth else counted.frame()
@@ -279,10 +279,6 @@ def _one_format(as_json: bool, as_csv: bool) -> None:
         raise WrongUsage("--json and --csv: choose one")
 
 
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{name: getattr(v, "item", lambda v=v: v)() for name, v in row.items()} for row in frame.to_dict("records")]
-
-
 def _write_json(value: Any) -> None:
     _write(json.dumps(value, indent=1) + "\n")
 
@@ -299,7 +295,7 @@ def _show(frame: pd.DataFrame) -> None:
         side = "right" if pd.api.types.is_numeric_dtype(frame[name]) else "left"
         table.add_column(title, justify=side, overflow="fold", no_wrap=name not in _LONG)
     for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(name, value) for name, value in zip(frame, row, strict=True)))
+        table.add_row(*(_cell(name, value) for name, value in zip(map(str, frame), row, strict=True)))
     width = None if sys.stdout.isatty() else 10_000
     Console(markup=False, highlight=False, emoji=False, width=width).print(table)
 

@@ -49,8 +49,8 @@ class Cost:
         """
         if depth is None:
             return self.modules.copy()
-        levels = self.modules["module"].map(lambda path: path.count(".") + 1 if path else 0)
-        return self.modules[levels <= depth].reset_index(drop=True)
+        kept = [not path or path.count(".") < depth for path in self.modules["module"]]
+        return self.modules.loc[kept].reset_index(drop=True)
 
     def frame(self) -> pd.DataFrame:
         """One row: params, macs, activations, peak_bytes, convention, how."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 
 from .blending import blend, damp, damp_into
 from .capture import Place, tensors_in
@@ -134,7 +135,7 @@ def _stand_in(graph: fx.Graph, node: fx.Node, result: fx.Node, operands: list[fx
 
 def _operands(node: fx.Node) -> list[fx.Node]:
     found: list[fx.Node] = []
-    fx.node.map_arg((node.args, node.kwargs), lambda n: found.append(n) or n)
+    map_arg((node.args, node.kwargs), lambda n: found.append(n) or n)
     return [n for n in found if holds_tensor(n)]
 
 

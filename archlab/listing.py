@@ -128,12 +128,15 @@ def _table(frame: pd.DataFrame) -> list[str]:
         return []
     cells = {
         "kind": frame["kind"],
-        "op": frame["op"].map(lambda op: op if len(op) <= 14 else op[:13] + "…"),
+        "op": [op if len(op) <= 14 else op[:13] + "…" for op in frame["op"]],
         "shape": frame["shape"],
         "calls": frame["calls"].astype(str),
         "params": frame["params_share"].map(_share),
         "MACs": frame["macs_share"].map(_share),
-        "how": frame["how"].map(lambda how: how.partition(":")[0]).where(frame["grad"], "no gradient"),
+        "how": [
+            how.partition(":")[0] if grad else "no gradient"
+            for how, grad in zip(frame["how"], frame["grad"], strict=True)
+        ],
     }
     columns = {
         name: _aligned(name, values, right=name in ("calls", "params", "MACs")) for name, values in cells.items()

@@ -33,7 +33,7 @@ ACTIVATIONS: dict[Callable, str] = _names(
     hardshrink=[F.hardshrink, torch.hardshrink, Tensor.hardshrink],
     softshrink=[F.softshrink],
     tanhshrink=[F.tanhshrink],
-    threshold=[F.threshold, F.threshold_, torch.threshold, torch.threshold_],
+    threshold=[F.threshold, F.threshold_, torch.threshold, torch.threshold_],  # type: ignore[attr-defined]
     sigmoid=[F.sigmoid, torch.sigmoid, torch.special.expit, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_],
     tanh=[F.tanh, torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_],
 )

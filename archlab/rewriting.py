@@ -140,10 +140,11 @@ def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], record: Cap
             other = method.edits[edit.site.place].site
             raise CannotRewrite(f"{edit.site.id} and {other.id} are the same add: choose one of them")
         method.edits[edit.site.place] = edit
-    for event in (*record.ops, *record.calls):
-        changes = event.mutated if hasattr(event, "mutated") else event.mutates_input
-        if changes and event.execution is not None and event.execution.module == site.path:
-            method.mutating.add(event.place)
+    changing = [(op.execution, op.place) for op in record.ops if op.mutated]
+    changing += [(call.execution, call.place) for call in record.calls if call.mutates_input]
+    for execution, place in changing:
+        if execution is not None and place is not None and execution.module == site.path:
+            method.mutating.add(place)
     _inject(module, {site.method: method})
     return method
 
@@ -259,10 +260,10 @@ def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, record
     del method.edits[site.place]
     if len(places) == 1 and all(c.execution is not None for c in calls):
         if isinstance(edit.omega, str):
-            omega = modules[site.path]._parameters.pop(edit.omega)
-            edit = Edit(site, "omega_call")  # not the same name: the child may have sites of its own
-            child.register_parameter(edit.omega, omega)
-            omegas[:] = [o if o.site is not site else Omega(site, site.module, edit.omega) for o in omegas]
+            omega, name = modules[site.path]._parameters.pop(edit.omega), "omega_call"
+            edit = Edit(site, name)  # not the name it had: the child may have sites of its own
+            child.register_parameter(name, omega)
+            omegas[:] = [o if o.site is not site else Omega(site, site.module, name) for o in omegas]
         _inject(child, {"forward": EditedChild(edit, type(child).forward)})
         return "module"
     for chain, ordinal in _ordinals(site, calls):

@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.overrides import TorchFunctionMode
 
 from .capture import Place, is_module_call, is_plumbing
 from .variants import PLAIN, Hole, Untraceable, Variant, pattern_of, replace_holes
 
 _FX_FILES = (fx.__file__.removesuffix("__init__.py"), __file__)
-_FX_CONTAINERS = (dict, list, fx.immutable_collections.immutable_dict, fx.immutable_collections.immutable_list)
+_FX_CONTAINERS = (dict, list, immutable_dict, immutable_list)
 _INPLACE_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
 
 
@@ -208,7 +209,8 @@ class _Tracer(fx.Tracer):
             given = (list(made.items()),), {}
         else:
             raise Untraceable(f"it makes a {type(made).__name__}")
-        return self.create_node("call_function", type(made), self.create_arg(given[0]), self.create_arg(given[1]))
+        args, kwargs = self.create_arg(given[0]), self.create_arg(given[1])
+        return self.create_node("call_function", type(made), args, kwargs)  # type: ignore[arg-type]
 
     def create_proxy(self, kind, target, args, kwargs, *rest, **named):
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)

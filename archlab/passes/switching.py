@@ -154,7 +154,7 @@ def penalty(soft: nn.Module, *, p: float = 1.0) -> Tensor:
     """
     if not p > 0:
         raise ValueError(f"p must be positive, got {p}")
-    omega = torch.stack(omega_parameters(soft))
+    omega = torch.stack(omega_parameters(soft))  # type: ignore[arg-type]
     return (1 - (omega if p == 1 else omega.clamp(min=0) ** p)).mean()
 
 

@@ -106,12 +106,15 @@ def compile_graph(graph: fx.Graph, origin: tuple[str, str, Any]) -> Callable:
     `origin` is the execution (module path, method, entry) that the nodes' places refer to.
     """
     code = graph.python_code("self", verbose=False)
-    filename = f"<archlab {next(_NUMBERS)} {origin[0] or 'root'}.{origin[1]}>"
-    linecache.cache[filename] = (len(code.src), None, code.src.splitlines(True), filename)
+    number = next(_NUMBERS)
+    name = f"{origin[1]}_{number}"  # a name of its own: code objects of equal text are equal, even from two files
+    source = code.src.replace("def forward(", f"def {name}(", 1)
+    filename = f"<archlab {number} {origin[0] or 'root'}.{origin[1]}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
     scope = dict(code.globals)
-    exec(compile(code.src, filename, "exec"), scope)
-    function = scope["forward"]
-    ORIGINS[function.__code__] = _lines(graph, code.src, origin)
+    exec(compile(source, filename, "exec"), scope)
+    function = scope[name]
+    ORIGINS[function.__code__] = _lines(graph, source, origin)
     return function
 
 

@@ -12,12 +12,14 @@ global counter.
 """
 
 import copy
+import dis
 import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,6 +151,7 @@ class ModuleCall:
     dtypes: tuple[torch.dtype | None, torch.dtype | None] = (None, None)  # first tensor in, first tensor out
     tensor_out: bool = False  # the output is one tensor, not a tuple or a dict
     mutates_input: bool = False
+    returns_input: bool = False  # the output is its first input itself, perhaps changed in place
     scripted: bool = False
 
 
@@ -548,7 +551,9 @@ class _Recorder(TorchFunctionMode):
         call.in_shapes += tuple(tuple(t.shape) for t in extra)
         if call.dtypes[0] is None and extra:
             call.dtypes = (extra[0].dtype, None)
-        call.mutates_input = now != before
+        changed_inside = any(self.producer[v].index >= call.first for v in call.inputs if v in self.producer)
+        call.mutates_input = now != before or changed_inside  # of a keyword only the value it has now is known
+        call.returns_input = isinstance(output, Tensor) and any(output is t for t in tensors_in((args, kwargs))[:1])
         made = tensors_in(output)
         call.outputs = tuple(self.value_of(t) for t in made)
         call.out_shapes = tuple(tuple(t.shape) for t in made)
@@ -560,10 +565,32 @@ def place_chain(frames: list, entry: Any) -> tuple[tuple[int, int], ...]:
     """The location of the innermost of `frames` (innermost first), seen from the frame `entry`."""
     chain = []
     for frame in frames:
-        chain.append((id(frame.f_code), frame.f_lasti))
+        chain.append((id(frame.f_code), instruction(frame)))
         if frame is entry:
             break
     return tuple(reversed(chain))
+
+
+def instruction(frame: Any) -> int:
+    """The bytecode offset of the call, operator or attribute that `frame` is at, the same however often it has run.
+
+    CPython specialises instructions that have run a few times, and then stops at another of those that make one call:
+    3.11 calls a C function from PRECALL once it is warm, from CALL before; a call of a Python function stands at CALL's
+    inline cache. All of them are taken for the first.
+    """
+    return _first_offsets(frame.f_code)[frame.f_lasti // 2]
+
+
+@lru_cache(maxsize=None)
+def _first_offsets(code: Any) -> list[int]:
+    offsets: list[int] = []
+    previous = None
+    for step in dis.get_instructions(code):
+        offsets += offsets[-1:] * (step.offset // 2 - len(offsets))  # the inline cache of the instruction before
+        calls = previous is not None and previous.opname in ("KW_NAMES", "PRECALL")
+        offsets.append(offsets[-1] if calls else step.offset)
+        previous = step
+    return offsets + offsets[-1:] * (len(code.co_code) // 2 - len(offsets))
 
 
 def _defines(cls: type, code: Any) -> bool:

@@ -262,6 +262,8 @@ def _no_block(call: ModuleCall) -> str:
         return f"it changes the shape, {call.in_shapes[0]} to {call.out_shapes[0]}"
     if call.dtypes[0] != call.dtypes[1]:
         return f"it changes the dtype, {call.dtypes[0]} to {call.dtypes[1]}"
+    if call.mutates_input and not call.returns_input:
+        return "it changes its input in place and returns another tensor"
     if any(shape == call.in_shapes[0] for shape in call.in_shapes[1:]):
         return "it takes several tensors of the output's shape: no single input to stand for it"
     return ""

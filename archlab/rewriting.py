@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .capture import Capture, capture, copied, refuse_wrappers, run, structural_copy
 from .editing import Edit
@@ -305,13 +305,13 @@ def restore(model: nn.Module, omegas: Iterable[Omega], classes: dict[str, type])
 def drop_unreached(model: nn.Module, example: Any, before: Capture) -> Capture:
     """Remove, in place, the modules and parameters that `before` reached and a run of `model` no longer does.
 
-    A module that is no longer called becomes an ``nn.Identity``, so that its name keeps its place. Returns the
-    record of the run.
+    A module that is no longer called becomes an ``nn.Identity``, so that its name keeps its place. Where code that
+    still runs reads an attribute of such a module, it stays, without its parameters. Returns the record of the run.
     """
     after = capture(model, example)
     called, read = before.reached()
     still_called, still_read = after.reached()
-    gone = read - still_read
+    idle: dict[str, nn.Module] = {}
     for path in sorted(called - still_called, key=lambda p: p.count(".")):
         try:
             module = model.get_submodule(path)
@@ -319,16 +319,42 @@ def drop_unreached(model: nn.Module, example: Any, before: Capture) -> Capture:
             continue  # its parent went
         names = {f"{path}.{name}" for name, _ in (*module.named_parameters(), *module.named_buffers())}
         inner = {f"{path}.{name}" if name else path for name, _ in module.named_modules()}
-        if names & still_read or inner & still_called:
-            continue
-        if path:
-            parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, nn.Identity().train(module.training))
+        if not (names & still_read or inner & still_called):
+            idle[path] = module
+            _put(model, path, nn.Identity().train(module.training))
+    if idle and not _still_runs(model, example):
+        for path, module in idle.items():
+            _put(model, path, module)
+    emptied = _empty(model, read - still_read)
+    if emptied and not _still_runs(model, example):
+        for table, name, tensor in emptied:
+            table[name] = tensor
+    return after
+
+
+def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
+def _empty(model: nn.Module, gone: set[str]) -> list[tuple[dict, str, Tensor]]:
+    """Set the tensors named in `gone`, wherever they are tied to, to None; where they stood, to put them back."""
     owned = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     tensors = {id(owned[name]) for name in gone & owned.keys()}
+    emptied = []
     for name, tensor in owned.items():
         if id(tensor) in tensors:
             path, _, leaf = name.rpartition(".")
             owner = model.get_submodule(path)
-            (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = None
-    return after
+            table: dict = owner._parameters if leaf in owner._parameters else owner._buffers
+            emptied.append((table, leaf, tensor))
+            table[leaf] = None
+    return emptied
+
+
+def _still_runs(model: nn.Module, example: Any) -> bool:
+    try:
+        _run_copy(model, example, [])
+    except Exception:  # whatever the model's own code raises when it misses what it reads
+        return False
+    return True

@@ -9,6 +9,7 @@ import fnmatch
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -422,6 +423,28 @@ def test_8_a_recipe_rebuilds_the_thin_model(main_case):
         al.recipe(again).to_json() == text
         or al.recipe(again).steps[-1].taken == al.recipe(main_case.thin).steps[-1].taken
     )
+
+
+COMPOSED = [
+    pytest.param(entry, *order, id=f"{name}-{order[0]}-{order[1]}")
+    for name, entry in ZOO.items()
+    for order in permutations([kind for kind in TOGETHER if entry.sites.get(kind, 0)], 2)
+]
+
+
+@pytest.mark.parametrize(("entry", "first", "second"), COMPOSED)
+def test_8_passes_compose_and_their_recipe_replays_them(entry, first, second):
+    dtype = torch.float64 if entry.doubles else torch.float32
+    example = place(entry.example(), dtype=dtype)
+    once = al.remove(entry.build(dtype), example, kinds=first)
+    if not any(site.kind == second for site in al.sites(once, example)):
+        return  # they went with what was removed first
+    twice = al.remove(once, example, kinds=second)
+    together = al.remove(entry.build(dtype), example, kinds=(first, second))
+    assert_close(outputs(twice, example), outputs(together, example), 1e-10 if entry.doubles else 1e-5)
+    steps = al.recipe(twice).steps
+    assert [step.name for step in steps] == ["discard", "discard"] and all(step.taken for step in steps)
+    assert_same(outputs(al.apply(al.recipe(twice), entry.build(dtype), example), example), outputs(twice, example))
 
 
 # --- 9: completeness against another witness ------------------------------------------------------

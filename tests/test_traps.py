@@ -85,6 +85,37 @@ def test_an_input_changed_in_place_is_still_changed():
         assert_near(made(x), net.tail(v + net.inner.a(v)))
 
 
+def test_a_block_that_works_in_place_on_its_input():
+    class AddsInPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = conv()
+
+        def forward(self, x):
+            x += F.relu(self.a(x))
+            return x
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.block, self.tail = conv(), AddsInPlace(), conv()
+
+        def forward(self, x):
+            y = self.stem(x)
+            z = self.block(y)
+            return self.tail(y * z)
+
+    net, x = Net(), image()
+    y = net.stem(x)
+    for made in both(net, x, kinds="block"):
+        assert_near(made(x), net.tail(y * y))
+    half = y + 0.5 * F.relu(net.block.a(y))
+    assert_near(switched(net, x, kinds="block", omega=0.5)(x), net.tail(half * half))
+    for made in both(net, x, kinds="skip"):
+        step = F.relu(net.block.a(y))
+        assert_near(made(x), net.tail(step * step))
+
+
 def test_out_times_a_does_not_reach_the_input_of_a_removed_block():
     net, x = ZOO["aliasing"].build(), image()
     stem = net.stem(x)
@@ -697,3 +728,27 @@ def test_the_random_state_is_left_alone():
     assert torch.equal(soft(x), noisy)
     torch.manual_seed(4)
     assert_near(thin(x), net.b(F.dropout(net.a(x), 0.5) if torch.manual_seed(4) else x))
+
+
+class Warm(nn.Module):
+    """Adds and an activation by C functions, which CPython specialises once a line has run a few times."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = operator.add(self.conv(x), x)
+        return torch.relu(torch.add(x, self.conv(x)))
+
+
+@pytest.mark.parametrize("runs_before", [0, 1, 50])
+def test_code_that_has_run_often_is_found_as_code_that_has_not(runs_before):
+    x = torch.randn(1, 3, 8, 8)
+    for _ in range(runs_before):
+        Warm()(x)
+    for _ in range(3):  # reading it runs it as well
+        net = Warm()
+        thin = al.remove(net, x, kinds=["skip", "activation"])
+        assert len(al.recipe(thin).steps[-1].taken) == 3
+        assert torch.equal(thin(x), net.conv(net.conv(x)))

@@ -3,6 +3,7 @@
 import copy
 import functools
 import inspect
+import operator
 import os
 import pickle
 import subprocess

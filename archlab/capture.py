@@ -120,6 +120,7 @@ class Op:
     outputs: tuple[int, ...] = ()
     mutated: tuple[int, ...] = ()  # value ids as they were before this op changed them in place
     in_shapes: tuple[tuple[int, ...], ...] = ()
+    in_dtypes: tuple[torch.dtype, ...] = ()
     out_shapes: tuple[tuple[int, ...], ...] = ()
     dtype: torch.dtype | None = None  # of the first output
     params: tuple[str, ...] = ()  # names of the parameters and buffers among the inputs
@@ -478,7 +479,7 @@ class _Recorder(TorchFunctionMode):
             return result  # handed through: .to() of the same device, .contiguous() of a contiguous tensor
         execution, place = self.locate(sys._getframe(1))
         op = Op(len(self.ops), func, execution, place, self.stack[-1] if self.stack else None)
-        op.inputs, op.in_shapes = inputs, shapes
+        op.inputs, op.in_shapes, op.in_dtypes = inputs, shapes, tuple(t.dtype for t in given)
         op.params = tuple(self.constants[v] for v in inputs if v in self.constants)
         op.options = {k: v for k, v in kwargs.items() if not tensors_in(v)}
         op.positional = tuple(None if isinstance(a, Tensor) else a for a in args)

@@ -92,7 +92,7 @@ def _edit(graph: fx.Graph, node: fx.Node, edit: Edit) -> None:
             kept = operands[site.keep]
             if omega is None:
                 result = kept
-                if site.inplace and kept is not target:
+                if site.recast and kept is not target:  # elsewhere nothing of the target may be kept alive
                     result = graph.call_method("type_as", (kept, target))
             elif site.inplace:
                 if given and kept is not target:  # as in `perform`

@@ -64,6 +64,7 @@ class _Found:
     keep: int = 0
     drop: int = -1
     inplace: bool = False
+    recast: bool = False
     span: int = 0
 
 
@@ -181,6 +182,7 @@ def _add(op: Op, flow: Flow) -> "Iterator[_Found | Left]":
             keep=1 - drop,
             drop=drop,
             inplace=bool(op.mutated),
+            recast=bool(op.mutated) and len(set(op.in_dtypes)) > 1,
             span=span,
         )
 
@@ -306,6 +308,7 @@ def _merge(found: list[_Found], flow: Flow) -> list[Site]:
                 drop=drop,
                 mutated=any(flow.changed_later(f.result) for f in group),
                 inplace=any(f.inplace for f in group),
+                recast=any(f.recast for f in group),
             )
         )
     return sites

@@ -44,6 +44,7 @@ class Site:
     drop: int = field(repr=False)
     mutated: bool = field(repr=False)  # its output is changed in place afterwards
     inplace: bool = field(repr=False)  # it changes its input in place
+    recast: bool = field(repr=False)  # an add in place whose operands differ in dtype: the result has the first's
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .capture import Capture, capture, copied, refuse_wrappers, run, structural_copy
+from .capture import Capture, capture, copied, no_fused_layers, refuse_wrappers, run, structural_copy
 from .editing import Edit
 from .listing import Site
 from .methods import EditedChild, Method, WatchedChild
@@ -238,6 +238,7 @@ def _run_copy(model: nn.Module, example: Any, methods: list[Method]) -> None:
         devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(no_fused_layers())  # what a graph is made of are the ops that the fused kernel hides
         run(probe, example)
         if any(name == "training" for method in methods for v in method.variants for name, _ in v.reads):
             training = probe.training

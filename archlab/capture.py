@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -582,7 +582,7 @@ def instruction(frame: Any) -> int:
     return _first_offsets(frame.f_code)[frame.f_lasti // 2]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _first_offsets(code: Any) -> list[int]:
     offsets: list[int] = []
     previous = None

@@ -193,13 +193,13 @@ class _Tracer(fx.Tracer):
     def create_arg(self, a):
         if issubclass(type(a), fx.Proxy):
             return a.node
-        if isinstance(a, Tensor):
-            known = isinstance(a, nn.Parameter) or a in self.tensor_attrs
-            if not known:
-                raise Untraceable("it uses a tensor that is neither an input nor an attribute")
         if isinstance(a, dict | list) and type(a) not in _FX_CONTAINERS:
             return self._container(a)
         return super().create_arg(a)
+
+    def get_fresh_qualname(self, prefix: str) -> str:
+        """Where fx would keep a tensor or an object that it cannot write down, as an attribute of the traced module."""
+        raise Untraceable("it uses a tensor or an object that is neither an input nor an attribute")
 
     def _container(self, made: Any) -> fx.Node:
         """A node that makes a dict or list of a class of its own, which fx would turn into a plain one."""

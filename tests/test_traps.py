@@ -707,6 +707,24 @@ def test_no_global_hook_or_mode_stays_behind():
     assert not torch.overrides._get_current_function_mode_stack()
 
 
+def test_a_model_that_differs_from_itself_from_run_to_run():
+    class Trembles(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.generator = conv(), torch.Generator().manual_seed(0)
+
+        def __deepcopy__(self, memo):  # generators cannot be copied
+            new = copy.copy(self)
+            new._modules = copy.deepcopy(self._modules, memo)
+            return new
+
+        def forward(self, x):
+            return F.relu(self.a(x)) + 1e-6 * torch.randn(x.shape, generator=self.generator)
+
+    soft = al.switch(Trembles(), image(), kinds="activation")
+    assert "differs from itself" in al.recipe(soft).steps[-1].equality
+
+
 def test_the_random_state_is_left_alone():
     class Noisy(nn.Module):
         def __init__(self):

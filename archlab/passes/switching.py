@@ -36,8 +36,8 @@ class Switches:
 def switch(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where: Where = None) -> nn.Module:
     """A copy of `model` with a switch at every site of `kinds` that matches `where`; every omega is 0.
 
-    At omega = 0 output and gradients equal the original's (checked on `example` before returning). A site's
-    omega is a float32 scalar parameter of its container, named ``omega_<kind>_<number>``. Paper, eq. 3.
+    At omega = 0 output and gradients equal the original's (the output is checked on `example` before returning; a
+    model that differs from itself from run to run is held to ten times that). A site's omega is a float32 scalar parameter of its container, named ``omega_<kind>_<number>``. Paper, eq. 3.
 
     Raises ValueError where nothing matches, for no or an unknown kind, for two kinds at one add, or for a model that
     has switches already.
@@ -53,9 +53,7 @@ def switch(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where:
     refuse_conflicts(taken)
     rewritten = rewrite(model, example, [Edit(s, omega_name(s)) for s in taken], record=sites.record)
     soft = rewritten.model
-    difference = compare(model, soft, example)
-    if difference != 0:
-        raise AssertionError(f"switched at omega = 0, the output differs by {difference:.3g} from the original's")
+    equality = _checked(model, soft, example)
     found = tuple(s.id for s in sites if s.kind in check_kinds(kinds))
     chosen = {s.id for s in taken}
     left = {site: "not chosen by where" for site in found if site not in chosen}
@@ -63,9 +61,19 @@ def switch(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where:
     setattr(soft, _ATTRIBUTE, state)
     step = Step(
         "switch", {"sites": [s.id for s in taken]}, found, tuple(s.id for s in taken), left,
-        rewritten.how, costs(sites.record), costs(sites.record), "exact at omega = 0",
+        rewritten.how, costs(sites.record), costs(sites.record), equality,
     )  # fmt: skip
     return with_step(soft, recipe(model), step)
+
+
+def _checked(model: nn.Module, soft: nn.Module, example: Any) -> str:
+    difference = compare(model, soft, example)
+    if difference == 0:
+        return "exact at omega = 0"
+    own = compare(model, model, example)  # kernels that add in any order, noise from a generator of its own
+    if difference <= 10 * own:
+        return f"equal at omega = 0 within {difference:.2g}; the original differs from itself by {own:.2g}"
+    raise AssertionError(f"switched at omega = 0, the output differs by {difference:.3g} from the original's")
 
 
 def refuse_conflicts(taken: Sites) -> None:
@@ -85,14 +93,16 @@ def costs(record: Capture) -> dict[str, int]:
 def compare(model: nn.Module, other: nn.Module, example: Any) -> float:
     """Largest difference of two models' outputs on `example`, relative to the largest value of the first's.
 
-    Both run on copies, from the same random state. NaN where exactly one of them is not finite.
+    Both run on copies, from the same random state. Infinite where types or shapes differ, NaN where exactly one of
+    them is not finite.
     """
-    outputs = []
+    made = []
     for net in (model, other):
         with torch.random.fork_rng(devices=_devices(net)), torch.no_grad(), no_fused_layers():
             torch.manual_seed(0)
-            outputs.append(tensors_in(run(structural_copy(net), example)))
-    if [t.shape for t in outputs[0]] != [t.shape for t in outputs[1]]:
+            made.append(run(structural_copy(net), example))
+    outputs = [tensors_in(output) for output in made]
+    if type(made[0]) is not type(made[1]) or [t.shape for t in outputs[0]] != [t.shape for t in outputs[1]]:
         return float("inf")
     worst = 0.0
     for a, b in zip(*outputs, strict=True):

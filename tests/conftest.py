@@ -18,6 +18,14 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _modes_are_left_as_they_were():
+    yield
+    left = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+    torch.set_grad_enabled(True)
+    assert left == (True, False), "gradients or autocast are switched otherwise than before"
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """The folder of real photographs and weights beside the checkout; the test skips where it is absent."""

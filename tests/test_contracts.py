@@ -92,14 +92,6 @@ def _cases() -> Iterator[Any]:
             yield pytest.param(Case(entry, ("block",), False), id=f"{name}-block")
 
 
-@pytest.fixture(autouse=True)
-def _modes_are_left_as_they_were():
-    yield
-    left = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
-    torch.set_grad_enabled(True)
-    assert left == (True, False), "gradients or autocast are switched otherwise than before"
-
-
 @pytest.fixture(scope="module", params=list(_cases()))
 def case(request) -> Iterator[Case]:
     yield request.param

@@ -163,6 +163,7 @@ SMALLEST = {
     "xcit": "xcit_nano_12_p8_224",
 }  # fmt: skip
 SIDES = {
+    "deepseek_vit_412m": 56,
     "halonet_h1": 256,
     "efficientformer_l1": 224,
     "inception_resnet_v2": 96,

@@ -169,19 +169,20 @@ def sites_command(
         wanted = [kind.strip() for kind in kinds.split(",")] if kinds else None
         found = sites(model, example, kinds=wanted, where=where or None)
     if as_json:
-        _write_json({"sites": found.frame().to_dict("records"), "left": found.left_frame().to_dict("records")})
+        told = {"sites": found.frame().to_dict("records"), "left": found.left_frame().to_dict("records")}
+        print(json.dumps(told, indent=1))
     elif as_csv:
-        _write((found.left_frame() if left else found.frame()).to_csv(index=False))
+        print((found.left_frame() if left else found.frame()).to_csv(index=False), end="")
     else:
         frame = found.frame()
         _show(frame.drop(columns=["params", "macs", "span", "grad"]))
         counts = ", ".join(f"{n} {kind}" for kind, n in frame["kind"].value_counts(sort=False).items())
-        _write(f"{len(found)} sites{': ' * bool(counts)}{counts}\n")
+        print(f"{len(found)} sites: {counts}" if counts else "no sites")
         if left:
-            _write("\nseen and left:\n")
+            print("\nseen and left:")
             _show(found.left_frame())
         elif found.left:
-            _write(f"{len(found.left)} seen and left; --left says why\n")
+            print(f"{len(found.left)} seen and left; --left says why")
 
 
 @app.command("cost")
@@ -213,12 +214,15 @@ def cost_command(
 ) -> None:
     """Count what one run of a model costs: parameters, multiply-adds, activations, memory.
 
-    Nothing is computed where the model can run without data (on torch's meta device), so any resolution is cheap;
-    "how" says whether that was so. A multiply and its add count as one.
+    Nothing is computed where the model can run without data (on torch's meta
+    device), so any resolution is cheap; "how" says whether that was so. A
+    multiply and its add count as one.
 
       archlab cost torchvision.models:resnet18 --input 1,3,1080,1920 --depth 2
-      archlab cost torchvision.models:resnet18 --args num_classes=10 --input 1,3,224,224 --fvcore
-      archlab cost studies.motion.models:baseline --call stream --input 1,3,384,384 --input 1,32,192,192 --input 10.0 \\
+      archlab cost torchvision.models:resnet18 --args num_classes=10 \\
+        --input 1,3,224,224 --fvcore
+      archlab cost studies.motion.models:baseline --call stream \\
+        --input 1,3,384,384 --input 1,32,192,192 --input 10.0 \\
         --convention paper --json
 
     --csv writes one row, or with --depth a row for each module.
@@ -234,15 +238,16 @@ def cost_command(
     if as_json:
         told = {**counted.frame().to_dict("records")[0], "uncounted": counted.uncounted}
         told |= {"modules": modules.to_dict("records")} if depth else {}
-        _write_json(told | ({"fvcore": asdict(opinion)} if opinion else {}))
+        told |= {"fvcore": asdict(opinion)} if opinion else {}
+        print(json.dumps(told, indent=1))
     elif as_csv:
         frame = modules if depth else counted.frame()
-        _write((frame.assign(fvcore_macs=opinion.macs) if opinion else frame).to_csv(index=False))
+        print((frame.assign(fvcore_macs=opinion.macs) if opinion else frame).to_csv(index=False), end="")
     else:
-        _write(f"{counted!r}\n")
+        print(counted)
         if opinion:
             skipped = ", ".join(f"{name} x{count}" for name, count in opinion.uncounted.items())
-            _write(f"by fvcore    {opinion.macs / 1e9:>15.3f}   (MACs [G]; it did not count: {skipped or 'nothing'})\n")
+            print(f"by fvcore    {opinion.macs / 1e9:>15.3f}   (MACs [G]; it did not count: {skipped or 'nothing'})")
         if depth:
             _show(modules)
 
@@ -267,8 +272,9 @@ def _readable_errors(trace: bool) -> Iterator[None]:
     except Exception as error:
         if trace:
             traceback.print_exc()
-        for where in getattr(error, "__notes__", ()):  # capture notes where in the model it was raised
-            raise WrongUsage(f"the model does not run on this input: {in_words(error)}; {where}") from error
+        notes = getattr(error, "__notes__", None)
+        if notes:  # capture says so where in the model it was raised
+            raise WrongUsage(f"the model does not run on this input: {in_words(error)}; {notes[0]}") from error
         if isinstance(error, ValueError):
             raise WrongUsage(str(error)) from error
         raise
@@ -279,12 +285,8 @@ def _one_format(as_json: bool, as_csv: bool) -> None:
         raise WrongUsage("--json and --csv: choose one")
 
 
-def _write_json(value: Any) -> None:
-    _write(json.dumps(value, indent=1) + "\n")
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
+_TITLES = {"params_share": "% params", "macs_share": "% MACs", "macs": "MACs"}
+_LONG = ("site", "module", "path", "how", "reason")  # columns whose text may go on in the next line
 
 
 def _show(frame: pd.DataFrame) -> None:
@@ -298,10 +300,6 @@ def _show(frame: pd.DataFrame) -> None:
         table.add_row(*(_cell(name, value) for name, value in zip(map(str, frame), row, strict=True)))
     width = None if sys.stdout.isatty() else 10_000
     Console(markup=False, highlight=False, emoji=False, width=width).print(table)
-
-
-_TITLES = {"params_share": "% params", "macs_share": "% MACs", "macs": "MACs"}
-_LONG = ("site", "module", "path", "how", "reason")  # columns that may go on in the next line
 
 
 def _cell(name: str, value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .capture import Call
+from .capture import Call, refuse_wrappers
 
 
 class Unusable(ValueError):
@@ -35,7 +35,7 @@ def make_model(factory: str, options: Iterable[str] = ()) -> nn.Module:
         raise Unusable(f"{factory!r} names no factory: write package.module:factory, as torchvision.models:resnet18")
     found = _attribute(_imported(module), path, module)
     if isinstance(found, nn.Module):
-        return found
+        return _readable(found, factory)
     given = dict(_option(text) for text in options)
     told = f"{factory}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
     try:
@@ -44,7 +44,7 @@ def make_model(factory: str, options: Iterable[str] = ()) -> nn.Module:
         raise Unusable(f"{told} raises {in_words(error)}") from error
     if not isinstance(made, nn.Module):
         raise Unusable(f"{told} returns {type(made).__name__}, not a torch.nn.Module")
-    return made
+    return _readable(made, told)
 
 
 def make_example(inputs: Iterable[str], *, method: str = "forward", high: int = 1) -> tuple | Call:
@@ -114,6 +114,14 @@ def in_words(error: BaseException) -> str:
 
 def one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _readable(model: nn.Module, told: str) -> nn.Module:
+    try:
+        refuse_wrappers(model)
+    except TypeError as error:
+        raise Unusable(f"{told}: {error}") from error
+    return model
 
 
 def _imported(name: str) -> Any:

@@ -37,7 +37,8 @@ def switch(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where:
     """A copy of `model` with a switch at every site of `kinds` that matches `where`; every omega is 0.
 
     At omega = 0 output and gradients equal the original's (the output is checked on `example` before returning; a
-    model that differs from itself from run to run is held to ten times that). A site's omega is a float32 scalar parameter of its container, named ``omega_<kind>_<number>``. Paper, eq. 3.
+    model that differs from itself from run to run is held to ten times that). A site's omega is a float32 scalar
+    parameter of its container, named ``omega_<kind>_<number>``. Paper, eq. 3.
 
     Raises ValueError where nothing matches, for no or an unknown kind, for two kinds at one add, or for a model that
     has switches already.

@@ -3,8 +3,9 @@
 Why not `torch.fx.symbolic_trace`: it traces whole models, turns every argument into a proxy
 (``mask is not None`` is then silently true), bakes attributes and tensor constants in, and does
 not say where in the code a node came from. Here an argument that is no tensor is a constant of
-the trace (a float is passed on as an input where the code allows that), attributes that were read
-are remembered, and `Variant.matches` says for each later call whether the graph is valid for it.
+the trace (a float is passed on as an input where the code allows that, an object where it is only
+handed on), attributes that were read are remembered, and `Variant.matches` says for each later call
+whether the graph is valid for it.
 """
 
 import builtins
@@ -14,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, fx, nn
@@ -45,7 +46,7 @@ def trace(module: nn.Module, function: Callable, entry: Any, args: tuple, kwargs
             reason = error
         except Exception as error:  # whatever the model's own code raises when it meets a proxy
             reason = error
-    text = str(reason).strip().split("\n")[0]
+    text = str(reason).strip().split("\n")[0].split(". ")[0]
     raise Untraceable(text if isinstance(reason, Untraceable) else f"{type(reason).__name__}: {text}")
 
 
@@ -64,6 +65,21 @@ def _inplace(name: str) -> Callable:
 
 for _name in _INPLACE_OPERATORS:
     setattr(_Proxy, f"__{_name}__", _inplace(_name))
+
+
+class _Handed(_Proxy):
+    """Stands for an object that the traced code may compare with None, ask for its class and hand on, nothing else."""
+
+    def __getattr__(self, name: str):
+        raise Untraceable(f"it looks into a {self.node.meta['kind'].__name__}")
+
+
+def _refuse_to_look(self: _Handed, *args: Any) -> Any:
+    raise Untraceable(f"it works on a {self.node.meta['kind'].__name__}")
+
+
+for _name in (*fx.graph.magic_methods, *_INPLACE_OPERATORS, "bool", "call", "contains", "iter", "len"):
+    setattr(_Handed, f"__{_name.strip('_')}__", _refuse_to_look)
 
 
 _NO_TENSOR_METHODS = frozenset({"size", "dim", "numel", "item", "stride", "tolist", "is_floating_point", "get_device"})
@@ -85,7 +101,7 @@ def holds_tensor(node: fx.Node) -> bool:
 
 @contextmanager
 def _proxies_pass_for_tensors() -> Iterator[None]:
-    """While tracing, ``isinstance(x, Tensor)`` in a model's code is true of a proxy that holds one.
+    """While tracing, ``isinstance(x, Tensor)`` in a model's code is true of a proxy that holds one; so for objects.
 
     The builtin is replaced, because a proxy whose ``__class__`` lies would be believed by torch's C++ code as well.
     """
@@ -94,10 +110,12 @@ def _proxies_pass_for_tensors() -> Iterator[None]:
     def passes(value: Any, classes: Any) -> bool:
         if real(value, classes):
             return True
-        if type(value) is not _Proxy or sys._getframe(1).f_code.co_filename.startswith(_FX_FILES):
+        if type(value) not in (_Proxy, _Handed) or sys._getframe(1).f_code.co_filename.startswith(_FX_FILES):
             return False
-        wanted = classes if real(classes, tuple) else (classes,)
-        return holds_tensor(value.node) and any(real(c, type) and issubclass(Tensor, c) for c in wanted)
+        wanted = classes if real(classes, tuple) else get_args(classes) or (classes,)
+        stands_for = value.node.meta["kind"] if type(value) is _Handed else Tensor
+        known = type(value) is _Handed or holds_tensor(value.node)
+        return known and any(real(c, type) and issubclass(stands_for, c) for c in wanted)
 
     builtins.isinstance = passes
     try:
@@ -172,7 +190,7 @@ class _Tracer(fx.Tracer):
             proxy = self.create_proxy("placeholder", f"leaf_{count}", (), {})
             proxy.node.meta["kind"] = kind.kind
             count += 1
-            return proxy
+            return proxy if kind.kind in (Tensor, float) else _Handed(proxy.node, self)
 
         args, kwargs = self.patterns
         args = tuple(replace_holes(p, hole) for p in args)

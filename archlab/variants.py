@@ -20,20 +20,23 @@ class Untraceable(Exception):
 
 
 class Hole:
-    """Stands in an argument pattern for something that is an input of the graph."""
+    """Stands in an argument pattern for something that is an input of the graph: a tensor, a float, or an object.
+
+    What a trace may do with an object is to hand it on (a transformer's cache): it may change between two calls.
+    """
 
     def __init__(self, kind: type):
         self.kind = kind
+
+    def holds(self, value: Any) -> bool:
+        return isinstance(value, Tensor) if self.kind is Tensor else type(value) is self.kind
 
 
 TENSOR, NUMBER = Hole(Tensor), Hole(float)
 
 
 def pattern_of(value: Any, *, numbers: bool) -> Any:
-    """The shape of an argument tree: holes for tensors (and floats, with `numbers`), the other leaves themselves.
-
-    Raises Untraceable for a leaf that is no plain value: an object may change between two calls.
-    """
+    """The shape of an argument tree: holes for tensors, objects and, with `numbers`, floats; the others themselves."""
     if isinstance(value, Tensor):
         return TENSOR
     if numbers and type(value) is float:
@@ -44,14 +47,14 @@ def pattern_of(value: Any, *, numbers: bool) -> Any:
         return {k: pattern_of(v, numbers=numbers) for k, v in value.items()}
     if isinstance(value, (*PLAIN, torch.Size)):
         return value
-    raise Untraceable(f"an argument is a {type(value).__name__}")
+    return Hole(type(value))
 
 
 def fill(pattern: Any, value: Any, leaves: list) -> bool:
     """Append what stands at the holes of `pattern` to `leaves`; False where `value` does not fit the pattern."""
     if isinstance(pattern, Hole):
         leaves.append(value)
-        return isinstance(value, pattern.kind)
+        return pattern.holds(value)
     if isinstance(pattern, (tuple, list)) and not isinstance(pattern, torch.Size):
         if type(value) is not type(pattern) or len(value) != len(pattern):
             return False

@@ -221,7 +221,39 @@ class Wrapping(nn.Module):
 
 
 class Cache:
-    """An object that is handed through, as a transformer's cache: its reader cannot be traced."""
+    """An object that is handed through, as a transformer's cache; code that looks into it cannot be traced."""
+
+    filled = False
+
+
+def test_an_object_is_handed_on_but_not_looked_into():
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = conv()
+
+        def forward(self, x, cache):
+            return F.gelu(self.a(x)) if cache is None or cache.filled else F.relu(self.a(x))
+
+    class Hander(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.reader, self.b = Reader(), conv()
+
+        def forward(self, x, cache=None):
+            assert cache is None or isinstance(cache, Cache | str)
+            return x + self.b(self.reader(x, cache))
+
+    net, x, full = Hander(), image(), Cache()
+    full.filled = True
+    how = {site.id: site.how for site in al.sites(net, (x, Cache()))}
+    assert how["skip.0"] == "local" and how["reader/activation.0"] == "intercepted: it looks into a Cache"
+    for made in both(net, (x, Cache()), kinds="skip"):
+        assert_near(made(x, Cache()), net.b(F.relu(net.reader.a(x))))
+        for cache in (None, full):
+            assert_near(made(x, cache), net.b(F.gelu(net.reader.a(x))))
+    with pytest.raises(AssertionError):
+        made(x, 3)
 
 
 def test_a_base_class_that_wraps_forward():
@@ -231,8 +263,8 @@ def test_a_base_class_that_wraps_forward():
             self.a, self.b = conv(), conv()
 
         def forward(self, x, cache):
-            assert isinstance(cache, Cache)
-            return self.b(F.relu(self.a(x)))
+            assert not cache.filled
+            return self.b(torch.relu(self.a(x)))
 
     class Net(nn.Module):
         def __init__(self):
@@ -255,6 +287,7 @@ def test_a_child_that_is_a_site_and_has_sites_of_the_same_name():
             self.inner, self.a = inner, conv()
 
         def forward(self, x, cache):
+            assert not cache.filled
             return self.a(self.inner(x, cache) if isinstance(self.inner, Layer) else self.inner(x))
 
     net, x = Layer(Layer(Layer(Residual()))), image()

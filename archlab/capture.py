@@ -41,7 +41,7 @@ ORIGINS: dict[Any, dict[int, tuple["Place", tuple[str, str, Any]]]] = {}
 _GENERATED = (None, (None, "<archlab>", None))
 
 # Frames of these files stand between a call in a model and what it calls; a location skips them.
-_OWN_FILES = ("blending.py", "capture.py", "editing.py", "intercepting.py", "methods.py", "rewriting.py", "tracing.py")
+_OWN_FILES = ("blending.py", "capture.py", "editing.py", "injecting.py", "intercepting.py", "methods.py", "tracing.py")
 _PLUMBING = frozenset(
     {
         *(str(Path(__file__).with_name(name)) for name in _OWN_FILES),

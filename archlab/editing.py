@@ -111,6 +111,7 @@ def _edit(graph: fx.Graph, node: fx.Node, edit: Edit) -> None:
 
 def _blend_node(graph: fx.Graph, node: fx.Node, target: fx.Node, omega: Any, *, inplace: bool, given: bool) -> fx.Node:
     if not inplace:
+        node.meta.pop("place", None)  # it is no site of its own from now on
         with graph.inserting_after(node):
             return graph.call_function(blend, (node, target, omega))
     x = graph.call_method("clone", (target,)) if given else target

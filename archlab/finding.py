@@ -30,6 +30,10 @@ from .listing import Left, Site, Sites
 from .ops import ACTIVATIONS, ADDS, CONCATENATIONS, MULS, NONLINEAR_NAMES, POINTWISE_NAMES, RESHAPES, SOFTMAX
 
 _PLAIN_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_FOREIGN = {
+    "<outside>": "it runs outside the model's own methods",
+    "<archlab>": "an earlier pass put it there: a site that is switched or frozen",
+}
 
 
 def sites_of(model: nn.Module, example: Any) -> Sites:
@@ -97,8 +101,8 @@ def _activation(op: Op, flow: Flow) -> "_Found | Left":
         reason = "its output has another shape than its input"
     elif op.inputs[0] in flow.record.constants:
         reason = "it works on a parameter, not on data"
-    elif execution.method == "<outside>":
-        reason = "it runs outside the model's own methods"
+    elif execution.method in _FOREIGN:
+        reason = _FOREIGN[execution.method]
     else:
         gate = op.func in SOFTMAX or _multiplies(op, flow)
         return _Found(
@@ -142,7 +146,7 @@ def _composed_activation(call: ModuleCall, flow: Flow, module: nn.Module) -> Ite
     ops = flow.record.ops[call.first : call.last]
     if len(ops) < 2 or call.execution is None or not call.tensor_out or len(call.inputs) != 1:
         return
-    if call.execution.method == "<outside>":
+    if call.execution.method in _FOREIGN:
         return
     if call.in_shapes[0] != call.out_shapes[0] or call.mutates_input or any(module.children()):
         return
@@ -211,8 +215,8 @@ def _no_skip(op: Op, execution: Execution, flow: Flow) -> str:
         return "an operand is a parameter or a buffer"
     if not (op.dtype is not None and op.dtype.is_floating_point):
         return "it adds integers"
-    if execution.method == "<outside>":
-        return "it runs outside the model's own methods"
+    if execution.method in _FOREIGN:
+        return _FOREIGN[execution.method]
     if "alpha" in op.options or any(p is not None for p in op.positional):
         return "an operand is scaled by the add itself (alpha)"
     related = flow.ancestors(a) & flow.ancestors(b) or flow.descends(a, b) or flow.descends(b, a)
@@ -254,8 +258,8 @@ def _no_block(call: ModuleCall) -> str:
     """Why its input cannot stand for the output of a module; empty where it can."""
     if call.scripted:
         return "it is scripted: its ops cannot be seen"
-    if call.execution is not None and call.execution.method == "<outside>":
-        return "it is called outside the model's own methods"
+    if call.execution is not None and call.execution.method in _FOREIGN:
+        return _FOREIGN[call.execution.method]
     if not call.inputs or not call.outputs:
         return ""
     if not call.tensor_out:

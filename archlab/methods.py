@@ -73,6 +73,10 @@ class EditedChild:
     def __init__(self, edit: Edit, function: Callable):
         self.edit, self.function = edit, function
 
+    def around(self, function: Callable) -> "EditedChild":
+        """The same for another method inside."""
+        return EditedChild(self.edit, function)
+
     def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
         return perform(self.edit, module, functools.partial(self.function, module), args, kwargs)
 
@@ -82,6 +86,10 @@ class WatchedChild:
 
     def __init__(self, path: str, function: Callable):
         self.path, self.function = path, function
+
+    def around(self, function: Callable) -> "WatchedChild":
+        """The same for another method inside."""
+        return WatchedChild(self.path, function)
 
     def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
         return intercepted_call(self.path, functools.partial(self.function, module), args, kwargs)

@@ -8,9 +8,8 @@ time (``intercepted``). A site inside something that is removed needs nothing (`
 no way is sound for is ``refused``.
 """
 
-import copy
-import functools
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from .capture import Capture, capture, copied, no_fused_layers, refuse_wrappers, run, structural_copy
 from .editing import Edit
+from .injecting import OMEGA_CALL, inject, runners_of
 from .listing import Site
 from .methods import EditedChild, Method, WatchedChild
 
@@ -47,11 +47,6 @@ class Rewritten:
     reasons: dict[str, str]
     omegas: tuple[Omega, ...]
     classes: dict[str, type]
-
-
-def omega_name(site: Site) -> str:
-    """The name of a site's switch parameter in its container: ``omega_relu`` style, from the site's kind and number."""
-    return "omega_" + site.id.rsplit("/", 1)[-1].replace(".", "_")
 
 
 def rewrite(model: nn.Module, example: Any, edits: Iterable[Edit], *, record: Capture) -> Rewritten:
@@ -84,8 +79,12 @@ def attempt(model: nn.Module, example: Any, edits: Iterable[Edit], *, record: Ca
         if reason:
             how |= {e.site.id: "refused" for e in group}
             reasons |= {e.site.id: reason for e in group}
-        else:
-            methods.append(_inject_method(modules, group, record))
+            continue
+        method = _inject_method(modules, group, record)
+        methods.append(method)
+        double = [e.site.id for e in group if method.edits[e.site.place] is not e]
+        how |= dict.fromkeys(double, "refused")
+        reasons |= dict.fromkeys(double, "an earlier pass froze it, or the other operand of its add is chosen")
     _run_copy(new, example, methods)
     unrun = "gone" if any(edit.omega is None for edit in edits) else "refused"
     for method in methods:
@@ -129,23 +128,24 @@ def _register_omega(module: nn.Module, name: str, model: nn.Module) -> None:
 def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], record: Capture) -> Method:
     site = edits[0].site
     module = modules[site.path]
-    earlier = _method_of(module, site.method)
+    runners = runners_of(module, site.method)
+    above = list(itertools.takewhile(lambda runner: not isinstance(runner, Method), runners))
+    earlier = runners[len(above)] if len(runners) > len(above) else None
+    inner = earlier or (above[-1] if above else None)
+    function = inner.function if inner is not None else getattr(type(module), site.method)
+    method = Method(site.path, site.method, site.entry, function)
     if earlier is not None:
-        method = Method(site.path, site.method, site.entry, earlier.function)
         method.edits, method.calls, method.mutating = dict(earlier.edits), dict(earlier.calls), set(earlier.mutating)
-    else:
-        method = Method(site.path, site.method, site.entry, getattr(type(module), site.method))
     for edit in edits:
-        if edit.site.place in method.edits:
-            other = method.edits[edit.site.place].site
-            raise CannotRewrite(f"{edit.site.id} and {other.id} are the same add: choose one of them")
-        method.edits[edit.site.place] = edit
+        method.edits.setdefault(edit.site.place, edit)
     changing = [(op.execution, op.place) for op in record.ops if op.mutated]
     changing += [(call.execution, call.place) for call in record.calls if call.mutates_input]
     for execution, place in changing:
         if execution is not None and place is not None and execution.module == site.path:
             method.mutating.add(place)
-    _inject(module, {site.method: method})
+    inject(module, {site.method: method})
+    for runner in reversed(above):  # the edits of its calls stay around it
+        inject(module, {site.method: runner.around(getattr(type(module), site.method))})
     return method
 
 
@@ -156,76 +156,6 @@ def _no_method(module: nn.Module, name: str) -> str:
     if name in vars(module):
         return f"this {type(module).__name__} has a {name!r} of its own, set on the instance"
     return ""
-
-
-def _method_of(module: nn.Module, name: str) -> Method | None:
-    for cls in type(module).__mro__:
-        runner = cls.__dict__.get("_archlab_runners", {}).get(name)
-        if isinstance(runner, Method):
-            return runner
-    return None
-
-
-def _inject(module: nn.Module, runners: dict[str, Any]) -> None:
-    """Give `module` a class of its own, derived from its class, whose methods are run by `runners`."""
-    base = type(module)
-    namespace: dict[str, Any] = {name: _runs(getattr(base, name), runner) for name, runner in runners.items()}
-    namespace |= {
-        "_archlab_base": base,
-        "_archlab_runners": runners,
-        "__module__": base.__module__,
-        "__qualname__": base.__qualname__,
-        "__doc__": base.__doc__,
-        "__deepcopy__": _deepcopy,
-        "__reduce_ex__": _refuse_pickle,
-        "_apply": _apply_keeping_omegas,
-    }
-    cls = type(base.__name__, (base,), namespace)
-    for name in runners:  # a base's __init_subclass__ may have wrapped them once more (Hugging Face's layers do)
-        setattr(cls, name, namespace[name])
-    module.__class__ = cls
-
-
-def _runs(original: Callable, runner: Any) -> Callable:
-    @functools.wraps(original)
-    def method(self, *args, **kwargs):
-        return runner.run(self, args, kwargs)
-
-    return method
-
-
-def _deepcopy(self: nn.Module, memo: dict) -> nn.Module:
-    new = self.__class__.__new__(self.__class__)
-    memo[id(self)] = new
-    new.__dict__.update(copy.deepcopy(self.__dict__, memo))
-    return new
-
-
-def _refuse_pickle(self: nn.Module, protocol: Any) -> Any:
-    raise TypeError(
-        f"a rewritten {type(self).__name__} cannot be pickled: its class exists in this process only. "
-        "Keep it with archlab.save(model, path) and archlab.load(path, factory, example), or its state_dict()"
-    )
-
-
-def _apply_keeping_omegas(self: nn.Module, fn: Callable, *args, **kwargs) -> nn.Module:
-    """``Module._apply`` (behind .to, .half, .cuda): a switch stays float32 whatever the model becomes."""
-    kept = {n: p.detach().clone() for n, p in self._parameters.items() if p is not None and n.startswith("omega_")}
-    result = super(_injected_class(type(self)), self)._apply(fn, *args, **kwargs)  # type: ignore[misc]
-    for name, value in kept.items():
-        parameter = self._parameters[name]
-        assert parameter is not None
-        if parameter.dtype != value.dtype:
-            parameter.data = value.to(parameter.device)
-    return result
-
-
-def _injected_class(cls: type) -> type:
-    """The lowest injected class below `cls`: what lies above it is the model's own."""
-    lowest = cls
-    while "_archlab_base" in lowest._archlab_base.__dict__:  # type: ignore[attr-defined]
-        lowest = lowest._archlab_base  # type: ignore[attr-defined]
-    return lowest
 
 
 def _run_copy(model: nn.Module, example: Any, methods: list[Method]) -> None:
@@ -261,21 +191,17 @@ def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, record
     del method.edits[site.place]
     if len(places) == 1 and all(c.execution is not None for c in calls):
         if isinstance(edit.omega, str):
-            omega, name = modules[site.path]._parameters.pop(edit.omega), "omega_call"
+            omega, name = modules[site.path]._parameters.pop(edit.omega), OMEGA_CALL
             edit = Edit(site, name)  # not the name it had: the child may have sites of its own
             child.register_parameter(name, omega)
             omegas[:] = [o if o.site is not site else Omega(site, site.module, name) for o in omegas]
-        _inject(child, {"forward": EditedChild(edit, type(child).forward)})
+        inject(child, {"forward": EditedChild(edit, type(child).forward)})
         return "module"
     for chain, ordinal in _ordinals(site, calls):
         method.calls[site.module, chain, ordinal] = edit
-    if not any(isinstance(r, WatchedChild) for r in _runners(child)):
-        _inject(child, {"forward": WatchedChild(site.module, type(child).forward)})
+    if not any(isinstance(r, WatchedChild) for r in runners_of(child, "forward")):
+        inject(child, {"forward": WatchedChild(site.module, type(child).forward)})
     return "intercepted"
-
-
-def _runners(module: nn.Module) -> list[Any]:
-    return [r for cls in type(module).__mro__ for r in cls.__dict__.get("_archlab_runners", {}).values()]
 
 
 def _ordinals(site: Site, calls: list) -> set[tuple[Any, int]]:

@@ -303,6 +303,49 @@ def test_a_child_that_is_a_site_and_has_sites_of_the_same_name():
         assert_near(made(x, Cache()), net.a(x))
 
 
+@pytest.mark.parametrize("outer", ["traced", "not traced"])
+def test_a_second_pass_finds_what_a_first_one_froze(outer):
+    """Frozen sites are blends that stay: no later pass takes them for sites, or loses them."""
+
+    class Inner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.act = conv(), conv(), nn.ReLU()
+
+        def forward(self, x):
+            return x + self.b(self.act(self.a(x)))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.tail = Inner(), conv()
+
+        def forward(self, x, cache):
+            assert outer == "traced" or not cache.filled
+            return self.tail(torch.tanh(self.inner(x)))
+
+    net, given = Net(), (image(), Cache())
+    x, inner = given[0], net.inner
+    soft = al.switch(net, given, kinds=("activation", "block"))
+    al.set_omegas_(soft, {"inner/activation.0": 0.25, "activation.0": 0.5, "block.0": 0.75})
+    frozen = al.discard(soft, tau=0.9, keep="freeze")
+    assert_near(frozen(*given), soft(*given))
+
+    def act(y):
+        return 0.75 * F.relu(y) + 0.25 * y
+
+    def twice(block):
+        z = 0.25 * block + 0.75 * x
+        return net.tail(0.5 * torch.tanh(z) + 0.5 * z)
+
+    assert_near(frozen(*given), twice(x + inner.b(act(inner.a(x)))))
+    assert not any(site.id.startswith("inner/activation") for site in al.sites(frozen, given))
+    for made in both(frozen, given, kinds="skip"):
+        assert_near(made(*given), twice(inner.b(act(inner.a(x)))))
+    again = al.apply(al.recipe(al.remove(frozen, given, kinds="skip")), net, given)
+    assert_near(again(*given), twice(inner.b(act(inner.a(x)))))
+
+
 def test_a_forward_that_is_set_on_the_instance_is_refused():
     net, x = ZOO["stack"].build(), image()
     block = net.blocks[0]

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from ..capture import Capture, no_fused_layers, run, structural_copy, tensors_in
 from ..editing import Edit
 from ..finding import sites_of
+from ..injecting import omega_name
 from ..listing import Site, Sites, Where, check_kinds, select
 from ..recipes import Step, recipe, with_step
-from ..rewriting import Omega, omega_name, rewrite
+from ..rewriting import Omega, rewrite
 
 _ATTRIBUTE = "_archlab_switches"
 

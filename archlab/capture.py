@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -49,6 +50,7 @@ _PLUMBING = frozenset(
         torch._tensor.__file__,  # type: ignore[attr-defined]
         torch.overrides.__file__,
         torch._jit_internal.__file__,  # type: ignore[attr-defined]
+        torch.fx.graph_module.__file__,
         nn.modules.module.__file__,
     }
 )
@@ -92,7 +94,7 @@ def place(example: Any, *, device: torch.device | str | None = None, dtype: torc
 class Place(NamedTuple):
     """Where an op or a module call was issued, relative to its container's execution."""
 
-    chain: tuple[tuple[int, int], ...]  # (id of the code object, bytecode offset), outermost first
+    chain: tuple[tuple[int, int], ...]  # (number of the code object, bytecode offset), outermost first
     turn: int
 
 
@@ -103,7 +105,6 @@ class Execution:
     module: str  # path; "" is the root
     method: str
     entry: Any  # code object of the first frame; a chain starts there
-    codes: set = field(default_factory=set)  # keeps the code objects alive, so that their ids stay theirs
     turns: dict = field(default_factory=dict)
 
 
@@ -446,7 +447,6 @@ class _Recorder(TorchFunctionMode):
         entry, path, method = self._entry(frames)
         execution = running.setdefault(entry, Execution(path, method, entry.f_code))
         chain = place_chain(frames, entry)
-        execution.codes.update(f.f_code for f in frames)
         turn = execution.turns[chain] = execution.turns.get(chain, -1) + 1
         return execution, Place(chain, turn)
 
@@ -566,13 +566,24 @@ def place_chain(frames: list, entry: Any) -> tuple[tuple[int, int], ...]:
     """The location of the innermost of `frames` (innermost first), seen from the frame `entry`."""
     chain = []
     for frame in frames:
-        chain.append((id(frame.f_code), instruction(frame)))
+        chain.append(spot(frame))
         if frame is entry:
             break
     return tuple(reversed(chain))
 
 
-def instruction(frame: Any) -> int:
+def spot(frame: Any) -> tuple[int, int]:
+    """Where `frame` is: the number of its code object and the bytecode offset of the instruction.
+
+    Equal code objects have one number: a copied ``torch.fx.GraphModule`` has its code compiled anew.
+    """
+    return _CODES.setdefault(frame.f_code, len(_CODES)), _instruction(frame)
+
+
+_CODES: dict[Any, int] = {}
+
+
+def _instruction(frame: Any) -> int:
     """The bytecode offset of the call, operator or attribute that `frame` is at, the same however often it has run.
 
     CPython specialises instructions that have run a few times, and then stops at another of those that make one call:

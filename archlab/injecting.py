@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from .listing import KINDS, Site
 
@@ -22,8 +22,14 @@ def _is_omega(name: str) -> bool:
 
 
 def inject(module: nn.Module, runners: dict[str, Any]) -> None:
-    """Give `module` a class of its own, derived from its class, whose methods are run by `runners`."""
+    """Give `module` a class of its own, derived from its class, whose methods are run by `runners`.
+
+    A ``torch.fx.GraphModule`` becomes a plain module: those who read its graph, as torch.export does, would get it
+    without the edits.
+    """
     base = type(module)
+    if issubclass(base, fx.GraphModule):
+        base = type("GraphModule", (nn.Module,), {"forward": base.forward, "__module__": base.__module__})
     namespace: dict[str, Any] = {name: _runs(getattr(base, name), runner) for name, runner in runners.items()}
     namespace |= {
         "_archlab_base": base,
@@ -31,11 +37,11 @@ def inject(module: nn.Module, runners: dict[str, Any]) -> None:
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
+        "__copy__": _copy,
+        "__deepcopy__": _deepcopy,
         "__reduce_ex__": _refuse_pickle,
         "_apply": _apply_keeping_omegas,
     }
-    if not hasattr(base, "__deepcopy__"):
-        namespace["__deepcopy__"] = _deepcopy
     cls = type(base.__name__, (base,), namespace)
     for name in runners:  # a base's __init_subclass__ may have wrapped them once more (Hugging Face's layers do)
         setattr(cls, name, namespace[name])
@@ -50,8 +56,14 @@ def _runs(original: Callable, runner: Any) -> Callable:
     return method
 
 
+def _copy(self: nn.Module) -> nn.Module:
+    new = object.__new__(type(self))
+    new.__dict__.update(self.__dict__)
+    return new
+
+
 def _deepcopy(self: nn.Module, memo: dict) -> nn.Module:
-    new = self.__class__.__new__(self.__class__)
+    new = object.__new__(type(self))  # a class's own __new__ may make another class (torch.fx.GraphModule's does)
     memo[id(self)] = new
     new.__dict__.update(copy.deepcopy(self.__dict__, memo))
     return new

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .capture import Place, instruction, is_module_call, is_plumbing
+from .capture import Place, is_module_call, is_plumbing, spot
 from .editing import Edit, perform
 from .tracing import locate
 
@@ -43,7 +43,7 @@ class Interceptor(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         frame = _issuer(sys._getframe(1))
-        if frame is not None and (id(frame.f_code), instruction(frame)) in self.innermost:
+        if frame is not None and spot(frame) in self.innermost:
             chain = locate(frame, self.entry)
             edit = self.ops.get(Place(chain, self.turn(chain))) if chain else None
             if edit is not None:

@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.overrides import TorchFunctionMode
 
-from .capture import Place, instruction, is_module_call, is_plumbing
+from .capture import Place, is_module_call, is_plumbing, spot
 from .variants import PLAIN, Hole, Untraceable, Variant, pattern_of, replace_holes
 
 _FX_FILES = (fx.__file__.removesuffix("__init__.py"), __file__)
@@ -255,8 +255,8 @@ def locate(frame: Any, entry: Any, *, skip: tuple[str, ...] = ()) -> tuple[tuple
     while frame is not None and not is_module_call(frame):
         code = frame.f_code
         if not is_plumbing(code.co_filename) and not code.co_filename.startswith(skip or ("\0",)):
-            chain.append((id(code), instruction(frame)))
-            if code is entry:
+            chain.append(spot(frame))
+            if code == entry:
                 found = len(chain)
         frame = frame.f_back
     return tuple(reversed(chain[:found])) if found else None

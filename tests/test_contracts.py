@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import archlab as al
 from archlab.capture import place, run, tensors_in
@@ -326,7 +326,8 @@ def test_5_copies_and_state_dicts(case, made):
     model = getattr(case, made)
     wanted = outputs(model, case.example)
     twin = copy.deepcopy(model)
-    assert type(twin) is type(model) and isinstance(twin, type(case.original))
+    assert type(twin) is type(model)
+    assert isinstance(twin, type(case.original)) or isinstance(case.original, fx.GraphModule)  # whose graph is void now
     with torch.no_grad():
         for p in twin.parameters():
             p.zero_()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 WIDTH = 4
 
@@ -708,6 +708,8 @@ ZOO: dict[str, Entry] = {
     "aliasing": Entry(Aliasing, image, _counts(activation=1, skip=1, block=1)),
     "tied": Entry(Tied, lambda: sequence(6), _counts(activation=2, skip=1)),
     "attention": Entry(SelfAttention, sequence, _counts(activation=1, skip=1)),
+    # a Stack again, but one flat generated forward that calls the layers inside its blocks
+    "fx_graph": Entry(lambda: fx.symbolic_trace(Stack(2)), image, _counts(activation=2, skip=2)),
     # F.relu in each layer and two residual adds; the layers are blocks
     "encoder_layer": Entry(encoder_layer, sequence, _counts(activation=2, skip=4, block=2)),
 }

@@ -2,6 +2,9 @@
 
 At w = 0 every function here returns the original's values exactly, at w = 1 the target's. w is a
 0-d float32 tensor (or a number, for a switch that is frozen) and is cast to the dtype it meets.
+
+Why `torch.lerp` for a ReLU as well: in `python -m studies.bench --only 'blend/*'` (its report is in reports/bench) no
+rival gains on it, neither PReLU nor an autograd function that keeps a single tensor.
 """
 
 import torch

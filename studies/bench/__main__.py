@@ -1,12 +1,14 @@
 """``python -m studies.bench``: what switches, `sites`, `cost` and the data cost, as ratios within one run.
 
 Variants are measured in turns (A B A B): medians with p10 and p90. Output: ``reports/bench/{rows.csv,report.md}``.
-About 4 minutes on one CPU core; ``--smoke`` takes 20 seconds and says only that everything runs.
+About 4 minutes on one CPU core; ``--smoke`` takes half a minute and says only that everything runs.
 """
 
+import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
@@ -37,7 +39,8 @@ def main(
     """Measure, print each row as it is there, then write rows.csv and report.md."""
     torch.set_num_threads(threads)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    setup, begun, rows = Setup(where, SMOKE if smoke else FULL, only), time.monotonic(), []
+    setup, rows = Setup(where, SMOKE if smoke else FULL, only), []
+    made, begun, load = machine(setup), time.monotonic(), os.getloadavg()[0]
     for group in GROUPS:
         for row in group(setup):
             print(f"{row['what']}: {row['median']:.3g} {row['aim']} {row['note']}".rstrip(), flush=True)
@@ -47,11 +50,23 @@ def main(
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     out.mkdir(parents=True, exist_ok=True)
     frame.to_csv(out / "rows.csv", index=False)
-    (out / "report.md").write_text(report(frame, setup, time.monotonic() - begun), encoding="utf-8")
+    made["minutes"] = f"{(time.monotonic() - begun) / 60:.1f}"
+    made["load average"] = f"{load:.1f} at the start, {os.getloadavg()[0]:.1f} at the end, this run included"
+    (out / "report.md").write_text(report(frame, made), encoding="utf-8")
 
 
-def report(rows: pd.DataFrame, setup: Setup, seconds: float) -> str:
-    """The report in Markdown."""
+def machine(setup: Setup) -> dict[str, Any]:
+    """What is measured on, and by which clock."""
+    return conditions() | {
+        "measured on": f"{setup.device}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
+        "clock": clock(setup.device)[0],
+        "effort": "smoke" if setup.effort is SMOKE else "full",
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def report(rows: pd.DataFrame, made: Mapping[str, Any]) -> str:
+    """The report in Markdown: the rows, what is said of some, and the conditions `made` they were measured under."""
     shown = pd.DataFrame(
         {
             "row": rows["what"],
@@ -64,13 +79,6 @@ def report(rows: pd.DataFrame, setup: Setup, seconds: float) -> str:
             "repeats": rows["repeats"],
         }
     )
-    made = conditions() | {
-        "measured on": str(setup.device),
-        "clock": clock(setup.device)[0],
-        "effort": "smoke" if setup.effort is SMOKE else "full",
-        "date": time.strftime("%Y-%m-%d"),
-        "minutes": f"{seconds / 60:.1f}",
-    }
     notes = [f"- {row.what}: {row.note}" for row in rows.itertuples() if row.note]
     parts = [
         "# Bench: what archlab costs",

@@ -1,7 +1,7 @@
 """What is measured: five groups of rows, each a function that measures those of its rows that are wanted."""
 
 import fnmatch
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from studies.motion.models import MagnificationNet, ResidualBlock, baseline
 from studies.motion.sources import find_sources
 from studies.motion.table1 import in_residual_blocks
 
-from .measuring import extra_kernels, in_turns, spread
+from .measuring import Work, extra_kernels, in_turns, spread
 
 COLUMNS = ("what", "ratio_of", "median", "p10", "p90", "base_ms", "repeats", "aim", "met", "note")
 Rows = Iterator[dict[str, Any]]
@@ -31,6 +31,7 @@ Rows = Iterator[dict[str, Any]]
 class Effort:
     """How many turns, and how large: `size` pixels of a training crop (None: as trained), `frame` of a costed one."""
 
+    warmup: int
     steps: int
     slow_steps: int  # in bf16, on a CPU without instructions for it
     blends: int
@@ -41,8 +42,8 @@ class Effort:
     frame: tuple[int, int]  # height, width
 
 
-FULL = Effort(steps=8, slow_steps=3, blends=20, sites=5, cost=2, data=8, size=None, frame=(1080, 1920))
-SMOKE = Effort(steps=1, slow_steps=1, blends=1, sites=1, cost=1, data=1, size=32, frame=(272, 480))
+FULL = Effort(warmup=1, steps=8, slow_steps=3, blends=20, sites=5, cost=2, data=8, size=None, frame=(1080, 1920))
+SMOKE = Effort(warmup=0, steps=1, slow_steps=1, blends=1, sites=1, cost=1, data=1, size=32, frame=(272, 480))
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class Setup:
 
     def wants(self, what: str) -> bool:
         return fnmatch.fnmatchcase(what, self.only)
+
+    def in_turns(self, works: Mapping[str, Work], repeats: int) -> pd.DataFrame:
+        """Seconds of each of `works` on this device, a row a turn."""
+        return in_turns(works, repeats=repeats, warmup=self.effort.warmup, device=self.device)
 
     @property
     def budget(self) -> training.Budget:
@@ -102,8 +107,7 @@ def _steps(setup: Setup, precision: str, wanted: list[str]) -> Rows:
         works[name] = partial(_step, _switched(net, batch, *SWITCHED[name]), batch, precision)
     if slow:
         works["fp32"] = partial(_step, net, batch, "fp32")
-    repeats = setup.effort.slow_steps if slow else setup.effort.steps
-    times = in_turns(works, repeats=repeats, device=setup.device)
+    times = setup.in_turns(works, setup.effort.slow_steps if slow else setup.effort.steps)
     for name in wanted:
         most = 1.35 if name.startswith("together") else 1.15
         made = row(f"step/{precision}/{name}", "switched / plain", times[name], times["plain"], most=most)
@@ -111,7 +115,10 @@ def _steps(setup: Setup, precision: str, wanted: list[str]) -> Rows:
             made["note"] = "most of it: " + extra_kernels(works["plain"], works[name], device=setup.device)
         yield made
     if slow:
-        note = f"bf16 is emulated here, so its steps were measured on one crop of {batch.a.shape[-1]} pixels"
+        note = (
+            f"this machine emulates bf16: its steps were measured on one crop of {batch.a.shape[-1]} pixels, "
+            "and say little of a machine that has it"
+        )
         yield row("step/bf16/plain", "bf16 / fp32", times["plain"], times["fp32"], note=note)
 
 
@@ -187,7 +194,7 @@ def blends(setup: Setup) -> Rows:
 
     works = {"plain": partial(run_block, lambda x, omega: F.relu(x))}
     works |= {name: partial(run_block, BLENDS[name]) for name in wanted}
-    times = in_turns(works, repeats=setup.effort.blends, device=setup.device)
+    times = setup.in_turns(works, setup.effort.blends)
     for name in wanted:
         yield row(f"blend/{name}", "blended / plain block", times[name], times["plain"])
 
@@ -216,7 +223,7 @@ def looks(setup: Setup) -> Rows:
         if setup.wants(f"sites/{name}"):
             model, given = build().eval().to(setup.device), place(example(), device=setup.device)
             works = {"forward": partial(_forward, model, given), "sites": partial(al.sites, model, given)}
-            times = in_turns(works, repeats=setup.effort.sites, device=setup.device)
+            times = setup.in_turns(works, setup.effort.sites)
             yield row(f"sites/{name}", "sites / forward pass", times["sites"], times["forward"], most=5)
 
 
@@ -235,13 +242,17 @@ def costs(setup: Setup) -> Rows:
     if not setup.wants(what):
         return
     net = baseline().eval()
-    for h, w in ((32, 32), (height, width)):  # the small one first: what they import is not measured
-        frame, shape = torch.rand(1, 3, h, w), torch.rand(1, net.config.width, h // 2, w // 2)
-        example = al.Call(lambda net, f, s: net.stream(f, s, 10.0), frame, shape)
-        works = {"cost": partial(al.cost, net, example), "fvcore": partial(al.fvcore_cost, net, example)}
-        repeats = 1 if h == 32 else setup.effort.cost
-        times = in_turns(works, repeats=repeats, warmup=0, device=torch.device("cpu"))
+    for work in _counting(net, 32, 32).values():
+        work()  # what they import is not measured
+    works = _counting(net, height, width)
+    times = in_turns(works, repeats=setup.effort.cost, warmup=0, device=torch.device("cpu"))
     yield row(what, "fvcore / cost", times["fvcore"], times["cost"], least=100)
+
+
+def _counting(net: MagnificationNet, height: int, width: int) -> dict[str, Work]:
+    frame, shape = torch.rand(1, 3, height, width), torch.rand(1, net.config.width, height // 2, width // 2)
+    example = al.Call(lambda net, f, s: net.stream(f, s, 10.0), frame, shape)
+    return {"cost": partial(al.cost, net, example), "fvcore": partial(al.fvcore_cost, net, example)}
 
 
 # making samples, over training on them
@@ -259,7 +270,7 @@ def data(setup: Setup) -> Rows:
         "step": partial(_step, net, batch, setup.budget.precision),
         "generator": partial(generator.batch, range(MADE), noise=True),
     }
-    times = in_turns(works, repeats=setup.effort.data, device=setup.device)
+    times = setup.in_turns(works, setup.effort.data)
     used_s, made_s = times["step"] / len(batch.a), times["generator"] / MADE
     note = f"{1 / made_s.median():.1f} samples/s made, {1 / used_s.median():.1f} used"
     yield row("data/generator", "made / used", used_s, made_s, least=1, note=note)

@@ -29,7 +29,7 @@ def clock(device: torch.device) -> tuple[str, Callable[[], float]]:
     return "wall time", time.perf_counter
 
 
-def in_turns(works: Mapping[str, Work], *, repeats: int, warmup: int = 1, device: torch.device) -> pd.DataFrame:
+def in_turns(works: Mapping[str, Work], *, repeats: int, warmup: int, device: torch.device) -> pd.DataFrame:
     """Seconds of each of `works`, a column each: a row a turn, in which each runs once. `warmup` turns are left out.
 
     Each turn begins with another of them, so that none is always the first.

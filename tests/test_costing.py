@@ -1,6 +1,8 @@
 """Costs against counts made by hand, the published table, and fvcore."""
 
+import gc
 import time
+import weakref
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import archlab as al
+from archlab.capture import capture
 from studies.motion.models import ResidualBlock, baseline
 
 STREAM_SIZE = 384
@@ -189,6 +192,27 @@ def test_how_names_the_reason_of_a_real_run():
     assert found.how.startswith("one real run: on meta it raises ")
     assert found.macs == 3 * 2 * 16
     assert example.eq(7).all()
+
+
+def test_a_recorded_run_keeps_nothing_for_a_backward():
+    made, saved = [], []
+
+    class Notes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = torch.tanh(self.layer(x))
+            made.append(weakref.ref(y))
+            return y * 2
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        record = capture(Notes(), torch.randn(2, 4))
+    assert [op.name for op in record.ops] == ["linear", "tanh", "mul"] and all(op.grad for op in record.ops)
+    assert not saved
+    gc.collect()
+    assert made[0]() is None, "the record holds a tensor of its run"
 
 
 def test_the_model_is_left_as_it_was():

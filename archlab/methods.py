@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from .capture import Place
@@ -58,13 +59,24 @@ class Method:
     def trace(self, module: nn.Module, args: tuple, kwargs: dict) -> Variant:
         variant = trace(module, self.function, self.entry, args, kwargs)
         self.found |= edit_graph(variant.graph, self.edits, self.mutating)
-        return replace(variant, run=compile_graph(variant.graph, (self.path, self.method, self.entry)))
+        graph = compile_graph(variant.graph, (self.path, self.method, self.entry))
+        return replace(variant, run=graph if variant.grad is None else _restoring_grad(graph))
 
     def intercept(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
         if not (self.edits or self.calls):  # each of its sites is a child's call, and the child itself was edited
             return self.function(module, *args, **kwargs)
         with Interceptor(module, self.entry, self.edits, self.calls, self.met):
             return self.function(module, *args, **kwargs)
+
+
+def _restoring_grad(function: Callable) -> Callable:
+    """`function`, which switches gradients; they are as before when it fails half way."""
+
+    def run(*leaves):
+        with torch.set_grad_enabled(torch.is_grad_enabled()):
+            return function(*leaves)
+
+    return run
 
 
 class EditedChild:

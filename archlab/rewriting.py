@@ -159,7 +159,7 @@ def _no_method(module: nn.Module, name: str) -> str:
 
 
 def _run_copy(model: nn.Module, example: Any, methods: list[Method]) -> None:
-    """Run the example on a copy, so that methods trace themselves; in the other mode too where one of them asks for it.
+    """Run the example on a copy, so that methods trace themselves; in the other modes too where one of them asks for it.
 
     What is learned so is shared by the copy and `model`.
     """
@@ -170,7 +170,11 @@ def _run_copy(model: nn.Module, example: Any, methods: list[Method]) -> None:
         stack.enter_context(torch.no_grad())
         stack.enter_context(no_fused_layers())  # what a graph is made of are the ops that the fused kernel hides
         run(probe, example)
-        if any(name == "training" for method in methods for v in method.variants for name, _ in v.reads):
+        variants = [variant for method in methods for variant in method.variants]
+        if any(variant.grad is not None for variant in variants):
+            with torch.enable_grad():
+                run(probe, example)
+        if any(name == "training" for variant in variants for name, _ in variant.reads):
             training = probe.training
             probe.train(not training)
             try:

@@ -4,8 +4,8 @@ Why not `torch.fx.symbolic_trace`: it traces whole models, turns every argument 
 (``mask is not None`` is then silently true), bakes attributes and tensor constants in, and does
 not say where in the code a node came from. Here an argument that is no tensor is a constant of
 the trace (a float is passed on as an input where the code allows that, an object where it is only
-handed on), attributes that were read are remembered, and `Variant.matches` says for each later call
-whether the graph is valid for it.
+handed on). What the code asked is remembered, attributes of the module as well as the inputs' shapes,
+and `Variant.matches` says for each later call whether the graph is valid for it.
 """
 
 import builtins
@@ -20,13 +20,15 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
+from torch.fx.node import map_arg
 from torch.overrides import TorchFunctionMode
 
 from .capture import Place, is_module_call, is_plumbing, spot
-from .variants import PLAIN, Hole, Untraceable, Variant, pattern_of, replace_holes
+from .variants import PLAIN, Hole, Untraceable, Variant, fact_function, leaves_of, pattern_of, replace_holes
 
 _FX_FILES = (fx.__file__.removesuffix("__init__.py"), __file__)
 _FX_CONTAINERS = (dict, list, immutable_dict, immutable_list)
+_ASKED = ("bool", "call", "contains", "float", "index", "int", "iter", "len")
 _INPLACE_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
 
 
@@ -40,8 +42,7 @@ def trace(module: nn.Module, function: Callable, entry: Any, args: tuple, kwargs
         patterns = tuple(pattern_of(a, numbers=numbers) for a in args)
         named = {k: pattern_of(v, numbers=numbers) for k, v in kwargs.items()}
         try:
-            graph, reads = _Tracer(entry).method_graph(module, function, patterns, named)
-            return Variant(patterns, named, reads, graph)
+            return _Tracer(entry).variant(module, function, patterns, named, leaves_of(args, kwargs, patterns, named))
         except Untraceable as error:
             reason = error
         except Exception as error:  # whatever the model's own code raises when it meets a proxy
@@ -51,7 +52,24 @@ def trace(module: nn.Module, function: Callable, entry: Any, args: tuple, kwargs
 
 
 class _Proxy(fx.Proxy):
-    """A proxy that keeps in-place operators in place."""
+    """A proxy that keeps in-place operators in place, and whose length or number is known where it is a fact."""
+
+    tracer: "_Tracer"
+
+    def __getattr__(self, name: str) -> "_Attribute":
+        return _Attribute(self, name)
+
+    def __len__(self) -> int:
+        return self.tracer.fact(self.tracer.create_proxy("call_function", len, (self,), {}).node)
+
+    def __int__(self) -> int:
+        return int(self.tracer.fact(self.node))
+
+    def __float__(self) -> float:
+        return float(self.tracer.fact(self.node))
+
+    def __index__(self) -> int:
+        return operator.index(self.tracer.fact(self.node))
 
 
 def _inplace(name: str) -> Callable:
@@ -67,6 +85,10 @@ for _name in _INPLACE_OPERATORS:
     setattr(_Proxy, f"__{_name}__", _inplace(_name))
 
 
+class _Attribute(_Proxy, fx.proxy.Attribute):
+    """What ``proxy.name`` gives: a method to call, or a value."""
+
+
 class _Handed(_Proxy):
     """Stands for an object that the traced code may compare with None, ask for its class and hand on, nothing else."""
 
@@ -78,12 +100,13 @@ def _refuse_to_look(self: _Handed, *args: Any) -> Any:
     raise Untraceable(f"it works on a {self.node.meta['kind'].__name__}")
 
 
-for _name in (*fx.graph.magic_methods, *_INPLACE_OPERATORS, "bool", "call", "contains", "iter", "len"):
+for _name in (*fx.graph.magic_methods, *_INPLACE_OPERATORS, *_ASKED):
     setattr(_Handed, f"__{_name.strip('_')}__", _refuse_to_look)
 
 
-_NO_TENSOR_METHODS = frozenset({"size", "dim", "numel", "item", "stride", "tolist", "is_floating_point", "get_device"})
-_NO_TENSOR_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad", "layout"})
+_FACT_METHODS = frozenset({"size", "dim", "numel", "stride", "is_floating_point", "get_device"})
+_FACT_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad", "layout"})
+_NO_TENSOR_METHODS = _FACT_METHODS | {"item", "tolist"}
 
 
 def holds_tensor(node: fx.Node) -> bool:
@@ -93,7 +116,9 @@ def holds_tensor(node: fx.Node) -> bool:
         return node.target not in _NO_TENSOR_METHODS
     if node.op == "call_function":
         if node.target is getattr:
-            return node.args[1] not in _NO_TENSOR_ATTRIBUTES
+            return node.args[1] not in _FACT_ATTRIBUTES
+        if node.target is len:
+            return False
         if getattr(node.target, "__module__", "") == "_operator":
             return any(holds_tensor(n) for n in node.all_input_nodes)
     return True
@@ -101,7 +126,7 @@ def holds_tensor(node: fx.Node) -> bool:
 
 @contextmanager
 def _proxies_pass_for_tensors() -> Iterator[None]:
-    """While tracing, ``isinstance(x, Tensor)`` in a model's code is true of a proxy that holds one; so for objects.
+    """While tracing, ``isinstance(x, Tensor)`` in a model's code is true of a proxy that holds one; so for the rest.
 
     The builtin is replaced, because a proxy whose ``__class__`` lies would be believed by torch's C++ code as well.
     """
@@ -110,12 +135,14 @@ def _proxies_pass_for_tensors() -> Iterator[None]:
     def passes(value: Any, classes: Any) -> bool:
         if real(value, classes):
             return True
-        if type(value) not in (_Proxy, _Handed) or sys._getframe(1).f_code.co_filename.startswith(_FX_FILES):
+        if type(value) not in (_Proxy, _Attribute, _Handed) or sys._getframe(1).f_code.co_filename.startswith(_FX_FILES):
             return False
+        if type(value) is _Handed:
+            stands_for = value.node.meta["kind"]
+        else:
+            stands_for = Tensor if holds_tensor(value.node) else type(value.tracer.fact(value.node))
         wanted = classes if real(classes, tuple) else get_args(classes) or (classes,)
-        stands_for = value.node.meta["kind"] if type(value) is _Handed else Tensor
-        known = type(value) is _Handed or holds_tensor(value.node)
-        return known and any(real(c, type) and issubclass(stands_for, c) for c in wanted)
+        return any(real(c, type) and issubclass(stands_for, c) for c in wanted)
 
     builtins.isinstance = passes
     try:
@@ -156,7 +183,8 @@ class _Factories(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is torch._C._set_grad_enabled:
-            raise Untraceable("it switches gradients on or off")
+            self.tracer.switch_grad(*args)
+            return func(*args)
         if types or getattr(func, "__module__", "") not in ("torch", "torch._C", None):
             return func(*args, **kwargs)
         return self.tracer.create_proxy("call_function", func, args, kwargs)
@@ -169,18 +197,60 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.entry = entry
         self.turns: dict = {}
+        self.facts: dict[fx.Node, Any] = {}
+        self.switches_grad = False
 
-    def method_graph(self, module: nn.Module, function: Callable, args: tuple, kwargs: dict) -> tuple[fx.Graph, tuple]:
-        self.function, self.patterns = function, (args, kwargs)
+    def variant(self, module: nn.Module, function: Callable, args: tuple, kwargs: dict, leaves: list) -> Variant:
+        self.function, self.patterns, self.leaves = function, (args, kwargs), leaves
         reads: dict[str, Any] = {}
-        plain = module.__class__
+        plain, grad = module.__class__, torch.is_grad_enabled()
         module.__class__ = _watched(plain, reads)
         try:
-            with _Factories(self), _proxies_pass_for_tensors(), _autocast_marked():
+            with torch.set_grad_enabled(grad), _Factories(self), _proxies_pass_for_tensors(), _autocast_marked():
                 graph = self.trace(module)
+                if torch.is_grad_enabled() is not grad:
+                    raise Untraceable("it leaves gradients switched on or off")
         finally:
             module.__class__ = plain
-        return graph, tuple(reads.items())
+        facts = tuple(self.facts.values())
+        ask = fact_function(graph, list(self.facts)) if facts else None
+        return Variant(args, kwargs, tuple(reads.items()), graph, facts, ask, grad if self.switches_grad else None)
+
+    def switch_grad(self, mode: bool) -> None:
+        """What ``torch.no_grad`` and its like come down to is a node; the mode it returns to is that of this trace."""
+        self.switches_grad = True
+        self.create_node("call_function", torch.set_grad_enabled, (mode,), {})
+
+    def to_bool(self, obj):
+        return bool(self.fact(obj.node))
+
+    def iter(self, obj):
+        return iter([obj[i] for i in range(len(obj))])
+
+    def fact(self, node: fx.Node) -> Any:
+        """The value of `node`, where the inputs' shapes, types or plain numbers decide it. The graph holds for it only.
+
+        Raises Untraceable where it depends on what a tensor holds, or on the shape of one that is computed here.
+        """
+        value = self._value(node)
+        if not isinstance(value, (*PLAIN, torch.Size, torch.layout)):
+            raise Untraceable("it decides by what a tensor holds")
+        return self.facts.setdefault(node, value)
+
+    def _value(self, node: fx.Node) -> Any:
+        if node in self.facts:
+            return self.facts[node]
+        args = map_arg(node.args, self._value)
+        if node.op == "placeholder":
+            return self.leaves[node.meta["leaf"]]
+        if node.op == "call_function":
+            if node.target is getattr and args[1] in _FACT_ATTRIBUTES:
+                return getattr(*args)
+            if node.target is len or getattr(node.target, "__module__", "") == "_operator" and not holds_tensor(node):
+                return node.target(*args)
+        if node.op == "call_method" and node.target in _FACT_METHODS:
+            return getattr(args[0], node.target)(*args[1:], **node.kwargs)
+        raise Untraceable("it decides by what it computes")
 
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
         count = 0
@@ -188,7 +258,7 @@ class _Tracer(fx.Tracer):
         def hole(kind: Hole) -> Any:
             nonlocal count
             proxy = self.create_proxy("placeholder", f"leaf_{count}", (), {})
-            proxy.node.meta["kind"] = kind.kind
+            proxy.node.meta |= {"kind": kind.kind, "leaf": count}
             count += 1
             return proxy if kind.kind in (Tensor, float) else _Handed(proxy.node, self)
 

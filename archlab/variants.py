@@ -76,6 +76,20 @@ def replace_holes(pattern: Any, make: Callable[[Hole], Any]) -> Any:
     return pattern
 
 
+def leaves_of(args: tuple, kwargs: dict, patterns: tuple, named: dict) -> list | None:
+    """What stands at the holes of a call's patterns; None where the call does not fit them."""
+    leaves: list = []
+    if len(args) != len(patterns) or kwargs.keys() != named.keys():
+        return None
+    for pattern, value in zip(patterns, args, strict=True):
+        if not fill(pattern, value, leaves):
+            return None
+    for name, pattern in named.items():
+        if not fill(pattern, kwargs[name], leaves):
+            return None
+    return leaves
+
+
 @dataclass(frozen=True, eq=False)
 class Variant:
     """A graph of a method and the calls it is valid for."""
@@ -84,6 +98,9 @@ class Variant:
     kwargs: dict
     reads: tuple[tuple[str, Any], ...]  # attributes of the module that the trace read, with their values
     graph: fx.Graph
+    facts: tuple = ()  # what the traced code asked about its inputs (a side, a dtype), as answered in the trace
+    ask: Callable | None = None  # (module, *leaves) -> the same of another call
+    grad: bool | None = None  # the gradient mode it was traced in, where the traced code switches it
     run: Callable | None = None  # (module, *leaves) -> output
 
     def matches(self, module: nn.Module, args: tuple, kwargs: dict) -> list | None:
@@ -91,16 +108,26 @@ class Variant:
         for name, value in self.reads:
             if getattr(module, name) != value:
                 return None
-        leaves: list = []
-        if len(args) != len(self.args) or kwargs.keys() != self.kwargs.keys():
+        if self.grad is not None and torch.is_grad_enabled() != self.grad:
             return None
-        for pattern, value in zip(self.args, args, strict=True):
-            if not fill(pattern, value, leaves):
-                return None
-        for name, pattern in self.kwargs.items():
-            if not fill(pattern, kwargs[name], leaves):
-                return None
+        leaves = leaves_of(args, kwargs, self.args, self.kwargs)
+        if leaves is not None and self.ask is not None and self.ask(module, *leaves) != self.facts:
+            return None
         return leaves
+
+
+def fact_function(graph: fx.Graph, nodes: list[fx.Node]) -> Callable:
+    """``(module, *leaves) -> tuple``: the values of `nodes` of `graph`, which nothing but its inputs decides."""
+    wanted = set(nodes)
+    for node in reversed(graph.nodes):
+        if node in wanted:
+            wanted.update(node.all_input_nodes)
+    alone, copies = fx.Graph(), {}
+    for node in graph.nodes:
+        if node.op == "placeholder" or node in wanted:
+            copies[node] = alone.node_copy(node, copies.__getitem__)
+    alone.output(tuple(copies[node] for node in nodes))
+    return _compiled(alone, "facts", f"<archlab facts {next(_NUMBERS)}>")[0]
 
 
 def compile_graph(graph: fx.Graph, origin: tuple[str, str, Any]) -> Callable:
@@ -108,17 +135,20 @@ def compile_graph(graph: fx.Graph, origin: tuple[str, str, Any]) -> Callable:
 
     `origin` is the execution (module path, method, entry) that the nodes' places refer to.
     """
-    code = graph.python_code("self", verbose=False)
     number = next(_NUMBERS)
     name = f"{origin[1]}_{number}"  # a name of its own: code objects of equal text are equal, even from two files
+    function, source = _compiled(graph, name, f"<archlab {number} {origin[0] or 'root'}.{origin[1]}>")
+    ORIGINS[function.__code__] = _lines(graph, source, origin)
+    return function
+
+
+def _compiled(graph: fx.Graph, name: str, filename: str) -> tuple[Callable, str]:
+    code = graph.python_code("self", verbose=False)
     source = code.src.replace("def forward(", f"def {name}(", 1)
-    filename = f"<archlab {number} {origin[0] or 'root'}.{origin[1]}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
     scope = dict(code.globals)
     exec(compile(source, filename, "exec"), scope)
-    function = scope[name]
-    ORIGINS[function.__code__] = _lines(graph, source, origin)
-    return function
+    return scope[name], source
 
 
 def _lines(graph: fx.Graph, source: str, origin: tuple[str, str, Any]) -> dict[int, tuple[Place, tuple[str, str, Any]]]:

@@ -37,6 +37,61 @@ def test_isinstance_of_a_tensor_and_shape_checks():
             made("no tensor")
 
 
+class Asks(nn.Module):
+    """Decides by the shape, the type and the numbers it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = conv()
+
+    def forward(self, x, scale=2.0):
+        y = self.a(x)
+        if x.shape[-1] % 2:
+            y = y + 1
+        if scale > 3:
+            y = y * scale
+        if x.dtype == torch.float64 and isinstance(x.size(1), int):
+            y = y * 3
+        for i in range(x.shape[0]):
+            y = y + i
+        for side in x.shape:
+            y = y + side
+        return F.relu(y) + len(x)
+
+
+def test_what_is_asked_of_the_inputs_is_a_condition_of_the_graph():
+    net, x = Asks(), image()
+    soft = al.switch(net, x, kinds="activation")
+    assert set(al.recipe(soft).steps[-1].how.values()) == {"local"}
+    for shape in (tuple(x.shape), (1, *x.shape[1:]), (5, x.shape[1], 7, 9)):
+        for scale in (2.0, 5.0):
+            given = torch.randn(shape)
+            assert torch.equal(soft(given, scale), net(given, scale))
+    given = image().double()
+    assert torch.equal(soft.double()(given), net.double()(given))
+
+
+class Fails(nn.Module):
+    """Switches gradients off, and fails in there for a negative input."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            weight = torch.linalg.cholesky(x.mean().reshape(1, 1))
+        return F.relu(x) * weight
+
+
+def test_gradients_are_on_again_after_a_failure_where_they_were_off():
+    soft = al.switch(Fails(), image().abs(), kinds="activation")
+    assert set(al.recipe(soft).steps[-1].how.values()) == {"local"}
+    with pytest.raises(RuntimeError):
+        soft(-image().abs())
+    assert torch.is_grad_enabled()
+    x = image().abs().requires_grad_()
+    assert torch.autograd.grad(soft(x).sum(), x)[0].any()
+    with torch.no_grad():
+        assert not soft(x).requires_grad
+
+
 def test_the_training_flag_is_not_baked_in():
     net, x = ZOO["trained"].build(), image()
     for made in both(net, x, where="activation.*"):

@@ -129,6 +129,7 @@ class Op:
     positional: tuple = ()  # positional arguments; None stands where a tensor stood
     macs: int = 0
     grad: bool = True  # autograd could follow it
+    autocast: bool = False  # it ran under autocast
     view: bool = False  # it made tensors on the storage of an input: no element was written
 
     @property
@@ -224,13 +225,9 @@ def refuse_wrappers(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
     if isinstance(getattr(model, "_orig_mod", None), nn.Module):
-        raise TypeError(
-            "this model is compiled: pass the module that was given to torch.compile (._orig_mod)"
-        )
+        raise TypeError("this model is compiled: pass the module that was given to torch.compile (._orig_mod)")
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        raise TypeError(
-            f"{type(model).__name__} wraps the model: pass its .module, and wrap the result again"
-        )
+        raise TypeError(f"{type(model).__name__} wraps the model: pass its .module, and wrap the result again")
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("a scripted model cannot be read: pass the Python module that was scripted")
 
@@ -484,14 +481,15 @@ class _Recorder(TorchFunctionMode):
         op.options = {k: v for k, v in kwargs.items() if not tensors_in(v)}
         op.positional = tuple(None if isinstance(a, Tensor) else a for a in args)
         op.macs = (self.flops.get_total_flops() - flops) // 2
+        written = made or changed
         op.grad = torch.is_grad_enabled() and op.name not in ("detach", "detach_", "__set__")
+        op.autocast = torch.is_autocast_enabled(written[0].device.type)
         op.mutated = tuple(self.values[t] for t in changed)
         for tensor in changed:
             self._renumber_aliases(tensor, op)
         for tensor in made:
             if not any(tensor is c for c in changed):
                 self.producer[self._number(tensor)] = op
-        written = made or changed
         op.outputs = tuple(self.values[t] for t in written)
         op.out_shapes = tuple(tuple(t.shape) for t in written)
         op.dtype = written[0].dtype

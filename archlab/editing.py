@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from .blending import blend, damp, damp_into
+from .blending import blend, damp, damp_into, recast
 from .capture import Place, tensors_in
 from .listing import Site
 from .tracing import holds_tensor, is_mutating
@@ -39,14 +39,14 @@ def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: d
         a, b = operands
         kept = operands[site.keep]
         if omega is None:
-            result = kept.to(target.dtype) if site.inplace else kept
+            result = kept.to(target.dtype) if site.inplace else _recast(kept, site)
         elif site.inplace:
             a = a if kept is target else a.clone()  # it is overwritten below; the gradient of omega needs it as it was
             result = damp_into(target, a, b, omega, site.drop)
         else:
             result = damp(a, b, omega, site.drop)
     elif omega is None:
-        result = target
+        result = _recast(target, site)
     else:
         x = target.clone() if site.inplace else target
         if site.inplace:
@@ -55,6 +55,10 @@ def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: d
     if site.inplace and result is not target:
         return target.copy_(result)
     return result.clone() if site.mutated and any(result is o for o in operands) else result
+
+
+def _recast(kept: Tensor, site: Site) -> Tensor:
+    return recast(kept, *site.recast) if site.recast else kept
 
 
 def _swap(args: tuple, kwargs: dict, old: Tensor, new: Tensor) -> tuple[tuple, dict]:
@@ -92,7 +96,9 @@ def _edit(graph: fx.Graph, node: fx.Node, edit: Edit) -> None:
             kept = operands[site.keep]
             if omega is None:
                 result = kept
-                if site.recast and kept is not target:  # elsewhere nothing of the target may be kept alive
+                if not site.inplace:
+                    result = _recast_node(graph, kept, site)
+                elif site.recast:  # elsewhere nothing of the target may be kept alive
                     result = graph.call_method("type_as", (kept, target))
             elif site.inplace:
                 if given and kept is not target:  # as in `perform`
@@ -101,12 +107,16 @@ def _edit(graph: fx.Graph, node: fx.Node, edit: Edit) -> None:
             else:
                 result = graph.call_function(damp, (a, b, omega, site.drop))
         elif omega is None:
-            result = target
+            result = _recast_node(graph, target, site)
         else:
             result = _blend_node(graph, node, target, omega, inplace=site.inplace, given=given)
         if site.inplace and given and result is not target:
             result = graph.call_method("copy_", (target, result))
     _stand_in(graph, node, result, operands, site)
+
+
+def _recast_node(graph: fx.Graph, kept: fx.Node, site: Site) -> fx.Node:
+    return graph.call_function(recast, (kept, *site.recast)) if site.recast else kept
 
 
 def _blend_node(graph: fx.Graph, node: fx.Node, target: fx.Node, omega: Any, *, inplace: bool, given: bool) -> fx.Node:
@@ -158,5 +168,3 @@ def _drop_dead(graph: fx.Graph, idle: set[fx.Node], mutating: set[Place]) -> Non
             if changed is None or changed.op in ("placeholder", "get_attr") or len(changed.users) > 1:
                 continue
         graph.erase_node(node)
-
-

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from .capture import Capture, Execution, ModuleCall, Op, Place, capture
@@ -68,7 +69,7 @@ class _Found:
     keep: int = 0
     drop: int = -1
     inplace: bool = False
-    recast: bool = False
+    recast: tuple[torch.dtype, bool] | None = None
     span: int = 0
 
 
@@ -115,8 +116,14 @@ def _activation(op: Op, flow: Flow) -> "_Found | Left":
             module=module,
             result=op.outputs[0],
             inplace=bool(op.mutated),
+            recast=_recast(op, 0),
         )
     return Left(execution.module, name, "activation", reason, module)
+
+
+def _recast(op: Op, kept: int) -> tuple[torch.dtype, bool] | None:
+    """The dtype of the result and whether autocast is on, where operand `kept` of `op` has another dtype."""
+    return None if op.dtype is None or op.in_dtypes[kept] is op.dtype else (op.dtype, op.autocast)
 
 
 def _multiplies(op: Op, flow: Flow) -> bool:
@@ -186,7 +193,7 @@ def _add(op: Op, flow: Flow) -> "Iterator[_Found | Left]":
             keep=1 - drop,
             drop=drop,
             inplace=bool(op.mutated),
-            recast=bool(op.mutated) and len(set(op.in_dtypes)) > 1,
+            recast=_recast(op, 1 - drop),
             span=span,
         )
 
@@ -312,7 +319,7 @@ def _merge(found: list[_Found], flow: Flow) -> list[Site]:
                 drop=drop,
                 mutated=any(flow.changed_later(f.result) for f in group),
                 inplace=any(f.inplace for f in group),
-                recast=any(f.recast for f in group),
+                recast=next((f.recast for f in group if f.recast), None),
             )
         )
     return sites

@@ -67,6 +67,15 @@ class Flow:
                 queue.extend(m for v in op.inputs if (m := self.record.producer.get(v)) is not None)
         return list(dead)
 
+    def idle_params(self) -> set[str]:
+        """Names of the parameters that are read by ops on which no output of the model depends, and by no other."""
+        needed, used = set(self.record.outputs), set()
+        for op in reversed(self.record.ops):
+            if any(v in needed for v in op.outputs):
+                needed.update(op.inputs)
+                used.update(op.params)
+        return {name for op in self.record.ops for name in op.params if name in self.record.params} - used
+
     def changed_later(self, value: int) -> bool:
         return any(value in op.mutated for op in self.consumers.get(value, ()))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+import torch
 
 from .capture import Capture, Place
 
@@ -44,7 +45,7 @@ class Site:
     drop: int = field(repr=False)
     mutated: bool = field(repr=False)  # its output is changed in place afterwards
     inplace: bool = field(repr=False)  # it changes its input in place
-    recast: bool = field(repr=False)  # an add in place whose operands differ in dtype: the result has the first's
+    recast: tuple[torch.dtype, bool] | None = field(repr=False)  # `blending.recast`, if what stays has another dtype
 
 
 @dataclass(frozen=True)

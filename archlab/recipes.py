@@ -18,7 +18,8 @@ class Step:
     `name` is the pass, `options` its resolved decisions (never the criterion behind them); `found` are the ids
     of all sites it considered, `taken` those it changed, `left` the others with the reason; `how` says for each
     taken site how it was rewritten; `before` and `after` hold ``params`` and ``macs``; `equality` says what was
-    checked before the model was returned.
+    checked before the model was returned; `idle` names parameters that are still computed with though no output needs
+    them any more, as they feed a removed site from code that could not be rewritten with it.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Step:
     before: dict[str, int] = field(default_factory=dict)
     after: dict[str, int] = field(default_factory=dict)
     equality: str = ""
+    idle: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,8 @@ class Recipe:
         """The recipe in `text`. Raises ValueError for text that is not one."""
         try:
             data = json.loads(text)
-            steps = tuple(
-                Step(**{**step, "found": tuple(step["found"]), "taken": tuple(step["taken"])}) for step in data["steps"]
-            )
+            lists = ("found", "taken", "idle")
+            steps = tuple(Step(**step | {name: tuple(step.get(name, ())) for name in lists}) for step in data["steps"])
             return Recipe(data["model"], steps)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"this is not a recipe: {type(error).__name__}: {error}") from error
@@ -61,7 +62,8 @@ class Recipe:
             cost = ", ".join(
                 f"{unit} {step.before[unit]:,} -> {step.after[unit]:,}" for unit in step.before if unit in step.after
             )
-            lines.append(f"  {step.name}: {len(step.taken)} of {len(step.found)} sites; {cost}; {step.equality}")
+            idle = f"; {len(step.idle)} parameters left idle" if step.idle else ""
+            lines.append(f"  {step.name}: {len(step.taken)} of {len(step.found)} sites; {cost}; {step.equality}{idle}")
         return "\n".join(lines)
 
 

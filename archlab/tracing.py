@@ -135,7 +135,9 @@ def _proxies_pass_for_tensors() -> Iterator[None]:
     def passes(value: Any, classes: Any) -> bool:
         if real(value, classes):
             return True
-        if type(value) not in (_Proxy, _Attribute, _Handed) or sys._getframe(1).f_code.co_filename.startswith(_FX_FILES):
+        if type(value) not in (_Proxy, _Attribute, _Handed) or sys._getframe(1).f_code.co_filename.startswith(
+            _FX_FILES
+        ):
             return False
         if type(value) is _Handed:
             stands_for = value.node.meta["kind"]

@@ -208,6 +208,8 @@ def test_1_discard_leaves_the_switched_model_as_it_is(case):
 
 
 def test_1_a_model_in_training_stays_there(main_case):
+    if not main_case.entry.trains:
+        pytest.skip("the original does not run on this example in training mode")
     model = frozen_norms(main_case.original.train())
     before, modes = fingerprint(model), [m.training for m in model.modules()]
     soft = al.switch(model, main_case.example, kinds=main_case.kinds)
@@ -221,6 +223,8 @@ def test_1_a_model_in_training_stays_there(main_case):
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_2_equal_at_zero(case, training):
+    if training and not case.entry.trains:
+        pytest.skip("the original does not run on this example in training mode")
     model, soft = case.original.train(training), copy.deepcopy(case.soft).train(training)
     if training:
         model, soft = frozen_norms(model), frozen_norms(soft)
@@ -247,7 +251,7 @@ def test_3_equal_to_removed_at_one(case):
 
 def test_3_removal_changes_the_output(case):
     changed = outputs(case.thin, case.example), outputs(case.original, case.example)
-    assert any(a.shape == b.shape and not torch.equal(a, b) for a, b in zip(*changed, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(*changed, strict=True))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "autocast", "bf16"])
@@ -261,7 +265,8 @@ def test_3_equal_to_removed_in_other_precisions(main_case, precision):
         soft = al.switch(model, example, kinds=kinds)
         assert_same(outputs(soft, example), outputs(entry.build(dtype), example))
         decided = at_one(soft)
-        assert_close(outputs(decided, example), outputs(al.discard(decided), example), 1e-5)
+        wanted = outputs(al.discard(decided), example)
+        assert_close(outputs(decided, example), wanted, 2 * 2**-7 if entry.rounds and precision != "fp32" else 1e-5)
     assert all(omega.dtype == torch.float32 for omega in al.omega_parameters(soft))
 
 
@@ -289,13 +294,13 @@ def test_4_every_parameter_name_is_accounted_for(case):
     assert not omega_names(case.thin)
 
 
-def test_4_a_thin_model_has_no_dead_parameters(case):
-    if "bypassed" in al.recipe(case.thin).steps[-1].how.values():
-        pytest.skip("an op that is only bypassed keeps its parameters, and its step says so")
+def test_4_a_thin_model_has_no_dead_parameters_but_those_it_names(case):
     used = gradients(case.original, case.example)
     kept = gradients(case.thin, case.example)
     dead = {name for name, gradient in kept.items() if gradient is None and used[name] is not None}
-    assert not dead, f"no output of the thin model depends on {sorted(dead)}"
+    idle = set(al.recipe(case.thin).steps[-1].idle)
+    assert dead <= idle, f"no output of the thin model depends on {sorted(dead - idle)}"
+    assert all(kept[name] is None for name in idle), "named as idle, but an output depends on it"
 
 
 def test_4_a_fresh_look_at_the_thin_model_finds_the_sites_gone(case):
@@ -303,7 +308,7 @@ def test_4_a_fresh_look_at_the_thin_model_finds_the_sites_gone(case):
     for op in {s.op for s in case.sites}:
         gone = sum(s.calls for s in case.sites if s.op == op and s.grad and s.kind != "block")
         if op in before and gone:
-            assert after[op] <= before[op] - gone, f"{before[op]} {op}, {gone} removed, {after[op]} left"
+            assert after[op] <= max(0, before[op] - gone), f"{before[op]} {op}, {gone} removed, {after[op]} left"
     taken = {s.id for s in case.sites}
     try:
         still = al.sites(case.thin, case.example)
@@ -342,10 +347,12 @@ def test_5_moves_to_another_dtype_and_format(case, made):
     model = copy.deepcopy(getattr(case, made)).to(torch.float32)
     example = place(case.entry.example(), dtype=torch.float32)
     wanted = outputs(model, example)
+    assert all(omega.is_leaf and omega.dtype == torch.float32 for omega in _omegas(model))
+    if not case.entry.steady:
+        return
     reference = outputs(getattr(case, made), case.example)
     assert_close([t.to(r.dtype) for t, r in zip(wanted, reference, strict=True)], reference, 1e-3)
     assert_close(outputs(model.to(memory_format=torch.channels_last), example), wanted, 1e-4)
-    assert all(omega.is_leaf and omega.dtype == torch.float32 for omega in _omegas(model))
 
 
 def _omegas(model: nn.Module) -> list[nn.Parameter]:

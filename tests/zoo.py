@@ -28,6 +28,11 @@ class Entry:
     compiles: bool = True  # torch.compile(fullgraph=True)
     exports: bool = True  # torch.export
     halves: bool = True  # runs in bfloat16
+    trains: bool = True  # its example runs in training mode
+    steady: bool = (
+        True  # rounding changes its output by rounding only: it counts nothing, and amplifies little when thin
+    )
+    rounds: bool = False  # what stays lies otherwise in memory than the sum did: later kernels round otherwise in bf16
 
     def build(self, dtype: torch.dtype = torch.float32) -> nn.Module:
         """A fresh model in evaluation mode; the same weights each time."""
@@ -42,6 +47,8 @@ def jitter_(model: nn.Module) -> nn.Module:
         for p in model.parameters():
             if p.dim() <= 1 and p.is_floating_point():
                 p.add_(0.1 * torch.rand(p.shape, generator=generator).to(p.dtype))
+            elif p.is_floating_point() and not p.any():  # a classifier that starts at zero says the same of everything
+                p.add_(0.1 * torch.randn(p.shape, generator=generator).to(p.dtype))
         for name, b in model.named_buffers():
             if name.endswith("running_mean"):
                 b.add_(0.1 * torch.rand(b.shape, generator=generator).to(b.dtype))
@@ -707,7 +714,7 @@ ZOO: dict[str, Entry] = {
     "mutates_input": Entry(MutatesInput, image, _counts(activation=1, skip=1)),
     "aliasing": Entry(Aliasing, image, _counts(activation=1, skip=1, block=1)),
     "tied": Entry(Tied, lambda: sequence(6), _counts(activation=2, skip=1)),
-    "attention": Entry(SelfAttention, sequence, _counts(activation=1, skip=1)),
+    "attention": Entry(SelfAttention, sequence, _counts(activation=1, skip=1), rounds=True),
     # a Stack again, but one flat generated forward that calls the layers inside its blocks
     "fx_graph": Entry(lambda: fx.symbolic_trace(Stack(2)), image, _counts(activation=2, skip=2)),
     # F.relu in each layer and two residual adds; the layers are blocks

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..capture import copied
 from ..editing import Edit
+from ..flow import Flow
 from ..listing import KINDS, Site, Where
 from ..recipes import Recipe, Step, recipe, with_step
 from ..rewriting import drop_unreached, restore, rewrite
@@ -88,6 +89,7 @@ def _discard(net: nn.Module, gone: list[str], frozen: dict[str, float], why_left
         costs(state.record),
         costs(after) | {"params": sum(p.numel() for p in thin.parameters())},
         _checked(net, thin, state.example, gone, frozen),
+        tuple(sorted(Flow(after).idle_params() - Flow(state.record).idle_params())),
     )
     return with_step(thin, before, step)
 
@@ -103,6 +105,7 @@ def _checked(soft: nn.Module, thin: nn.Module, example: Any, gone: list[str], fr
     set_omegas_(decided, dict.fromkeys(gone, 1.0) | frozen)
     difference = compare(decided, thin, example)
     dtypes = {p.dtype for p in soft.parameters() if p.is_floating_point() and p.numel() > 1} or {torch.float32}
+    dtypes |= {torch.get_autocast_dtype(d) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)}
     tolerance = max(1e-10 if dt is torch.float64 else max(1e-5, 2 * torch.finfo(dt).eps) for dt in dtypes)
     if difference > tolerance:
         raise AssertionError(

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.fx
 from torch import Tensor, nn
+from torch.fx import graph_module
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
@@ -50,7 +51,7 @@ _PLUMBING = frozenset(
         torch._tensor.__file__,  # type: ignore[attr-defined]
         torch.overrides.__file__,
         torch._jit_internal.__file__,  # type: ignore[attr-defined]
-        torch.fx.graph_module.__file__,
+        graph_module.__file__,
         nn.modules.module.__file__,
     }
 )

@@ -42,7 +42,7 @@ def inject(module: nn.Module, runners: dict[str, Any]) -> None:
         "__reduce_ex__": _refuse_pickle,
         "_apply": _apply_keeping_omegas,
     }
-    cls = type(base.__name__, (base,), namespace)
+    cls: Any = type(base.__name__, (base,), namespace)
     for name in runners:  # a base's __init_subclass__ may have wrapped them once more (Hugging Face's layers do)
         setattr(cls, name, namespace[name])
     module.__class__ = cls

@@ -159,7 +159,7 @@ def _no_method(module: nn.Module, name: str) -> str:
 
 
 def _run_copy(model: nn.Module, example: Any, methods: list[Method]) -> None:
-    """Run the example on a copy, so that methods trace themselves; in the other modes too where one of them asks for it.
+    """Run the example on a copy, so that methods trace themselves; in other modes too where one of them asks for it.
 
     What is learned so is shared by the copy and `model`.
     """

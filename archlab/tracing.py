@@ -19,8 +19,10 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.graph import magic_methods
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.fx.node import map_arg
+from torch.fx.proxy import Attribute
 from torch.overrides import TorchFunctionMode
 
 from .capture import Place, is_module_call, is_plumbing, spot
@@ -42,7 +44,9 @@ def trace(module: nn.Module, function: Callable, entry: Any, args: tuple, kwargs
         patterns = tuple(pattern_of(a, numbers=numbers) for a in args)
         named = {k: pattern_of(v, numbers=numbers) for k, v in kwargs.items()}
         try:
-            return _Tracer(entry).variant(module, function, patterns, named, leaves_of(args, kwargs, patterns, named))
+            leaves = leaves_of(args, kwargs, patterns, named)
+            assert leaves is not None, "a call fits the patterns that were made of it"
+            return _Tracer(entry).variant(module, function, patterns, named, leaves)
         except Untraceable as error:
             reason = error
         except Exception as error:  # whatever the model's own code raises when it meets a proxy
@@ -85,7 +89,7 @@ for _name in _INPLACE_OPERATORS:
     setattr(_Proxy, f"__{_name}__", _inplace(_name))
 
 
-class _Attribute(_Proxy, fx.proxy.Attribute):
+class _Attribute(Attribute, _Proxy):
     """What ``proxy.name`` gives: a method to call, or a value."""
 
 
@@ -100,7 +104,7 @@ def _refuse_to_look(self: _Handed, *args: Any) -> Any:
     raise Untraceable(f"it works on a {self.node.meta['kind'].__name__}")
 
 
-for _name in (*fx.graph.magic_methods, *_INPLACE_OPERATORS, *_ASKED):
+for _name in (*magic_methods, *_INPLACE_OPERATORS, *_ASKED):
     setattr(_Handed, f"__{_name.strip('_')}__", _refuse_to_look)
 
 
@@ -226,7 +230,7 @@ class _Tracer(fx.Tracer):
     def to_bool(self, obj):
         return bool(self.fact(obj.node))
 
-    def iter(self, obj):
+    def iter(self, obj: Any) -> Iterator:
         return iter([obj[i] for i in range(len(obj))])
 
     def fact(self, node: fx.Node) -> Any:
@@ -242,16 +246,17 @@ class _Tracer(fx.Tracer):
     def _value(self, node: fx.Node) -> Any:
         if node in self.facts:
             return self.facts[node]
-        args = map_arg(node.args, self._value)
+        args: Any = map_arg(node.args, self._value)
         if node.op == "placeholder":
             return self.leaves[node.meta["leaf"]]
         if node.op == "call_function":
             if node.target is getattr and args[1] in _FACT_ATTRIBUTES:
-                return getattr(*args)
-            if node.target is len or getattr(node.target, "__module__", "") == "_operator" and not holds_tensor(node):
+                return getattr(args[0], args[1])
+            arithmetic = getattr(node.target, "__module__", "") == "_operator" and not holds_tensor(node)
+            if callable(node.target) and (node.target is len or arithmetic):
                 return node.target(*args)
         if node.op == "call_method" and node.target in _FACT_METHODS:
-            return getattr(args[0], node.target)(*args[1:], **node.kwargs)
+            return getattr(args[0], str(node.target))(*args[1:], **node.kwargs)
         raise Untraceable("it decides by what it computes")
 
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):

@@ -60,7 +60,7 @@ class Interceptor(TorchFunctionMode):
         return self.turns[key]
 
 
-def intercepted_call(child: str, forward: Any, args: tuple, kwargs: dict) -> Any:
+def intercepted_call(child: str, forward: Any, *args: Any, **kwargs: Any) -> Any:
     """The call of an edited child at `child`: performed by the container that is running, where it has an edit."""
     frame = sys._getframe(1)
     while frame is not None and is_plumbing(frame.f_code.co_filename):

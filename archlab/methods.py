@@ -5,7 +5,8 @@ args, kwargs)``; `rewriting` puts them into modules.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,9 @@ from .tracing import Untraceable, trace
 from .variants import Variant, compile_graph
 
 
+MOST_GRAPHS = 64  # of one method: where every call differs in what its code asks, tracing each would take for ever
+
+
 class Method:
     """One method of one module with its edits, and the graphs of it made so far. Shared by copies of the module."""
 
@@ -26,6 +30,7 @@ class Method:
         self.path, self.method, self.entry, self.function = path, method, entry, function
         self.edits: dict[Place, Edit] = {}
         self.calls: dict[tuple, Edit] = {}
+        self.traced_calls: dict[tuple, Edit] = {}  # as `calls`, for a call of the method that cannot be traced
         self.mutating: set[Place] = set()
         self.variants: list[Variant] = []
         self.found: set[Place] = set()
@@ -42,7 +47,7 @@ class Method:
 
     def run_anew(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
         """A call that no graph is valid for: one is traced for it, else it is intercepted."""
-        if not self.reason:
+        if not self.reason and len(self.variants) < MOST_GRAPHS:
             try:
                 variant = self.trace(module, args, kwargs)
             except Untraceable as error:
@@ -65,8 +70,22 @@ class Method:
     def intercept(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
         if not (self.edits or self.calls):  # each of its sites is a child's call, and the child itself was edited
             return self.function(module, *args, **kwargs)
-        with Interceptor(module, self.entry, self.edits, self.calls, self.met):
+        calls = self.calls | self.traced_calls
+        with Interceptor(module, self.entry, self.edits, calls, self.met), self.watching(module):
             return self.function(module, *args, **kwargs)
+
+    @contextmanager
+    def watching(self, module: nn.Module) -> Iterator[None]:
+        """While open, the children that are called at the traced sites are watched, which costs the graphs nothing."""
+        paths = {path for path, *_ in self.traced_calls}
+        children = {path: module.get_submodule(path.removeprefix(self.path).lstrip(".")) for path in paths}
+        for path, child in children.items():
+            vars(child)["forward"] = functools.partial(intercepted_call, path, type(child).forward.__get__(child))
+        try:
+            yield
+        finally:
+            for child in children.values():
+                vars(child).pop("forward", None)
 
 
 def _restoring_grad(function: Callable) -> Callable:
@@ -104,4 +123,4 @@ class WatchedChild:
         return WatchedChild(self.path, function)
 
     def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
-        return intercepted_call(self.path, functools.partial(self.function, module), args, kwargs)
+        return intercepted_call(self.path, functools.partial(self.function, module), *args, **kwargs)

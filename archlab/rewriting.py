@@ -97,6 +97,7 @@ def attempt(model: nn.Module, example: Any, edits: Iterable[Edit], *, record: Ca
             method.reason = "the traced code does not pass the site"
         if not method.reason:
             how |= {e.site.id: "local" for e in mine}
+            method.traced_calls |= {key: e for e in mine if e.site.module for key in _call_keys(e.site, record)}
             continue
         reasons |= {e.site.id: method.reason for e in mine}
         method.variants.clear()
@@ -135,7 +136,8 @@ def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], record: Cap
     function = inner.function if inner is not None else getattr(type(module), site.method)
     method = Method(site.path, site.method, site.entry, function)
     if earlier is not None:
-        method.edits, method.calls, method.mutating = dict(earlier.edits), dict(earlier.calls), set(earlier.mutating)
+        method.edits, method.mutating = dict(earlier.edits), set(earlier.mutating)
+        method.calls, method.traced_calls = dict(earlier.calls), dict(earlier.traced_calls)
     for edit in edits:
         method.edits.setdefault(edit.site.place, edit)
     changing = [(op.execution, op.place) for op in record.ops if op.mutated]
@@ -201,25 +203,24 @@ def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, record
             omegas[:] = [o if o.site is not site else Omega(site, site.module, name) for o in omegas]
         inject(child, {"forward": EditedChild(edit, type(child).forward)})
         return "module"
-    for chain, ordinal in _ordinals(site, calls):
-        method.calls[site.module, chain, ordinal] = edit
+    method.calls |= dict.fromkeys(_call_keys(site, record), edit)
     if not any(isinstance(r, WatchedChild) for r in runners_of(child, "forward")):
         inject(child, {"forward": WatchedChild(site.module, type(child).forward)})
     return "intercepted"
 
 
-def _ordinals(site: Site, calls: list) -> set[tuple[Any, int]]:
-    """For the calls at `site`: their chain, and how often the same child was called there before."""
-    found = set()
+def _call_keys(site: Site, record: Capture) -> list[tuple[str, Any, int]]:
+    """For the calls at `site`: the child, their chain, and how often the same child was called there before."""
+    keys: dict[tuple, None] = {}
     before: dict[tuple, int] = {}
-    for call in calls:
-        if call.execution is None:
+    for call in record.calls:
+        if call.module != site.module or call.execution is None:
             continue
         key = (id(call.execution), call.place.chain)
         before[key] = before.get(key, -1) + 1
         if call.execution.entry is site.entry and call.place == site.place:
-            found.add((call.place.chain, before[key]))
-    return found
+            keys[site.module, call.place.chain, before[key]] = None
+    return list(keys)
 
 
 def restore(model: nn.Module, omegas: Iterable[Omega], classes: dict[str, type]) -> nn.Module:

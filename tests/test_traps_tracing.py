@@ -71,6 +71,38 @@ def test_what_is_asked_of_the_inputs_is_a_condition_of_the_graph():
     assert torch.equal(soft.double()(given), net.double()(given))
 
 
+def test_there_is_an_end_to_the_graphs_of_one_method(monkeypatch):
+    monkeypatch.setattr("archlab.methods.MOST_GRAPHS", 2)
+    net = Asks()
+    soft = al.switch(net, image(), kinds="activation")
+    al.set_omegas_(soft, 0.5)
+    for batch in (1, 3, 4, 5):
+        x = image(batch=batch)
+        assert_near(soft(x), net(x) - 0.5 * F.relu(-net.a(x) - batch * (batch - 1) / 2 - sum(x.shape)))
+
+
+class Sometimes(nn.Module):
+    """One way it is called cannot be traced; its activation is a module, called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.act = conv(), conv(), nn.ReLU()
+
+    def forward(self, x, double=False):
+        x = self.act(self.a(x))
+        if double and x.sum() != 0:
+            x = x * 2
+        return self.act(self.b(x))
+
+
+def test_a_call_that_cannot_be_traced_has_its_sites_too():
+    net, x = Sometimes(), image()
+    for made in both(net, x, where="activation.1"):
+        assert_near(made(x), net.b(F.relu(net.a(x))))
+        assert_near(made(x, double=True), net.b(2 * F.relu(net.a(x))))
+        assert not vars(made.act).get("forward")
+
+
 class Fails(nn.Module):
     """Switches gradients off, and fails in there for a negative input."""
 

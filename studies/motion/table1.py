@@ -71,7 +71,7 @@ class Effort:
 
 EFFORT = {
     "smoke": Effort(soft=20, push=5, tune=5, lr=1e-4, lr_omega=0.15, judged=8, watched=2),
-    "cpu": Effort(soft=160, push=30, tune=60, lr=1e-4, lr_omega=0.02, judged=256, watched=24),
+    "cpu": Effort(soft=240, push=30, tune=90, lr=1e-4, lr_omega=0.02, judged=256, watched=24),
     "gpu": Effort(soft=600, push=150, tune=250, lr=1e-4, lr_omega=5e-3, judged=512, watched=64),
     "paper": Effort(soft=100_000, push=10_000, tune=200_000, lr=5e-5, lr_omega=1e-4, judged=5000, watched=256),
 }
@@ -133,6 +133,7 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
     elif row["what"] == "judge":
         save_samples(train_data, budget.size, scratch.folder / "samples.png")
     about = {"size": budget.size, "batch": budget.batch, "precision": budget.precision}
+    about["patch"] = budget.patch or budget.size
     about |= {"train_data": train_data.fingerprint, "val_data": held_out.fingerprint}
     return found | costs(net) | quality_of(net, samples, scratch) | about
 

@@ -19,7 +19,6 @@ from .intercepting import Interceptor, intercepted_call
 from .tracing import Untraceable, trace
 from .variants import Variant, compile_graph
 
-
 MOST_GRAPHS = 64  # of one method: where every call differs in what its code asks, tracing each would take for ever
 
 

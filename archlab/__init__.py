@@ -17,6 +17,7 @@
 from typing import TYPE_CHECKING
 
 from .capture import Call
+from .cells import Study
 from .costing import Cost, cost, fvcore_cost
 from .keeping import apply, load, save
 from .learning import Removal, learn_to_remove
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ACTIVATIONS", "KINDS", "Call", "Cost", "Recipe", "Removal", "Site", "Sites", "Step", "Task",
+    "ACTIVATIONS", "KINDS", "Call", "Cost", "Recipe", "Removal", "Site", "Sites", "Step", "Study", "Task",
     "apply", "cost", "discard", "fvcore_cost", "learn_to_remove", "load", "lpips", "omega_parameters", "omegas",
     "penalty", "plot", "project_", "psnr", "recipe", "remove", "run", "save", "sensitivity", "set_omegas_", "sites",
     "ssim", "switch", "table",

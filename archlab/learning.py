@@ -87,7 +87,8 @@ def learn_to_remove(
     - `lr` 5e-5 for the weights: half of what a baseline is trained with, as they only adapt. `lr_tune`: the same.
     - `schedule`, `tune_schedule`: factors on the rates of phase 1 and 4, each counting its steps from 0.
     - `judge`: also measure `task.quality` after each phase (five evaluations, not one).
-    - `folder`, `time_limit_s`, `settings` and `fit_options` (optimizer, precision, ...): as for `fit`, in every phase.
+    - `folder`, `time_limit_s`, `settings` and `fit_options`: as for `archlab.training.fit`, in every phase; among them
+      `optimizer` (Adam, for weights and ω), `precision` ("fp32" or "bf16"), `clip_norm` (none), `save_every_s` (60).
 
     `task.batches` sees one running step through all phases. Raises ValueError for options out of range and what
     `switch` and `fit` raise; warns where ω can hardly cross.
@@ -133,7 +134,7 @@ def learn_to_remove(
         )
     run = Phases(task, folder, time_limit_s, {**(settings or {}), "p": p, "sites": list(found["site"])}, fit_options)
     run.options["progress"] = progress
-    judged = Judge(task, folder if judge else None, judge)
+    judged = Judge(task, folder if judge else None, judge, {"tau": tau, "keep": keep})
     judged("original", model)
 
     def result(now: nn.Module, decisions: pd.DataFrame, finished: bool) -> Removal:
@@ -170,6 +171,7 @@ def learn_to_remove(
     if not went:
         return result(soft, decisions, False)
     judged("soft", soft)
+    run.settings |= {"tau": tau, "keep": keep}  # which the soft phase does not hang on
 
     if push_steps:
         start = _values(soft)

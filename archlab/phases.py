@@ -63,14 +63,16 @@ class Phases:
 
 
 class Judge:
-    """Qualities by phase. Kept in the folder, so that a rerun judges each phase once; random states unmoved."""
+    """Qualities by phase. Kept in the folder, so that a rerun with the same `settings` judges each phase once; random
+    states unmoved."""
 
-    def __init__(self, task: Task, folder, wanted: bool):
-        self.task, self.wanted = task, wanted
+    def __init__(self, task: Task, folder, wanted: bool, settings: dict[str, Any]):
+        self.task, self.wanted, self.settings = task, wanted, settings
         self.path = None if folder is None else Path(folder) / "qualities.json"
         self.rows: dict[str, dict[str, float]] = {}
         if self.path is not None and self.path.exists():
-            self.rows = json.loads(self.path.read_text())
+            kept = json.loads(self.path.read_text())
+            self.rows = kept["rows"] if kept["settings"] == settings else {}
 
     def __call__(self, phase: str, model: nn.Module) -> None:
         if not self.wanted or phase in self.rows:
@@ -80,7 +82,7 @@ class Judge:
             self.rows[phase] = {name: float(value) for name, value in self.task.quality(model).items()}
         set_random_states_(states)
         if self.path is not None:
-            write_whole(self.path, json.dumps(self.rows, indent=1).encode())
+            write_whole(self.path, json.dumps({"settings": self.settings, "rows": self.rows}, indent=1).encode())
 
     def frame(self) -> pd.DataFrame:
         return pd.DataFrame([{"phase": phase, **values} for phase, values in self.rows.items()])

@@ -28,7 +28,8 @@ def sensitivity(
 
     Columns: site, kind, and for each quality its value and, as `delta_<quality>`, the change from the untouched
     model, whose qualities are in `.attrs["untouched"]`. Ranked: the site whose removal changes the first quality
-    least comes first. Each removal is ω = 1 at that switch, which equals the physical one.
+    least comes first. Each removal is ω = 1 at that switch, which equals the physical one. Sites that cannot be
+    rewritten are in `.attrs["refused"]`, with the reason. Raises ValueError where no site is left.
 
     >>> net = nn.Sequential(nn.ReLU(), nn.Sigmoid())
     >>> x = torch.tensor([[-1.0, 2.0]])
@@ -39,12 +40,17 @@ def sensitivity(
     1  activation.1  activation  1.000       0.310
     """
     example = task.example if example is None else example
-    present = sites(model, example, kinds=kinds, where=where)
+    found = sites(model, example, kinds=kinds, where=where)
+    refused = {site.id: site.how for site in found if site.how.startswith("refused")}
+    present = [site for site in found if site.id not in refused]
+    if not present:
+        raise ValueError(f"none of the {len(refused)} sites can be rewritten: {next(iter(refused.items()))}")
     untouched = dict(task.quality(model))
     rows = []
     with bar("sensitivity", len(present), wanted=progress) as show:
         for kind in dict.fromkeys(site.kind for site in present):  # kinds apart: a skip and a branch share an add
-            soft = switch(model, example, kinds=kind, where=where)
+            chosen = {site.id for site in present if site.kind == kind}
+            soft = switch(model, example, kinds=kind, where=lambda site, chosen=chosen: site.id in chosen)
             for site in omegas(soft)["site"]:
                 set_omegas_(soft, 0.0)
                 set_omegas_(soft, {site: 1.0})
@@ -55,5 +61,5 @@ def sensitivity(
     first = f"delta_{next(iter(untouched))}"
     frame = pd.DataFrame(rows)
     frame = frame.iloc[frame[first].abs().argsort(kind="stable")].reset_index(drop=True)
-    frame.attrs["untouched"] = untouched
+    frame.attrs |= {"untouched": untouched, "refused": refused}
     return frame

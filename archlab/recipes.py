@@ -3,7 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -115,4 +115,6 @@ def apply_steps(
         except TypeError as error:
             raise ValueError(f"step {step.name!r} does not take the options {list(step.options)}: {error}") from error
         model = passes[step.name](model, example, **step.options)
+        *before, made = recipe(model).steps
+        with_step(model, Recipe(steps.model, tuple(before)), replace(made, left=step.left))  # why, only `step` knows
     return model

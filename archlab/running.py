@@ -43,7 +43,7 @@ def run(
 ) -> pd.DataFrame:
     """Run what is missing of the study module named `study`; return its rows, one a finished cell.
 
-    With every chosen cell finished, the study's `report(rows, folder)` is called, the folder being
+    With every cell of the study finished, its `report(rows, folder)` is called, the folder being
     `out`/<study>/<preset>; until then only rows.csv stands there. Columns: row, what a row's dict says, preset,
     seed, the cell's values, stale, seconds; rows.csv leaves out columns of lists and dicts, which stand in the cells'
     files. `rows.attrs` holds "missing" {cell: why}, "folders" {row: where its last seed worked} and "conditions"
@@ -55,7 +55,7 @@ def run(
       GPU each where there are several. A cell that fails or is killed is named in "missing"; the others go on.
     - `stale`: a result whose code has changed since. "keep" (the default: an hour of training is not thrown away
       for an edit) takes it and marks the row; "rerun" makes a new one. The old file stays either way.
-    - `only`: a glob on row names; the rows that these need run as well.
+    - `only`: a glob on row names; these run, and the rows that they need.
 
     Raises ValueError for an unknown preset or option, a missing data folder, and rows that do not add up.
 
@@ -74,16 +74,17 @@ def run(
     """
     plan, module = _plan(study, preset, data, seeds, workers, stale, out, scratch)
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
-    chosen = _chosen(cells_of(plan, module), only, plan.study)
+    cells = list(cells_of(plan, module))
+    chosen = _chosen(cells, only, plan.study)
     if workers:
         outcomes = _in_workers(plan, chosen, workers, deadline)
     else:
         outcomes = {cell: _told(cell, run_cell(module, plan, cell, deadline)) for cell in chosen}
-    rows = _rows(plan, chosen)
+    rows = _rows(plan, cells)
     rows.attrs["missing"] = {cell.label: outcome for cell, outcome in outcomes.items() if outcome != FINISHED}
     plain = [name for name in rows if not rows[name].map(lambda value: isinstance(value, list | dict)).any()]
     write_whole(Path(plan.out) / "rows.csv", rows[plain].to_csv(index=False).encode())
-    if not rows.attrs["missing"]:
+    if len(rows) == len(cells):
         module.report(rows, Path(plan.out))
     return rows
 
@@ -122,6 +123,8 @@ def command(study: str) -> None:
         if missing:
             print(f"no report yet: {len(missing)} cells are missing, {len(rows)} are there", file=sys.stderr)
             raise typer.Exit(1 if any(why.startswith(("failed", "killed")) for why in missing.values()) else TRY_AGAIN)
+        if only != "*":
+            print(f"{len(rows)} cells of the study are there; its report comes with the last", file=sys.stderr)
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(help=module.__doc__)(main)

@@ -419,10 +419,8 @@ def test_8_a_recipe_rebuilds_the_thin_model(main_case):
     text = al.recipe(main_case.thin).to_json()
     again = al.apply(type(al.recipe(main_case.thin)).from_json(text), main_case.original, main_case.example)
     assert_same(outputs(again, main_case.example), outputs(main_case.thin, main_case.example))
-    assert (
-        al.recipe(again).to_json() == text
-        or al.recipe(again).steps[-1].taken == al.recipe(main_case.thin).steps[-1].taken
-    )
+    step, wanted = al.recipe(again).steps[-1], al.recipe(main_case.thin).steps[-1]
+    assert (step.taken, step.left, step.options) == (wanted.taken, wanted.left, wanted.options)
 
 
 COMPOSED = [

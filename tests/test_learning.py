@@ -12,6 +12,8 @@ from archlab.passes import remove
 from archlab.probing import sensitivity
 from archlab.training import Task, TrainingFailed
 
+from .zoo import ZOO, Residual, image
+
 
 class Net(nn.Module):
     """Two activations: the first is needed (the target is |x|), the second meets only positive values."""
@@ -156,6 +158,12 @@ def test_another_lambda_does_not_go_on_from_the_folder(tmp_path):
         learn_to_remove(Net(), TASK, **FAST, where="idle", folder=tmp_path)
 
 
+def test_another_threshold_keeps_the_soft_phase_only(tmp_path):
+    learn_to_remove(Net(), TASK, **FAST, folder=tmp_path, judge=True)
+    with pytest.raises(CheckpointMismatch, match=r"settings\['tau'\] is 0\.5 in the checkpoint and 0\.9 here"):
+        learn_to_remove(Net(), TASK, **FAST | dict(tau=0.9), folder=tmp_path, judge=True)
+
+
 def test_nan_names_step_and_phase(tmp_path):
     task = Task(
         TASK.example, lambda step: batch(step) if step < 63 else (batch(step)[0] * float("nan"),) * 2, loss, quality
@@ -249,6 +257,18 @@ def test_sensitivity_equals_physical_removal_of_each_site_alone():
         thin = remove(model, TASK.example, kinds="activation", where=site)
         torch.testing.assert_close(value, quality(thin)["mse"])
         assert delta == value - quality(model)["mse"]
+
+
+def test_sensitivity_leaves_out_what_cannot_be_rewritten():
+    net, x = ZOO["stack"].build(), image()
+    block = net.blocks[0]
+    block.forward = functools.partial(Residual.forward, block)  # no class can replace it
+    task = Task(x, lambda step: x, lambda net, x: net(x).mean(), lambda net: {"mean": net(x).mean().item()})
+    frame = sensitivity(net, task, kinds="skip", progress=False)
+    assert frame["site"].tolist() == ["blocks.1/skip.0"]
+    assert "'forward' of its own" in frame.attrs["refused"]["blocks.0/skip.0"]
+    with pytest.raises(ValueError, match="none of the 1 sites can be rewritten"):
+        sensitivity(net, task, kinds="skip", where="blocks.0/*", progress=False)
 
 
 def test_sensitivity_refuses_what_matches_nothing():

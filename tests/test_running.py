@@ -125,6 +125,9 @@ def test_results_hold_no_path_or_host_of_this_machine(lab):
 
 def test_only_brings_what_it_needs(lab):
     assert lab.run(only="b")["row"].tolist() == ["base", "b"]
+    assert not (lab.out / "report.md").exists(), "a report is of all rows"
+    assert lab.run(only="base")["row"].tolist() == ["base", "b"], "what is there stays in rows.csv"
+    assert len(lab.run(only="a/*")) == 3 and (lab.out / "report.md").exists()
     with pytest.raises(ValueError, match=r"only='c\*' matches no row of .*: base, a/1, b"):
         lab.run(only="c*")
 

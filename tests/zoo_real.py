@@ -13,6 +13,8 @@ import torchvision
 import transformers
 from torch import Tensor, nn
 
+from studies.motion.models import baseline
+
 from .zoo import Entry, image
 
 
@@ -91,6 +93,13 @@ TINY_TEXT = {
     "max_position_embeddings": 32,
 }  # fmt: skip
 
+
+def _magnification() -> Entry:
+    """Encoder 7, manipulator 1 and decoder 9 residual blocks of a ReLU each, and five ReLUs outside them."""
+    frames = image(3, 32, 1), image(3, 32, 1).flip(2), 10.0
+    return Entry(lambda: baseline(width=4), lambda: frames, {"block": 17}, compiles=False, exports=False)
+
+
 TORCHVISION: dict[str, Entry] = {
     # He et al. 2016: 8 basic blocks of two ReLUs, one ReLU before; 3 of the 8 have a projection shortcut
     "resnet18": _torchvision("resnet18", 32, sites={"activation": 17, "skip": 5, "branch": 5, "join": 3, "block": 5}),
@@ -148,4 +157,4 @@ HUGGING_FACE: dict[str, Entry] = {
     "llama": _huggingface("LlamaForCausalLM", "LlamaConfig", lambda: {"input_ids": ids()}, **TINY_TEXT),
 }  # fmt: skip
 
-REAL = TORCHVISION | TIMM | HUGGING_FACE
+REAL = {"magnification": _magnification()} | TORCHVISION | TIMM | HUGGING_FACE

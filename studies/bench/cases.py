@@ -126,7 +126,9 @@ def _training(setup: Setup, *, small: bool = False) -> tuple[MagnificationNet, B
     """The baseline and a batch as they are trained on this device; `small`: one sample of 32 x 32 pixels."""
     size, count = (32, 1) if small else (setup.effort.size or setup.budget.size, setup.budget.batch)
     batch = Generator(find_sources(None, "train"), size, device=setup.device).batch(range(count), noise=True)
-    a, b, clean_b, target = (x.to(memory_format=torch.channels_last) for x in batch[:4])
+    side = None if small or setup.effort.size else setup.budget.patch
+    frames = training.patches(batch[:4], side, step=0)
+    a, b, clean_b, target = (x.to(memory_format=torch.channels_last) for x in frames)
     net = baseline().to(setup.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return net, Batch(a, b, clean_b, target, batch.factor)
 

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 SHORT_SIDE = 512  # of a kept photo: more detail than a crop of 384 shows
+KEPT_BYTES = 4 << 30  # of decoded pictures in memory; those that come later are decoded each time
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 # Colour photographs inside scikit-image's own package; its documentation names their (free) licences.
@@ -26,19 +27,24 @@ GREY_SAMPLES = ("brick.png", "camera.png", "grass.png", "gravel.png", "moon.png"
 
 
 class Pictures(Sequence[Tensor]):
-    """Pictures as float tensors in [0, 1], C x H x W; decoded at first use, kept as bytes."""
+    """Pictures as float tensors in [0, 1], C x H x W; decoded at first use, kept as bytes up to `KEPT_BYTES`."""
 
     def __init__(self, loaders: Sequence[Callable[[], np.ndarray]]):
         self._loaders = list(loaders)
         self._kept: dict[int, Tensor] = {}
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._loaders)
 
     def __getitem__(self, index):
-        if index not in self._kept:
-            self._kept[index] = torch.from_numpy(self._loaders[index]()).permute(2, 0, 1).contiguous()
-        return self._kept[index].float() / 255
+        picture = self._kept.get(index)
+        if picture is None:
+            picture = torch.from_numpy(self._loaders[index]()).permute(2, 0, 1).contiguous()
+            if self._bytes + picture.nbytes <= KEPT_BYTES:
+                self._kept[index] = picture
+                self._bytes += picture.nbytes
+        return picture.float() / 255
 
 
 @dataclass(frozen=True)
@@ -53,16 +59,19 @@ class Sources:
     @cached_property
     def fingerprint(self) -> str:
         """What identifies the data in a report and in a cell's hash."""
-        return f"{self.name}: {len(self.backgrounds)} photos, {len(self.objects)} cut-outs"
+        kind = "shapes cut from them" if isinstance(self.objects, Shapes) else "cut-outs"
+        skipped = f", {len(self.skipped)} broken files skipped" if self.skipped else ""
+        return f"{self.name}: {len(self.backgrounds)} photos, {len(self.objects)} {kind}{skipped}"
 
 
 def find_sources(root: str | Path | None, split: str) -> Sources:
     """The pictures under `root` for `split` (``"train"`` or ``"val"``).
 
     `root` may be a folder with ``backgrounds/<split>`` and ``objects/<split>``; a PASCAL VOC root
-    (``JPEGImages``, ``SegmentationObject``); a COCO folder (``train2017``/``val2017``); or a folder of photos,
-    of which every fifth is held out. Without cut-outs, textured shapes are cut from the photos. None takes
-    scikit-image's sample photos. Broken pictures are skipped with a warning that names them.
+    (``JPEGImages``, ``SegmentationObject``); a COCO folder (``train2017``/``val2017``); both side by side, for the
+    paper's data, photos of COCO and objects of VOC; or a folder of photos, of which every fifth is held out. Without
+    cut-outs, textured shapes are cut from the photos. None takes scikit-image's sample photos. Broken pictures are
+    skipped with a warning that names them.
 
     Raises ValueError where fewer than two photos are left.
     """
@@ -75,18 +84,20 @@ def find_sources(root: str | Path | None, split: str) -> Sources:
         raise ValueError(f"--data {root}: no such folder")
     skipped: list[str] = []
     coco = {"train": "train2017", "val": "val2017"}[split]
-    if (root / "JPEGImages").is_dir():
-        photos = _split(_files(root / "JPEGImages"), split)
-        objects = _voc_objects(root, photos, skipped)
-        name = f"VOC {root.name}"
-    elif (root / coco).is_dir():
-        photos, objects, name = _files(root / coco), [], f"COCO {root.name}"
+    objects: list[Callable[[], np.ndarray]] = []
+    if (root / coco).is_dir():
+        photos, name = _readable(_files(root / coco), skipped), f"COCO {root.name}"
+    elif (root / "JPEGImages").is_dir():
+        photos, name = [], f"VOC {root.name}"
     elif (root / "backgrounds" / split).is_dir():
-        photos, name = _files(root / "backgrounds" / split), root.name
+        photos, name = _readable(_files(root / "backgrounds" / split), skipped), root.name
         objects = [_loader(f, "RGBA") for f in _readable(_files(root / "objects" / split), skipped)]
     else:
-        photos, objects, name = _split(_files(root), split), [], root.name
-    photos = _readable(photos, skipped)
+        photos, name = _readable(_split(_files(root), split), skipped), root.name
+    if (root / "JPEGImages").is_dir():
+        voc_photos = _readable(_split(_files(root / "JPEGImages"), split), skipped)
+        objects = _voc_objects(root, voc_photos, skipped)
+        photos = photos or voc_photos
     if len(photos) < 2:
         raise ValueError(f"--data {root}: {len(photos)} readable photos for {split!r} ({len(skipped)} broken), need 2")
     if skipped:
@@ -147,16 +158,28 @@ def _readable(files: list[Path], skipped: list[str]) -> list[Path]:
         try:
             with Image.open(file) as image:
                 image.verify()
+            if file.suffix.lower() in (".jpg", ".jpeg") and not _ends(file):
+                raise OSError("it is truncated")
             good.append(file)
         except (OSError, UnidentifiedImageError, SyntaxError):
             skipped.append(str(file))
     return good
 
 
+def _ends(file: Path) -> bool:
+    """Whether a JPEG has its end marker, which Pillow only misses when it decodes the whole."""
+    with file.open("rb") as data:
+        data.seek(max(0, file.stat().st_size - 4096))
+        return b"\xff\xd9" in data.read()
+
+
 def _loader(file: Path, mode: str) -> Callable[[], np.ndarray]:
     def load() -> np.ndarray:
-        with Image.open(file) as image:
-            return _shrink(image.convert(mode))
+        try:
+            with Image.open(file) as image:
+                return _shrink(image.convert(mode))
+        except OSError as error:
+            raise OSError(f"{file} cannot be read ({error}); mend or remove it") from error
 
     return load
 

@@ -39,7 +39,7 @@ def test_photos_and_cut_outs_by_split(tmp_path):
     assert sources.objects[0].shape == (4, 40, 30)
 
 
-def test_a_pascal_voc_root_gives_its_segmented_objects(tmp_path):
+def test_a_pascal_voc_root_gives_its_segmented_objects(tmp_path, photos=8):
     for i in range(10):
         photo(tmp_path / "JPEGImages" / f"{i}.jpg", seed=i, size=(80, 80))
         mask = np.zeros((80, 80), np.uint8)
@@ -49,7 +49,7 @@ def test_a_pascal_voc_root_gives_its_segmented_objects(tmp_path):
         (tmp_path / "SegmentationObject").mkdir(exist_ok=True)
         Image.fromarray(mask).save(tmp_path / "SegmentationObject" / f"{i}.png")
     sources = find_sources(tmp_path, "train")
-    assert (len(sources.backgrounds), len(sources.objects)) == (8, 8)
+    assert (len(sources.backgrounds), len(sources.objects)) == (photos, 8)
     assert sources.objects[0].shape == (4, 50, 50) and sources.objects[0][3].min() == 1
 
 
@@ -65,6 +65,34 @@ def test_broken_pictures_are_named_and_counted(folder):
     with pytest.warns(UserWarning, match=r"1 broken pictures skipped: .*0\.png"):
         sources = find_sources(folder, "train")
     assert len(sources.backgrounds) == 7 and sources.skipped[0].endswith("0.png")
+
+
+def test_a_truncated_jpeg_is_broken_too(tmp_path):
+    for i in range(8):
+        photo(tmp_path / "JPEGImages" / f"{i}.jpg", seed=i, size=(80, 80))
+        mask = np.zeros((80, 80), np.uint8)
+        mask[10:60, 20:70] = 1
+        (tmp_path / "SegmentationObject").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / "SegmentationObject" / f"{i}.png")
+    whole = (tmp_path / "JPEGImages" / "1.jpg").read_bytes()
+    (tmp_path / "JPEGImages" / "1.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(UserWarning, match=r"1 broken pictures skipped: .*1\.jpg"):
+        sources = find_sources(tmp_path, "train")
+    assert (len(sources.backgrounds), len(sources.objects)) == (6, 6)  # nor is its object taken
+    assert "1 broken files skipped" in sources.fingerprint
+
+
+def test_photos_of_coco_with_objects_of_voc(tmp_path):
+    test_a_coco_folder(tmp_path)
+    test_a_pascal_voc_root_gives_its_segmented_objects(tmp_path, photos=3)
+
+
+def test_pictures_over_the_limit_are_decoded_each_time(folder, monkeypatch):
+    monkeypatch.setattr("studies.motion.sources.KEPT_BYTES", 2 * 3 * 40 * 30)
+    backgrounds = find_sources(folder, "train").backgrounds
+    first = [backgrounds[i] for i in range(8)]
+    assert len(backgrounds._kept) == 2
+    assert all((backgrounds[i] == first[i]).all() for i in range(8))
 
 
 def test_too_few_pictures_is_an_error(tmp_path):

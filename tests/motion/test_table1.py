@@ -6,7 +6,7 @@ import pytest
 import archlab as al
 from studies.motion import table1, training
 from studies.motion.models import baseline
-from studies.motion.table1_report import PUBLISHED, mark, table_of
+from studies.motion.table1_report import PUBLISHED, mark, report, table_of
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +47,69 @@ def test_marks():
     assert mark({"removed": 0, "sites": 9}) == "– 0/9"
 
 
-def test_the_table_stands_beside_the_published_one():
-    judged = [row for row in table1.ROWS if row["what"] in ("judge", "learn", "hand", "control")]
-    rows = pd.DataFrame(
-        [
-            {
-                "row": row["name"], "part": None, "kind": None, **row, "removed": 1, "sites": 2,
-                "params_k": 900.0, "flops_g": 40.0, "ssim": 0.8 - 0.01 * i, "ssim_crop8": 0.8, "lpips": None,
-            }
-            for i, row in enumerate(judged)
-        ]
-    )  # fmt: skip
-    table = table_of(rows)
+def made_rows(folder, seeds=1):
+    """What a run of every row gives, with invented numbers."""
+    lines = []
+    for seed in range(seeds):
+        for i, row in enumerate(table1.ROWS):
+            line = {"row": row["name"], "part": None, "kind": None, **row, "seed": seed, "stale": False}
+            if row["what"] == "train":
+                line |= {"steps": 100, "loss": 0.1, "losses": [0.3, 0.2, 0.1], "seconds": 60.0}
+            elif row["what"] == "sensitivity":
+                sites = [{"site": "a/skip.0", "kind": "skip", "ssim": 0.7, "delta_ssim": -0.1}]
+                line |= {"untouched": {"ssim": 0.8}, "watched": 2, "sites": sites}
+            elif row["what"] == "check":
+                quality = [
+                    {"magnifier": name, "factor": factor, "ssim": value, "low": value - 0.01, "high": value + 0.01}
+                    for name, value in (("ours", 0.8), ("copy of B", 0.7)) for factor in (None, 5.0)
+                ]  # fmt: skip
+                points = [{"factor": 5.0, "wanted": 1.0, "measured": 1.1, "on_target": 1.0}]
+                fit = {"slope": 1.1, "r2": 0.9, "target_slope": 1.0, "target_r2": 1.0}
+                line |= {"quality": quality, "linearity": [{"magnifier": "ours", **fit, "points": points}]}
+            else:
+                line |= {"params_k": 900.0, "flops_g": 40.0, "ssim": 0.8 - 0.01 * i + 0.1 * seed, "ssim_crop8": 0.8}
+                line |= {"ssim_low": 0.7, "ssim_high": 0.9, "lpips": None, "no_lpips": "not at hand", "judged": 8}
+                line |= {"size": 48, "patch": 48, "batch": 2, "precision": "fp32"}
+                line |= {"train_data": "photos", "val_data": "other photos", "removed": 1, "sites": 2}
+            if row["what"] == "learn":
+                line |= dict(lam=0.05, lam_per_site=0.025, p=1.0, tau=0.5, lr=1e-4, lr_omega=0.1, near_tau=0)
+                line |= dict(soft_steps=2, push_steps=1, tune_steps=1, omega_steps=[0, 1])
+                line |= {"omegas": {"a": [0.0, 1.0]}, "phases": [{"phase": "soft", "ssim": 0.7}]}
+            lines.append(line)
+    rows = pd.DataFrame(lines)
+    rows.attrs["folders"] = {"training of the baseline": str(folder)}
+    rows.attrs["conditions"] = {"preset": "smoke", "data": "default", "seeds": seeds, "wall_s": 60.0}
+    return rows
+
+
+def test_the_table_stands_beside_the_published_one(tmp_path):
+    table = table_of(made_rows(tmp_path))
     assert len(table.frame) == 13 and table.frame["paper: SSIM"].notna().sum() == len(PUBLISHED)
-    assert "0.790 (-0.010)" in table.markdown() and "Δ 1/2" in table.markdown()
+    assert "0.780 (-0.010)" in table.markdown() and "Δ 1/2" in table.markdown()
+
+
+def test_several_seeds_give_means(tmp_path):
+    table = table_of(made_rows(tmp_path, seeds=2))
+    assert len(table.frame) == 13
+    assert table.frame["SSIM"].iloc[0] == pytest.approx(0.84) and table.frame["SSIM sd"].iloc[0] == pytest.approx(
+        0.0707, abs=1e-4
+    )
+    assert "Δ 2/4" in table.markdown()
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_report_is_written_whole(tmp_path, seeds):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "baseline.safetensors").write_bytes(b"weights")
+    report(made_rows(tmp_path / "work", seeds), tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "SSIM above copying frame B at factor 5, intervals apart: holds" in text
+    assert "its R² 0.900 at least 0.95: **fails**" in text and "SSIM above the public network" in text
+    assert ("Means of 2 seeds" in text) == (seeds == 2)
+    assert {f.name for f in tmp_path.glob("*.png")} == {
+        "displacement.png", "omegas.png", "samples.png", "sensitivity.png", "training.png",
+    }  # fmt: skip
+    assert (tmp_path / "table.tex").exists() and (tmp_path / "baseline.safetensors").exists()
 
 
 def test_one_setting_for_all_and_room_for_omega_to_cross():

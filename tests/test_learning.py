@@ -1,5 +1,7 @@
 """Learned removal keeps what the task needs, drops what it does not, and resumes in any phase to the same end."""
 
+import functools
+
 import pandas as pd
 import pytest
 import torch

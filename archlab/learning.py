@@ -134,7 +134,7 @@ def learn_to_remove(
         )
     run = Phases(task, folder, time_limit_s, {**(settings or {}), "p": p, "sites": list(found["site"])}, fit_options)
     run.options["progress"] = progress
-    judged = Judge(task, folder if judge else None, judge, {"tau": tau, "keep": keep})
+    judged = Judge(task, folder, judge)
     judged("original", model)
 
     def result(now: nn.Module, decisions: pd.DataFrame, finished: bool) -> Removal:
@@ -170,8 +170,9 @@ def learn_to_remove(
     decisions = _decide(soft, tau)
     if not went:
         return result(soft, decisions, False)
-    judged("soft", soft)
-    run.settings |= {"tau": tau, "keep": keep}  # which the soft phase does not hang on
+    decided = {"tau": tau, "keep": keep, "omegas": _values(soft)}  # which later phases hang on
+    run.settings |= decided
+    judged("soft", soft, decided)
 
     if push_steps:
         start = _values(soft)
@@ -189,15 +190,15 @@ def learn_to_remove(
         went = run("push", soft, push_steps, lr=lr, groups=lambda soft: two_rates(soft)[:1], after_step=nearer)
         if not went:
             return result(soft, decisions, False)
-        judged("pushed", soft)
+        judged("pushed", soft, decided)
 
     thin = _thin(model, soft, tau, keep)
-    judged("discarded", thin)
+    judged("discarded", thin, decided)
     if tune_steps:
         went = run("tune", thin, tune_steps, lr=facts["lr_tune"], schedule=tune_schedule)
         if not went:
             return result(thin, decisions, False)
-        judged("tuned", thin)
+        judged("tuned", thin, decided)
     return result(thin, decisions, True)
 
 

@@ -63,26 +63,30 @@ class Phases:
 
 
 class Judge:
-    """Qualities by phase. Kept in the folder, so that a rerun with the same `settings` judges each phase once; random
-    states unmoved."""
+    """Qualities by phase. Kept in the folder, so that a rerun that came to the same decisions judges each phase once;
+    random states unmoved."""
 
-    def __init__(self, task: Task, folder, wanted: bool, settings: dict[str, Any]):
-        self.task, self.wanted, self.settings = task, wanted, settings
+    def __init__(self, task: Task, folder, wanted: bool):
+        self.task, self.wanted = task, wanted
         self.path = None if folder is None else Path(folder) / "qualities.json"
-        self.rows: dict[str, dict[str, float]] = {}
+        self.kept: dict[str, dict[str, Any]] = {}
+        self.rows: list[dict[str, Any]] = []
         if self.path is not None and self.path.exists():
-            kept = json.loads(self.path.read_text())
-            self.rows = kept["rows"] if kept["settings"] == settings else {}
+            self.kept = json.loads(self.path.read_text())
 
-    def __call__(self, phase: str, model: nn.Module) -> None:
-        if not self.wanted or phase in self.rows:
+    def __call__(self, phase: str, model: nn.Module, decided: Any = None) -> None:
+        """Judge `model` after `phase`; `decided` is what tells it from the one of another run in this folder."""
+        if not self.wanted:
             return
-        states = random_states()
-        with torch.no_grad():
-            self.rows[phase] = {name: float(value) for name, value in self.task.quality(model).items()}
-        set_random_states_(states)
-        if self.path is not None:
-            write_whole(self.path, json.dumps({"settings": self.settings, "rows": self.rows}, indent=1).encode())
+        if phase not in self.kept or self.kept[phase]["decided"] != repr(decided):
+            states = random_states()
+            with torch.no_grad():
+                values = {name: float(value) for name, value in self.task.quality(model).items()}
+            set_random_states_(states)
+            self.kept[phase] = {"decided": repr(decided), "values": values}
+            if self.path is not None:
+                write_whole(self.path, json.dumps(self.kept, indent=1).encode())
+        self.rows.append({"phase": phase, **self.kept[phase]["values"]})
 
     def frame(self) -> pd.DataFrame:
-        return pd.DataFrame([{"phase": phase, **values} for phase, values in self.rows.items()])
+        return pd.DataFrame(self.rows)

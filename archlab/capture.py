@@ -79,6 +79,20 @@ def run(model: nn.Module, example: Any) -> Any:
     return model(example)
 
 
+def fresh(example: Any) -> Any:
+    """`example` with copies of its tensors: a model may change what it is given. A tensor given twice stays one."""
+    copies: dict[int, Tensor] = {}
+
+    def copy_of(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if id(leaf) not in copies:
+            copies[id(leaf)] = leaf.detach().clone().requires_grad_(leaf.requires_grad)
+        return copies[id(leaf)]
+
+    return _mapped(copy_of, example)
+
+
 def place(example: Any, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
     """`example` with its tensors on `device`; those of floating point also in `dtype`. Nothing is moved in place."""
 
@@ -87,9 +101,13 @@ def place(example: Any, *, device: torch.device | str | None = None, dtype: torc
             return leaf
         return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)
 
+    return _mapped(move, example)
+
+
+def _mapped(function: Callable[[Any], Any], example: Any) -> Any:
     if isinstance(example, Call):
-        return Call(example.fn, *tree_map(move, example.args), **tree_map(move, example.kwargs))
-    return tree_map(move, dict(example) if isinstance(example, Mapping) else example)
+        return Call(example.fn, *tree_map(function, example.args), **tree_map(function, example.kwargs))
+    return tree_map(function, dict(example) if isinstance(example, Mapping) else example)
 
 
 class Place(NamedTuple):
@@ -153,6 +171,7 @@ class ModuleCall:
     in_shapes: tuple[tuple[int, ...], ...] = ()
     out_shapes: tuple[tuple[int, ...], ...] = ()
     dtypes: tuple[torch.dtype | None, torch.dtype | None] = (None, None)  # first tensor in, first tensor out
+    direct: bool = True  # its first tensor is an argument, not part of one
     tensor_out: bool = False  # the output is one tensor, not a tuple or a dict
     mutates_input: bool = False
     returns_input: bool = False  # the output is its first input itself, perhaps changed in place
@@ -257,6 +276,7 @@ def _cuda_devices(model: nn.Module) -> list[int]:
 def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
     flops = FlopCounterMode(display=False)
     recorder = _Recorder(probe, flops)
+    example = fresh(example)
     given = (example.args, example.kwargs) if isinstance(example, Call) else example
     inputs = recorder.values_of(given)
     stack.enter_context(no_fused_layers())
@@ -553,6 +573,8 @@ class _Recorder(TorchFunctionMode):
             call.dtypes = (extra[0].dtype, None)
         changed_inside = any(self.producer[v].index >= call.first for v in call.inputs if v in self.producer)
         call.mutates_input = now != before or changed_inside  # of a keyword only the value it has now is known
+        first = next(iter(tensors_in((args, kwargs))), None)
+        call.direct = any(first is given for given in (*args, *kwargs.values()))
         call.returns_input = isinstance(output, Tensor) and any(output is t for t in tensors_in((args, kwargs))[:1])
         made = tensors_in(output)
         call.outputs = tuple(self.value_of(t) for t in made)

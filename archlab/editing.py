@@ -15,6 +15,7 @@ from torch.fx.node import map_arg
 from .blending import blend, damp, damp_into, recast
 from .capture import Place, tensors_in
 from .listing import Site
+from .ops import RESHAPES
 from .tracing import holds_tensor, is_mutating
 
 _ADD_KINDS = ("skip", "branch", "join")
@@ -134,14 +135,19 @@ def _blend_node(graph: fx.Graph, node: fx.Node, target: fx.Node, omega: Any, *, 
 def _stand_in(graph: fx.Graph, node: fx.Node, result: fx.Node, operands: list[fx.Node], site: Site) -> None:
     """Let `result` be used wherever `node` was; a later change in place must not reach another user of it."""
     if result in operands and site.mutated:
-        shared = result.op in ("placeholder", "get_attr") or len(result.users) > (1 if node in result.users else 0)
-        if shared:
+        given = result.op in ("placeholder", "get_attr") or _may_be_view(result)
+        if given or len(result.users) > (1 if node in result.users else 0):
             with graph.inserting_after(node):
                 result = graph.call_method("clone", (result,))
     used_by_result = node in result.all_input_nodes
     node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
     if not used_by_result:
         graph.erase_node(node)
+
+
+def _may_be_view(node: fx.Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op in ("call_method", "call_function") and (name in RESHAPES or name == "getitem")
 
 
 def _operands(node: fx.Node) -> list[fx.Node]:

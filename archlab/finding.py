@@ -151,7 +151,7 @@ def _multiplies(op: Op, flow: Flow) -> bool:
 def _composed_activation(call: ModuleCall, flow: Flow, module: nn.Module) -> Iterator[_Found]:
     """A childless module that computes a pointwise non-linearity from several ops (a tanh approximation of GELU)."""
     ops = flow.record.ops[call.first : call.last]
-    if len(ops) < 2 or call.execution is None or not call.tensor_out or len(call.inputs) != 1:
+    if len(ops) < 2 or call.execution is None or not (call.tensor_out and call.direct) or len(call.inputs) != 1:
         return
     if call.execution.method in _FOREIGN:
         return
@@ -269,6 +269,8 @@ def _no_block(call: ModuleCall) -> str:
         return _FOREIGN[call.execution.method]
     if not call.inputs or not call.outputs:
         return ""
+    if not call.direct:
+        return "its input is part of a tuple or dict, for which no tensor can stand"
     if not call.tensor_out:
         return "its output is not one tensor, so that no input can stand for it"
     if call.in_shapes[0] != call.out_shapes[0]:

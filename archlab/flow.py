@@ -77,7 +77,13 @@ class Flow:
         return {name for op in self.record.ops for name in op.params if name in self.record.params} - used
 
     def changed_later(self, value: int) -> bool:
-        return any(value in op.mutated for op in self.consumers.get(value, ()))
+        """Whether an op changes it in place, itself or through a view of it."""
+        storage, made = self.record.storage.get(value), self.record.producer.get(value)
+        later = self.record.ops[0 if made is None else made.index + 1 :]
+        return any(v == value or self._lies_on(v, storage) for op in later for v in op.mutated)
+
+    def _lies_on(self, value: int, storage: int | None) -> bool:
+        return storage is not None and self.record.storage.get(value) == storage
 
     def _graded(self) -> set[int]:
         """Values from which a gradient flows to an output."""

@@ -17,7 +17,8 @@ def omega_name(site: Site) -> str:
     return "omega_" + site.id.rsplit("/", 1)[-1].replace(".", "_")
 
 
-def _is_omega(name: str) -> bool:
+def is_omega(name: str) -> bool:
+    """Whether a parameter of this name, without its path, is a switch."""
     return name == OMEGA_CALL or name.startswith(tuple(f"omega_{kind}_" for kind in KINDS))
 
 
@@ -78,7 +79,7 @@ def _refuse_pickle(self: nn.Module, protocol: Any) -> Any:
 
 def _apply_keeping_omegas(self: nn.Module, fn: Callable, *args, **kwargs) -> nn.Module:
     """``Module._apply`` (behind .to, .half, .cuda): a switch stays float32 whatever the model becomes."""
-    kept = {n: p.detach().clone() for n, p in self._parameters.items() if p is not None and _is_omega(n)}
+    kept = {n: p.detach().clone() for n, p in self._parameters.items() if p is not None and is_omega(n)}
     result = super(_injected_class(type(self)), self)._apply(fn, *args, **kwargs)  # type: ignore[misc]
     for name, value in kept.items():
         parameter = self._parameters[name]

@@ -32,6 +32,19 @@ class Interceptor(TorchFunctionMode):
         self.innermost = {place.chain[-1] for place in ops}
         self.turns: dict = {}
 
+    def run(self, function: Callable, args: tuple, kwargs: dict) -> Any:
+        """One execution: ``function(module, *args, **kwargs)`` with the edits."""
+        with self:
+            return function(self.module, *args, **kwargs)
+
+    def issued(self, frame: Any) -> bool:
+        """Whether `frame` belongs to this execution, not to a module inside, which may be of the same class."""
+        while frame is not None and not is_module_call(frame):
+            if frame.f_code is Interceptor.run.__code__:
+                return frame.f_locals["self"] is self
+            frame = frame.f_back
+        return False
+
     def __enter__(self):
         _running().append(self)
         return super().__enter__()
@@ -44,7 +57,7 @@ class Interceptor(TorchFunctionMode):
         kwargs = kwargs or {}
         frame = _issuer(sys._getframe(1))
         if frame is not None and spot(frame) in self.innermost:
-            chain = locate(frame, self.entry)
+            chain = locate(frame, self.entry) if self.issued(frame) else None
             edit = self.ops.get(Place(chain, self.turn(chain))) if chain else None
             if edit is not None:
                 return self.perform(edit, func, args, kwargs)
@@ -66,7 +79,7 @@ def intercepted_call(child: str, forward: Any, *args: Any, **kwargs: Any) -> Any
     while frame is not None and is_plumbing(frame.f_code.co_filename):
         frame = frame.f_back
     for interceptor in reversed(_running()):
-        chain = locate(frame, interceptor.entry)
+        chain = locate(frame, interceptor.entry) if interceptor.issued(frame) else None
         if chain is None:
             continue
         edit = interceptor.calls.get((child, chain, interceptor.turn((child, chain))))

@@ -30,6 +30,7 @@ class Method:
         self.edits: dict[Place, Edit] = {}
         self.calls: dict[tuple, Edit] = {}
         self.traced_calls: dict[tuple, Edit] = {}  # as `calls`, for a call of the method that cannot be traced
+        self.children: dict[str, str | None] = {}  # path in the model of a child called there -> from this module
         self.mutating: set[Place] = set()
         self.variants: list[Variant] = []
         self.found: set[Place] = set()
@@ -69,22 +70,28 @@ class Method:
     def intercept(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
         if not (self.edits or self.calls):  # each of its sites is a child's call, and the child itself was edited
             return self.function(module, *args, **kwargs)
-        calls = self.calls | self.traced_calls
-        with Interceptor(module, self.entry, self.edits, calls, self.met), self.watching(module):
-            return self.function(module, *args, **kwargs)
+        interceptor = Interceptor(module, self.entry, self.edits, self.calls | self.traced_calls, self.met)
+        with self.watching(module):
+            return interceptor.run(self.function, args, kwargs)
 
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[None]:
         """While open, the children that are called at the traced sites are watched, which costs the graphs nothing."""
-        paths = {path for path, *_ in self.traced_calls}
-        children = {path: module.get_submodule(path.removeprefix(self.path).lstrip(".")) for path in paths}
-        for path, child in children.items():
-            vars(child)["forward"] = functools.partial(intercepted_call, path, type(child).forward.__get__(child))
+        before = []
         try:
+            for path, inside in self.children.items():
+                if inside is None:
+                    raise RuntimeError(
+                        f"{self.path or 'the model'} is called in a way that cannot be traced, and {path}, which has a "
+                        "site there, is no part of it: give an example that calls it so"
+                    )
+                child = module.get_submodule(inside)
+                before.append((child, vars(child).get("forward")))
+                vars(child)["forward"] = functools.partial(intercepted_call, path, child.forward)
             yield
         finally:
-            for child in children.values():
-                vars(child).pop("forward", None)
+            for child, forward in reversed(before):
+                vars(child).pop("forward") if forward is None else vars(child).update(forward=forward)
 
 
 def _restoring_grad(function: Callable) -> Callable:

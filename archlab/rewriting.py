@@ -10,14 +10,14 @@ no way is sound for is ``refused``.
 
 import itertools
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .capture import Capture, capture, copied, no_fused_layers, refuse_wrappers, run, structural_copy
+from .capture import Capture, capture, copied, fresh, no_fused_layers, refuse_wrappers, run, structural_copy
 from .editing import Edit
 from .injecting import OMEGA_CALL, inject, runners_of
 from .listing import Site
@@ -97,12 +97,17 @@ def attempt(model: nn.Module, example: Any, edits: Iterable[Edit], *, record: Ca
             method.reason = "the traced code does not pass the site"
         if not method.reason:
             how |= {e.site.id: "local" for e in mine}
-            method.traced_calls |= {key: e for e in mine if e.site.module for key in _call_keys(e.site, record)}
+            _note_calls(modules, method, mine, record)
             continue
         reasons |= {e.site.id: method.reason for e in mine}
         method.variants.clear()
         for edit in mine:
-            how[edit.site.id] = _fall_back(modules, method, edit, record, omegas)
+            reason = edit.site.module and _no_method(modules[edit.site.module], "forward")
+            if reason:
+                how[edit.site.id], reasons[edit.site.id] = "refused", reason
+                del method.edits[edit.site.place]
+            else:
+                how[edit.site.id] = _fall_back(modules, method, edit, record, omegas)
     if "intercepted" in how.values():
         _run_copy(new, example, [])
         met = set().union(*(method.met for method in methods))
@@ -138,6 +143,7 @@ def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], record: Cap
     if earlier is not None:
         method.edits, method.mutating = dict(earlier.edits), set(earlier.mutating)
         method.calls, method.traced_calls = dict(earlier.calls), dict(earlier.traced_calls)
+        method.children = dict(earlier.children)
     for edit in edits:
         method.edits.setdefault(edit.site.place, edit)
     changing = [(op.execution, op.place) for op in record.ops if op.mutated]
@@ -171,20 +177,24 @@ def _run_copy(model: nn.Module, example: Any, methods: list[Method]) -> None:
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.no_grad())
         stack.enter_context(no_fused_layers())  # what a graph is made of are the ops that the fused kernel hides
-        run(probe, example)
+        run(probe, fresh(example))
         variants = [variant for method in methods for variant in method.variants]
         if any(variant.grad is not None for variant in variants):
             with torch.enable_grad():
-                run(probe, example)
-        if any(name == "training" for variant in variants for name, _ in variant.reads):
-            training = probe.training
-            probe.train(not training)
-            try:
-                run(probe, example)
-            except (ValueError, RuntimeError):
-                pass  # batch norm cannot train on this example; the graph is then traced when it is needed
-            finally:
-                probe.train(training)
+                run(probe, fresh(example))
+        if any(name == "training" for variant in variants for _, name, _ in variant.reads):
+            with suppress(Exception):  # in a mode that nobody asked for, what fails is traced when it is needed
+                run(probe.train(not probe.training), fresh(example))
+
+
+def _note_calls(modules: dict[str, nn.Module], method: Method, edits: list[Edit], record: Capture) -> None:
+    """What `method` needs for a call of it that cannot be traced, though those of the example could."""
+    inside = {id(child): path for path, child in modules[method.path].named_modules()}
+    for edit in edits:
+        path = edit.site.module
+        if path is not None:
+            method.traced_calls |= dict.fromkeys(_call_keys(edit.site, record), edit)
+            method.children[path] = inside.get(id(modules[path]))
 
 
 def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, record: Capture, omegas: list[Omega]) -> str:
@@ -214,7 +224,7 @@ def _call_keys(site: Site, record: Capture) -> list[tuple[str, Any, int]]:
     keys: dict[tuple, None] = {}
     before: dict[tuple, int] = {}
     for call in record.calls:
-        if call.module != site.module or call.execution is None:
+        if call.module != site.module or call.execution is None or call.place is None:
             continue
         key = (id(call.execution), call.place.chain)
         before[key] = before.get(key, -1) + 1
@@ -234,11 +244,22 @@ def restore(model: nn.Module, omegas: Iterable[Omega], classes: dict[str, type])
     return new
 
 
-def drop_unreached(model: nn.Module, example: Any, before: Capture) -> Capture:
+class Removed(nn.Module):
+    """Keeps the place of a module that only a removed branch called."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError(
+            "this call reaches a module that was removed, as the example it was removed with no longer needed it: "
+            "remove with an example that runs the model in this way"
+        )
+
+
+def drop_unreached(model: nn.Module, example: Any, before: Capture, identities: set[str]) -> Capture:
     """Remove, in place, the modules and parameters that `before` reached and a run of `model` no longer does.
 
-    A module that is no longer called becomes an ``nn.Identity``, so that its name keeps its place. Where code that
-    still runs reads an attribute of such a module, it stays, without its parameters. Returns the record of the run.
+    What is removed keeps its name: a module in `identities`, whose input stands for its output, as an ``nn.Identity``,
+    another as `Removed`. Where code that still runs reads an attribute of such a module, it stays, without its
+    parameters. Returns the record of the run.
     """
     after = capture(model, example)
     called, read = before.reached()
@@ -253,7 +274,7 @@ def drop_unreached(model: nn.Module, example: Any, before: Capture) -> Capture:
         inner = {f"{path}.{name}" if name else path for name, _ in module.named_modules()}
         if not (names & still_read or inner & still_called):
             idle[path] = module
-            _put(model, path, nn.Identity().train(module.training))
+            _put(model, path, (nn.Identity() if path in identities else Removed()).train(module.training))
     if idle and not _still_runs(model, example):
         for path, module in idle.items():
             _put(model, path, module)

@@ -4,19 +4,26 @@ Why not `torch.fx.symbolic_trace`: it traces whole models, turns every argument 
 (``mask is not None`` is then silently true), bakes attributes and tensor constants in, and does
 not say where in the code a node came from. Here an argument that is no tensor is a constant of
 the trace (a float is passed on as an input where the code allows that, an object where it is only
-handed on). What the code asked is remembered, attributes of the module as well as the inputs' shapes,
-and `Variant.matches` says for each later call whether the graph is valid for it.
+handed on). What the code asked is remembered, plain attributes of the module and those below as well as
+the inputs' shapes, and `Variant.matches` says for each later call whether the graph is valid for it. What
+it reads elsewhere, from a configuration object say, is taken to stay as it is. Code that changes anything
+else than its local variables, or draws random numbers outside torch, is not traced.
 """
 
 import builtins
+import copy
 import operator
+import random
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import magic_methods
@@ -28,6 +35,8 @@ from torch.overrides import TorchFunctionMode
 from .capture import Place, is_module_call, is_plumbing, spot
 from .variants import PLAIN, Hole, Untraceable, Variant, fact_function, leaves_of, pattern_of, replace_holes
 
+_TRACING = threading.RLock()  # what is replaced while tracing is replaced in all threads
+_OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))  # code of torch and archlab
 _FX_FILES = (fx.__file__.removesuffix("__init__.py"), __file__)
 _FX_CONTAINERS = (dict, list, immutable_dict, immutable_list)
 _ASKED = ("bool", "call", "contains", "float", "index", "int", "iter", "len")
@@ -204,27 +213,34 @@ class _Tracer(fx.Tracer):
         self.entry = entry
         self.turns: dict = {}
         self.facts: dict[fx.Node, Any] = {}
-        self.switches_grad = False
+        self.minds_grad = False
 
     def variant(self, module: nn.Module, function: Callable, args: tuple, kwargs: dict, leaves: list) -> Variant:
         self.function, self.patterns, self.leaves = function, (args, kwargs), leaves
-        reads: dict[str, Any] = {}
-        plain, grad = module.__class__, torch.is_grad_enabled()
-        module.__class__ = _watched(plain, reads)
-        try:
-            with torch.set_grad_enabled(grad), _Factories(self), _proxies_pass_for_tensors(), _autocast_marked():
-                graph = self.trace(module)
-                if torch.is_grad_enabled() is not grad:
-                    raise Untraceable("it leaves gradients switched on or off")
-        finally:
-            module.__class__ = plain
+        reads: dict[tuple[str, str], Any] = {}
+        grad = torch.is_grad_enabled()
+        with ExitStack() as stack:
+            stack.enter_context(_TRACING)
+            stack.enter_context(torch.set_grad_enabled(grad))
+            stack.enter_context(_nothing_changes(module))
+            stack.enter_context(_attributes_watched(module, reads))
+            stack.enter_context(_modes_watched(self))
+            stack.enter_context(_Factories(self))
+            stack.enter_context(_proxies_pass_for_tensors())
+            stack.enter_context(_autocast_marked())
+            graph = self.trace(module)
+            if torch.is_grad_enabled() is not grad:
+                raise Untraceable("it leaves gradients switched on or off")
+        if _changed(self.handed):
+            raise Untraceable("it changes a list or dict that it was given")
         facts = tuple(self.facts.values())
         ask = fact_function(graph, list(self.facts)) if facts else None
-        return Variant(args, kwargs, tuple(reads.items()), graph, facts, ask, grad if self.switches_grad else None)
+        noted = tuple((path, name, value) for (path, name), value in reads.items())
+        return Variant(args, kwargs, noted, graph, facts, ask, grad if self.minds_grad else None)
 
     def switch_grad(self, mode: bool) -> None:
         """What ``torch.no_grad`` and its like come down to is a node; the mode it returns to is that of this trace."""
-        self.switches_grad = True
+        self.minds_grad = True
         self.create_node("call_function", torch.set_grad_enabled, (mode,), {})
 
     def to_bool(self, obj):
@@ -272,6 +288,7 @@ class _Tracer(fx.Tracer):
         args, kwargs = self.patterns
         args = tuple(replace_holes(p, hole) for p in args)
         kwargs = {k: replace_holes(p, hole) for k, p in kwargs.items()}
+        self.handed = _as_they_are((args, kwargs))
         function = self.function
 
         def call_method(root):
@@ -339,17 +356,100 @@ def locate(frame: Any, entry: Any, *, skip: tuple[str, ...] = ()) -> tuple[tuple
     return tuple(reversed(chain[:found])) if found else None
 
 
-def _watched(cls: type, reads: dict[str, Any]) -> type:
-    """A subclass of `cls` that notes which plain attributes of the instance are read, and their values."""
+@contextmanager
+def _attributes_watched(root: nn.Module, reads: dict[tuple[str, str], Any]) -> Iterator[None]:
+    """While open, plain attributes of `root` and the modules below that are read are noted, by path and name.
 
-    def __getattribute__(self, name):
-        value = super(watched, self).__getattribute__(name)
-        if isinstance(value, PLAIN) and name in object.__getattribute__(self, "__dict__"):
-            reads[name] = value
+    Raises Untraceable where one is set. The base class is hooked, as a class of their own would answer ``type(m) is``.
+    """
+    paths = {id(module): path for path, module in root.named_modules()}
+    set_ = nn.Module.__setattr__
+
+    def read(self, name):
+        value = object.__getattribute__(self, name)
+        if type(value) in PLAIN and not name.startswith("__") and id(self) in paths:
+            reads[paths[id(self)], name] = value
         return value
 
-    watched = type(cls.__name__, (cls,), {"__getattribute__": __getattribute__})
-    return watched
+    def write(self, name, value):
+        if id(self) in paths:
+            raise Untraceable(f"it sets its attribute {name!r}")
+        set_(self, name, value)
+
+    nn.Module.__getattribute__, nn.Module.__setattr__ = read, write  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del nn.Module.__getattribute__
+        nn.Module.__setattr__ = set_  # type: ignore[method-assign]
+
+
+@contextmanager
+def _modes_watched(tracer: "_Tracer") -> Iterator[None]:
+    """While open, code that asks whether gradients are on is noted; code that asks for autocast is not traced."""
+    grad, autocast = torch.is_grad_enabled, torch.is_autocast_enabled
+
+    def is_grad_enabled():
+        if not sys._getframe(1).f_code.co_filename.startswith(_OTHERS):
+            tracer.minds_grad = True
+        return grad()
+
+    def is_autocast_enabled(*device):
+        if not sys._getframe(1).f_code.co_filename.startswith(_OTHERS):
+            raise Untraceable("it asks whether autocast is on")
+        return autocast(*device)
+
+    torch.is_grad_enabled, torch.is_autocast_enabled = is_grad_enabled, is_autocast_enabled
+    try:
+        yield
+    finally:
+        torch.is_grad_enabled, torch.is_autocast_enabled = grad, autocast
+
+
+@contextmanager
+def _nothing_changes(root: nn.Module) -> Iterator[None]:
+    """Raises Untraceable, and puts things back, where lists and dicts of the modules or random states are changed."""
+    kept = _as_they_are([vars(module) for module in root.modules()])
+    python, numpy = random.getstate(), _numpy_state()
+    try:
+        yield
+    finally:
+        changed = _changed(kept)
+        for container, before in kept if changed else ():
+            container.clear()
+            container.extend(before) if type(container) is list else container.update(before)
+        drew = random.getstate() != python or not all(map(np.array_equal, _numpy_state(), numpy))
+        if drew:
+            random.setstate(python)
+            np.random.set_state(numpy)
+    if changed:
+        raise Untraceable("it changes a list or dict that a module holds")
+    if drew:
+        raise Untraceable("it draws random numbers outside torch")
+
+
+def _numpy_state() -> Any:
+    kind, keys, *rest = np.random.get_state()
+    return kind, np.array(keys), *rest
+
+
+def _as_they_are(tree: Any) -> list[tuple[Any, Any]]:
+    """Every list and dict in `tree`, nested in others or in tuples, with a shallow copy of it."""
+    found, open_ = [], [tree]
+    while open_:
+        value = open_.pop()
+        if type(value) in (list, dict):
+            found.append((value, copy.copy(value)))
+        if type(value) in (list, tuple, dict):
+            open_ += value.values() if type(value) is dict else value
+    return found
+
+
+def _changed(kept: list[tuple[Any, Any]]) -> bool:
+    def parts(container: Any) -> list[int]:
+        return [id(part) for part in ([*container, *container.values()] if type(container) is dict else container)]
+
+    return any(parts(container) != parts(before) for container, before in kept)
 
 
 def is_mutating(node: fx.Node) -> bool:

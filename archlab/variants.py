@@ -96,7 +96,7 @@ class Variant:
 
     args: tuple
     kwargs: dict
-    reads: tuple[tuple[str, Any], ...]  # attributes of the module that the trace read, with their values
+    reads: tuple[tuple[str, str, Any], ...]  # path, name and value of the modules' attributes that the trace read
     graph: fx.Graph
     facts: tuple = ()  # what the traced code asked about its inputs (a side, a dtype), as answered in the trace
     ask: Callable | None = None  # (module, *leaves) -> the same of another call
@@ -105,15 +105,18 @@ class Variant:
 
     def matches(self, module: nn.Module, args: tuple, kwargs: dict) -> list | None:
         """The graph's inputs for this call, or None where the graph does not hold for it."""
-        for name, value in self.reads:
-            if getattr(module, name) != value:
+        for path, name, value in self.reads:
+            if getattr(module.get_submodule(path) if path else module, name) != value:
                 return None
         if self.grad is not None and torch.is_grad_enabled() != self.grad:
             return None
         leaves = leaves_of(args, kwargs, self.args, self.kwargs)
-        if leaves is not None and self.ask is not None and self.ask(module, *leaves) != self.facts:
+        if leaves is None or self.ask is None:
+            return leaves
+        try:
+            return leaves if self.ask(module, *leaves) == self.facts else None
+        except (IndexError, TypeError):  # a question that was asked after another, whose answer is no longer the same
             return None
-        return leaves
 
 
 def fact_function(graph: fx.Graph, nodes: list[fx.Node]) -> Callable:
@@ -152,11 +155,12 @@ def _compiled(graph: fx.Graph, name: str, filename: str) -> tuple[Callable, str]
 
 
 def _lines(graph: fx.Graph, source: str, origin: tuple[str, str, Any]) -> dict[int, tuple[Place, tuple[str, str, Any]]]:
-    """Line of generated source -> original place, for the nodes that have one. fx begins a line with a node's name."""
+    """Line of generated source -> original place, for the nodes that have one. fx gives each node a line."""
     places = {node.name: node.meta.get("place") for node in graph.nodes}
     lines = {}
     for number, line in enumerate(source.splitlines(), 1):
-        name = line.split("=")[0].split(":")[0].strip()
-        if places.get(name) is not None:
-            lines[number] = (places[name], origin)
+        for statement in line.split(";"):  # ``x += y;  iadd = x`` is one node
+            name = statement.split("=")[0].split(":")[0].strip()
+            if places.get(name) is not None:
+                lines.setdefault(number, (places[name], origin))
     return lines

@@ -14,7 +14,7 @@ from ..listing import KINDS, Site, Where
 from ..recipes import Recipe, Step, recipe, with_step
 from ..rewriting import drop_unreached, restore, rewrite
 from . import switching
-from .switching import compare, costs, named_omegas, set_omegas_, switch, switches_of
+from .switching import compare, costs, example_for, named_omegas, set_omegas_, switch, switches_of
 
 
 def discard(soft: nn.Module, tau: float = 0.5, *, keep: Literal["restore", "freeze"] = "restore") -> nn.Module:
@@ -73,9 +73,11 @@ def _discard(net: nn.Module, gone: list[str], frozen: dict[str, float], why_left
     for name in (switching._ATTRIBUTE, "_archlab_recipe"):
         plain.__dict__.pop(name, None)
     edits = [Edit(sites[s]) for s in gone] + [Edit(sites[s], w) for s, w in frozen.items()]
-    rewritten = rewrite(plain, state.example, edits, record=state.record)
+    example = example_for(net, state)
+    rewritten = rewrite(plain, example, edits, record=state.record)
     thin = rewritten.model
-    after = drop_unreached(thin, state.example, state.record)
+    identities = {sites[s].module or "" for s in gone if sites[s].kind in ("activation", "gate", "block")}
+    after = drop_unreached(thin, example, state.record, identities)
     how = {s: _physical(h, sites[s].module) for s, h in rewritten.how.items()}
     made = recipe(net)
     before = Recipe(made.model, made.steps[:-1])  # without the step that put the switches in
@@ -88,7 +90,7 @@ def _discard(net: nn.Module, gone: list[str], frozen: dict[str, float], why_left
         how,
         costs(state.record),
         costs(after) | {"params": sum(p.numel() for p in thin.parameters())},
-        _checked(net, thin, state.example, gone, frozen),
+        _checked(net, thin, example, gone, frozen),
         tuple(sorted(Flow(after).idle_params() - Flow(state.record).idle_params())),
     )
     return with_step(thin, before, step)

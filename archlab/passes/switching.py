@@ -8,10 +8,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..capture import Capture, no_fused_layers, run, structural_copy, tensors_in
+from ..capture import Capture, fresh, no_fused_layers, place, run, structural_copy, tensors_in
 from ..editing import Edit
 from ..finding import sites_of
-from ..injecting import omega_name
+from ..injecting import is_omega, omega_name
 from ..listing import Site, Sites, Where, check_kinds, select
 from ..recipes import Step, recipe, with_step
 from ..rewriting import Omega, rewrite
@@ -29,6 +29,7 @@ class Switches:
     record: Capture
     found: tuple[str, ...]
     left: dict[str, str]
+    dtype: torch.dtype | None  # of the weights then
 
     def __deepcopy__(self, memo: dict) -> "Switches":
         return self
@@ -59,7 +60,7 @@ def switch(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where:
     found = tuple(s.id for s in sites if s.kind in check_kinds(kinds))
     chosen = {s.id for s in taken}
     left = {site: "not chosen by where" for site in found if site not in chosen}
-    state = Switches(rewritten.omegas, rewritten.classes, example, sites.record, found, left)
+    state = Switches(rewritten.omegas, rewritten.classes, example, sites.record, found, left, _weight(model).dtype)
     setattr(soft, _ATTRIBUTE, state)
     step = Step(
         "switch", {"sites": [s.id for s in taken]}, found, tuple(s.id for s in taken), left,
@@ -102,7 +103,7 @@ def compare(model: nn.Module, other: nn.Module, example: Any) -> float:
     for net in (model, other):
         with torch.random.fork_rng(devices=_devices(net)), torch.no_grad(), no_fused_layers():
             torch.manual_seed(0)
-            made.append(run(structural_copy(net), example))
+            made.append(run(structural_copy(net), fresh(example)))
     outputs = [tensors_in(output) for output in made]
     if type(made[0]) is not type(made[1]) or [t.shape for t in outputs[0]] != [t.shape for t in outputs[1]]:
         return float("inf")
@@ -120,6 +121,18 @@ def compare(model: nn.Module, other: nn.Module, example: Any) -> float:
             scale = a[finite].abs().max().clamp(min=1e-30)
             worst = max(worst, float((a[finite] - b[finite]).abs().max() / scale))
     return worst
+
+
+def example_for(net: nn.Module, state: Switches) -> Any:
+    """The example of a switched model, where that is now and, if it was moved to another dtype, in that."""
+    like = _weight(net)
+    return place(state.example, device=like.device, dtype=None if like.dtype is state.dtype else like.dtype)
+
+
+def _weight(model: nn.Module) -> Tensor:
+    """The first weight of `model` that is of floating point and no switch; a tensor where it has none."""
+    weights = (p for n, p in model.named_parameters() if p.is_floating_point() and not is_omega(n.rpartition(".")[2]))
+    return next(weights, torch.zeros(()))
 
 
 def _devices(model: nn.Module) -> list[int]:

@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 COLUMNS = (
     "library", "family", "variant", "params", "activation", "skip", "branch", "block", "join", "gate", "left",
     "refused", "complete", "overlooked", "equal_at_zero", "equal_at_one", "difference_at_one", "omegas",
-    "omegas_without_gradient", "local", "module", "intercepted", "bypassed", "seconds", "error",
+    "omegas_without_gradient", "local", "module", "intercepted", "physical", "bypassed", "seconds", "error",
 )  # fmt: skip
 
 
@@ -53,7 +53,8 @@ def _fill(row: dict[str, Any], family: Family) -> None:
     missed = overlooked(witness(copy.deepcopy(model), example), found)
     row |= {"complete": not missed, "overlooked": ", ".join(f"{n} {op}" for op, n in sorted(missed.items()))}
     reachable = {site.id for site in found if site.grad}
-    row |= dict.fromkeys(("omegas", "omegas_without_gradient", "local", "module", "intercepted", "bypassed"), 0)
+    row |= dict.fromkeys(("omegas", "omegas_without_gradient", "local", "module", "intercepted"), 0)
+    row |= {"physical": 0, "bypassed": 0}
     row |= {"equal_at_zero": True, "equal_at_one": True, "difference_at_one": 0.0}
     for chosen in GROUPS:
         if not any(site.id in usable for site in found if site.kind in chosen):
@@ -89,7 +90,9 @@ def _one(row: dict[str, Any], soft: nn.Module, example: Any) -> None:
     """At omega = 1: the output is that of the model with the sites physically removed."""
     set_omegas_(soft, 1.0)
     thin = discard(soft)
-    row["bypassed"] += Counter(recipe(thin).steps[-1].how.values())["bypassed"]
+    how = recipe(thin).steps[-1].how.values()
+    row["bypassed"] += (bypassed := sum(way == "bypassed" for way in how))
+    row["physical"] += len(how) - bypassed
     with torch.no_grad():
         difference = max(map(_relative, _outputs(soft, example), _outputs(thin, example)), default=0.0)
     row["difference_at_one"] = max(row["difference_at_one"], difference)

@@ -189,9 +189,11 @@ class MagnificationNet(nn.Module):
 def baseline(*, width: int = 32, pretrained: bool = False) -> MagnificationNet:
     """The network of Oh et al., 966,979 parameters at width 32; other widths are the rows of the paper's Fig. 6.
 
-    `pretrained`: with the weights that Table 1's cpu preset trained (width 32 alone). Raises FileNotFoundError
-    where that report is not there.
+    `pretrained`: with the weights that Table 1's cpu preset trained. Raises ValueError for another width than 32,
+    FileNotFoundError where that report is not there.
     """
+    if pretrained and width != 32:
+        raise ValueError(f"the trained weights are of width 32, got width={width}")
     net = MagnificationNet(Config(width=width))
     if pretrained:
         load_model(net, PRETRAINED)

@@ -82,6 +82,31 @@ def test_what_moves_in_each_part(sources):
     assert (change > 2 * level).sum() >= 10
 
 
+def test_the_layers_of_each_part_and_how_far_they_move(sources, monkeypatch):
+    drawn, render = [], Generator.render
+
+    def spy(self, layers, gains):
+        drawn.append((layers, gains))
+        return render(self, layers, gains)
+
+    monkeypatch.setattr(Generator, "render", spy)
+    batch = Generator(sources, 48, seed=0).batch(range(40), noise=False)
+    limits, ratio = Limits(), 48 / 384
+    for index, (layers, gains) in enumerate(drawn):
+        part, factor = PARTS[index % 5], batch.factor[index].item()
+        assert gains == pytest.approx((0.0, 1.0, factor))
+        background, *objects = layers
+        moved = [math.hypot(*layer.motion) for layer in layers]
+        assert max(moved) <= limits.motion * ratio + 1e-9
+        assert max(moved) * factor <= limits.magnified * ratio + 1e-4
+        assert (moved[0] == 0) == (part in ("static", "static background"))
+        assert len(objects) == 0 if part == "background only" else len(objects) >= 2
+        assert all((length == 0) == (part == "static") for length in moved[1:])
+        assert (background.blur > 1) == (part == "blurred background")
+    sizes = {len(layers) for layers, _ in drawn}
+    assert len(sizes) > 3, "the number of objects varies"
+
+
 def test_ranges_shapes_and_factor(sources):
     batch = Generator(sources, 48, seed=0).batch(range(10), noise=True)
     for frame in batch[:4]:

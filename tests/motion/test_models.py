@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from studies.motion import models
 from studies.motion.models import EIGHTH, LINEAR, QUARTER, MagnificationNet, baseline, scaled
 
 
@@ -78,3 +79,11 @@ def test_every_configuration_gives_an_image_and_a_gradient(config):
     a, b = torch.rand(2, 1, 3, 32, 32)
     net(a, b, 3.0).sum().backward()
     assert all(p.grad is not None for p in net.parameters())
+
+
+def test_the_trained_baseline_is_small_and_of_one_width():
+    assert models.PRETRAINED.stat().st_size < 5e6
+    net = baseline(pretrained=True)
+    assert parameters(net) == 966_979 and not torch.equal(net.decoder.conv2.weight, baseline().decoder.conv2.weight)
+    with pytest.raises(ValueError, match="of width 32, got width=16"):
+        baseline(width=16, pretrained=True)

@@ -504,7 +504,8 @@ class _Recorder(TorchFunctionMode):
         op.macs = (self.flops.get_total_flops() - flops) // 2
         written = made or changed
         op.grad = torch.is_grad_enabled() and op.name not in ("detach", "detach_", "__set__")
-        op.autocast = torch.is_autocast_enabled(written[0].device.type)
+        device = written[0].device.type
+        op.autocast = device != "meta" and torch.is_autocast_enabled(device)
         op.mutated = tuple(self.values[t] for t in changed)
         for tensor in changed:
             self._renumber_aliases(tensor, op)

@@ -363,10 +363,11 @@ def _attributes_watched(root: nn.Module, reads: dict[tuple[str, str], Any]) -> I
     Raises Untraceable where one is set. The base class is hooked, as a class of their own would answer ``type(m) is``.
     """
     paths = {id(module): path for path, module in root.named_modules()}
-    set_ = nn.Module.__setattr__
+    before = {name: vars(nn.Module).get(name) for name in ("__getattribute__", "__setattr__")}
+    get, set_ = nn.Module.__getattribute__, nn.Module.__setattr__  # in a trace within a trace, those of the outer one
 
     def read(self, name):
-        value = object.__getattribute__(self, name)
+        value = get(self, name)
         if type(value) in PLAIN and not name.startswith("__") and id(self) in paths:
             reads[paths[id(self)], name] = value
         return value
@@ -380,8 +381,8 @@ def _attributes_watched(root: nn.Module, reads: dict[tuple[str, str], Any]) -> I
     try:
         yield
     finally:
-        del nn.Module.__getattribute__
-        nn.Module.__setattr__ = set_  # type: ignore[method-assign]
+        for name, method in before.items():
+            delattr(nn.Module, name) if method is None else setattr(nn.Module, name, method)
 
 
 @contextmanager

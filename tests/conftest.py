@@ -13,6 +13,14 @@ torch.set_num_threads(1)
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items):
+    """With pytest-xdist, the tests of one contract case run in one process, which builds its models once."""
+    for item in items:
+        indices = getattr(getattr(item, "callspec", None), "indices", {})
+        if "case" in indices:
+            item.add_marker(pytest.mark.xdist_group(f"case{indices['case']}"))
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

@@ -42,10 +42,14 @@ class Case:
     def example(self) -> Any:
         return place(self.entry.example(), dtype=self.dtype)
 
+    @cached_property
+    def never_run(self) -> nn.Module:
+        return self.entry.build(self.dtype)
+
     @property
     def original(self) -> nn.Module:
-        """Built anew each time: some networks keep tensors of their last run."""
-        return self.entry.build(self.dtype)
+        """Another one each time: some networks keep tensors of their last run."""
+        return copy.deepcopy(self.never_run)
 
     @cached_property
     def given(self) -> nn.Module:
@@ -71,7 +75,7 @@ class Case:
         return [s for s in al.sites(self.original, self.example) if s.kind in self.kinds]
 
     def forget(self) -> None:
-        for built in ("given", "before", "soft", "thin", "sites"):
+        for built in ("never_run", "given", "before", "soft", "thin", "sites"):
             self.__dict__.pop(built, None)
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -25,6 +25,7 @@ from .cells import FINISHED, Cell, Plan, cells_of, run_cell, standing
 from .checkpoints import write_whole
 
 STALE = ("keep", "rerun")
+NOT_CHOSEN = "not chosen by only"
 TRY_AGAIN = 75  # the exit status, by convention, of what may succeed when it is called again
 
 
@@ -46,7 +47,7 @@ def run(
     With every cell of the study finished, its `report(rows, folder)` is called, the folder being
     `out`/<study>/<preset>; until then only rows.csv stands there. Columns: row, what a row's dict says, preset,
     seed, the cell's values, stale, seconds; rows.csv leaves out columns of lists and dicts, which stand in the cells'
-    files. `rows.attrs` holds "missing" {cell: why}, "folders" {row: where its last seed worked} and "conditions"
+    files. `rows.attrs` holds "missing" {cell: why}, "folders" {row: where its first seed worked} and "conditions"
     (preset, data, seeds, wall time, device, versions, commit).
 
     - `seeds`: every row with the seeds 0 … seeds-1.
@@ -76,15 +77,17 @@ def run(
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     cells = list(cells_of(plan, module))
     chosen = _chosen(cells, only, plan.study)
+    cells = [cell if cell in chosen else replace(cell, stale="keep") for cell in cells]
     if workers:
         outcomes = _in_workers(plan, chosen, workers, deadline)
     else:
         outcomes = {cell: _told(cell, run_cell(module, plan, cell, deadline)) for cell in chosen}
+    outcomes |= {cell: FINISHED if standing(cell) else NOT_CHOSEN for cell in cells if cell not in outcomes}
     rows = _rows(plan, cells)
     rows.attrs["missing"] = {cell.label: outcome for cell, outcome in outcomes.items() if outcome != FINISHED}
     plain = [name for name in rows if not rows[name].map(lambda value: isinstance(value, list | dict)).any()]
     write_whole(Path(plan.out) / "rows.csv", rows[plain].to_csv(index=False).encode())
-    if len(rows) == len(cells):
+    if not rows.attrs["missing"]:
         module.report(rows, Path(plan.out))
     return rows
 
@@ -122,9 +125,9 @@ def command(study: str) -> None:
         missing = rows.attrs["missing"]
         if missing:
             print(f"no report yet: {len(missing)} cells are missing, {len(rows)} are there", file=sys.stderr)
-            raise typer.Exit(1 if any(why.startswith(("failed", "killed")) for why in missing.values()) else TRY_AGAIN)
-        if only != "*":
-            print(f"{len(rows)} cells of the study are there; its report comes with the last", file=sys.stderr)
+            asked = [why for why in missing.values() if why != NOT_CHOSEN]
+            if asked:
+                raise typer.Exit(1 if any(why.startswith(("failed", "killed")) for why in asked) else TRY_AGAIN)
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(help=module.__doc__)(main)
@@ -181,7 +184,7 @@ def _rows(plan: Plan, cells: Iterable[Cell]) -> pd.DataFrame:
                 {"row": cell.name, **said, "preset": plan.preset, "seed": cell.seed, **result["values"], **last}
             )
             results.append(result)
-            folders[cell.name] = str(cell.home / result["content"])
+            folders.setdefault(cell.name, str(cell.home / result["content"]))
     frame = pd.DataFrame(rows)
     frame.attrs["folders"] = folders
     made: dict[str, Any] = {"preset": plan.preset, "data": Path(plan.data).name if plan.data else "default"}

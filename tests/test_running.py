@@ -104,6 +104,7 @@ def test_each_cell_runs_once_and_the_table_is_derived(lab):
     assert list(rows.columns) == ["row", "kind", "preset", "seed", "score", "steps", "stale", "seconds"]
     assert rows["score"].tolist() == [1, 2, 2, 4, 2, 4] and not rows["stale"].any()
     assert rows.attrs["missing"] == {}
+    assert [Path(folder).parent.name.split("-")[-2] for folder in rows.attrs["folders"].values()] == ["0"] * 3
     assert rows.attrs["conditions"].items() >= {"preset": "smoke", "data": "default", "seeds": 2}.items()
     assert {"device", "torch", "commit", "wall_s", "threads"} <= rows.attrs["conditions"].keys()
     assert (lab.out / "report.md").read_text().startswith("base 1\nbase 2")
@@ -126,7 +127,9 @@ def test_results_hold_no_path_or_host_of_this_machine(lab):
 def test_only_brings_what_it_needs(lab):
     assert lab.run(only="b")["row"].tolist() == ["base", "b"]
     assert not (lab.out / "report.md").exists(), "a report is of all rows"
-    assert lab.run(only="base")["row"].tolist() == ["base", "b"], "what is there stays in rows.csv"
+    rows = lab.run(only="base", stale="rerun")
+    assert rows["row"].tolist() == ["base", "b"], "what is there stays in rows.csv"
+    assert rows.attrs["missing"] == {"a/1 (seed 0)": "not chosen by only"}
     assert len(lab.run(only="a/*")) == 3 and (lab.out / "report.md").exists()
     with pytest.raises(ValueError, match=r"only='c\*' matches no row of .*: base, a/1, b"):
         lab.run(only="c*")
@@ -336,6 +339,8 @@ def test_the_command_line(lab, monkeypatch, capsys):
     assert "preset must be one of smoke, cpu" in capsys.readouterr().err
     assert call(lab, "--time-limit", "0") == 75
     assert "no report yet: 3 cells are missing, 0 are there" in capsys.readouterr().err
+    assert call(lab, "--only", "base") == 0, "what was asked for is done"
+    assert "no report yet: 2 cells are missing, 1 are there" in capsys.readouterr().err
     monkeypatch.setenv("BEHAVE_b", "fail")
     assert call(lab) == 1
     monkeypatch.delenv("BEHAVE_b")

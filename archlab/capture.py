@@ -359,10 +359,12 @@ def chain_from(frame: Any, stop: Callable[[Any], bool]) -> list:
 
 
 def is_module_call(frame: Any) -> bool:
+    """Whether `frame` is torch's, of the call of a module: its local ``self`` is that module."""
     return frame.f_code is MODULE_CALL
 
 
 def is_plumbing(filename: str) -> bool:
+    """Whether a location passes over the frames of this file: torch's and archlab's own, between those of a model."""
     return filename in _PLUMBING
 
 

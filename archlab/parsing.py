@@ -113,6 +113,7 @@ def in_words(error: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
+    """`text` with every run of white space as one blank."""
     return " ".join(text.split())
 
 

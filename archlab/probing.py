@@ -44,7 +44,8 @@ def sensitivity(
     refused = {site.id: site.how for site in found if site.how.startswith("refused")}
     present = [site for site in found if site.id not in refused]
     if not present:
-        raise ValueError(f"none of the {len(refused)} sites can be rewritten: {next(iter(refused.items()))}")
+        site, how = next(iter(refused.items()))
+        raise ValueError(f"none of the {len(refused)} chosen sites can be rewritten; {site} is {how}")
     untouched = dict(task.quality(model))
     rows = []
     with bar("sensitivity", len(present), wanted=progress) as show:

@@ -245,12 +245,19 @@ def restore(model: nn.Module, omegas: Iterable[Omega], classes: dict[str, type])
 
 
 class Removed(nn.Module):
-    """Keeps the place of a module that only a removed branch called."""
+    """Keeps the place of a module that only a removed branch called; `path` is that place."""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self.path = path
+
+    def extra_repr(self) -> str:
+        return self.path
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError(
-            "this call reaches a module that was removed, as the example it was removed with no longer needed it: "
-            "remove with an example that runs the model in this way"
+            f"this call reaches {self.path}, which was removed, as the example did not need it any more: remove with an "
+            "example that runs the model in this way"
         )
 
 
@@ -274,7 +281,7 @@ def drop_unreached(model: nn.Module, example: Any, before: Capture, identities: 
         inner = {f"{path}.{name}" if name else path for name, _ in module.named_modules()}
         if not (names & still_read or inner & still_called):
             idle[path] = module
-            _put(model, path, (nn.Identity() if path in identities else Removed()).train(module.training))
+            _put(model, path, (nn.Identity() if path in identities else Removed(path)).train(module.training))
     if idle and not _still_runs(model, example):
         for path, module in idle.items():
             _put(model, path, module)

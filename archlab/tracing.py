@@ -123,6 +123,7 @@ _NO_TENSOR_METHODS = _FACT_METHODS | {"item", "tolist"}
 
 
 def holds_tensor(node: fx.Node) -> bool:
+    """Whether what `node` makes is a tensor, by its name: not a shape, a dtype or a number."""
     if node.op == "placeholder":
         return node.meta.get("kind") is Tensor
     if node.op == "call_method":

@@ -67,6 +67,7 @@ def fill(pattern: Any, value: Any, leaves: list) -> bool:
 
 
 def replace_holes(pattern: Any, make: Callable[[Hole], Any]) -> Any:
+    """`pattern` as arguments again, with ``make(hole)`` in the place of each hole."""
     if isinstance(pattern, Hole):
         return make(pattern)
     if type(pattern) in (tuple, list):

@@ -1,6 +1,7 @@
 """The bench measures what it says, in turns, and writes its report; its numbers are not judged here."""
 
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -9,6 +10,8 @@ import torch
 from studies.bench import cases, measuring
 from studies.bench.__main__ import main, report
 from studies.bench.cases import BLENDS, COLUMNS, SMOKE, SWITCHED, OneTensor, Setup, row
+from studies.motion import training
+from studies.motion.data import Generator
 
 CPU = torch.device("cpu")
 
@@ -106,6 +109,28 @@ def test_the_report_says_what_was_measured_and_where(tmp_path, capsys):
     text = (tmp_path / "report.md").read_text()
     for said in ("| data/generator", "samples/s made", "- torch: ", "- commit: ", "- effort: smoke", "CPU time"):
         assert said in text, said
+
+
+def test_a_part_or_a_smoke_run_leaves_the_report_of_a_whole_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(smoke=True, only="data/*")
+    assert not list(tmp_path.iterdir())
+
+
+def test_samples_are_made_whole_where_a_step_sees_patches(monkeypatch):
+    sizes = []
+
+    class Spy(Generator):
+        def batch(self, indices, *, noise):
+            sizes.append(self.size)
+            return super().batch(indices, noise=noise)
+
+    budget = training.Budget(size=48, batch=1, steps=1, lr=1e-3, precision="fp32", patch=32)
+    monkeypatch.setattr(training, "budget_for", lambda preset: budget)
+    monkeypatch.setattr(cases, "Generator", Spy)
+    setup = Setup(CPU, replace(SMOKE, size=None))
+    assert cases._training(setup)[1].a.shape[-1] == 32
+    assert list(cases.data(setup)) and set(sizes) == {48}
 
 
 def test_a_glob_that_matches_nothing_is_an_error(tmp_path):

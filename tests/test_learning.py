@@ -277,7 +277,9 @@ def test_sensitivity_leaves_out_what_cannot_be_rewritten():
     frame = sensitivity(net, task, kinds="skip", progress=False)
     assert frame["site"].tolist() == ["blocks.1/skip.0"]
     assert "'forward' of its own" in frame.attrs["refused"]["blocks.0/skip.0"]
-    with pytest.raises(ValueError, match="none of the 1 sites can be rewritten"):
+    with pytest.raises(
+        ValueError, match=r"none of the 1 chosen sites can be rewritten; blocks\.0/skip\.0 is refused: this Residual"
+    ):
         sensitivity(net, task, kinds="skip", where="blocks.0/*", progress=False)
 
 

@@ -187,7 +187,7 @@ def test_a_module_of_a_removed_branch_cannot_be_called_any_more():
     thin = al.remove(net, (x, 2), kinds="branch")
     assert_near(thin(x, 2), x)
     assert not list(thin.parameters())
-    with pytest.raises(RuntimeError, match="reaches a module that was removed"):
+    with pytest.raises(RuntimeError, match="reaches step, which was removed"):
         thin(x, 3)
 
 

@@ -90,6 +90,7 @@ def refuse_conflicts(taken: Sites) -> None:
 
 
 def costs(record: Capture) -> dict[str, int]:
+    """Parameters and multiply-adds of the recorded run, as a recipe's step states them."""
     return {"params": sum(record.params.values()), "macs": sum(op.macs for op in record.ops)}
 
 

@@ -31,7 +31,9 @@ forward pass without gradients. **cost**: fvcore's time over archlab's. **data**
 
 def main(
     only: Annotated[str, typer.Option(help="glob on rows, as 'step/fp32/*' or 'sites/*'")] = "*",
-    out: Annotated[Path, typer.Option(help="where the report goes")] = Path("reports/bench"),
+    out: Annotated[
+        Path | None, typer.Option(help="where the report goes; default: reports/bench, none with --only or --smoke")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: the first GPU, where there is one")] = None,
     threads: Annotated[int, typer.Option(help="of the CPU; with more than 1 the wall clock is read")] = 1,
     smoke: Annotated[bool, typer.Option(help="one turn of small cases, to see that it runs")] = False,
@@ -47,7 +49,9 @@ def main(
             rows.append(row)
     if not rows:
         raise typer.BadParameter(f"--only {only!r} matches no row")
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    if out is None and (smoke or only != "*"):
+        return  # the report of a whole run stays
+    frame, out = pd.DataFrame(rows, columns=list(COLUMNS)), out or Path("reports/bench")
     out.mkdir(parents=True, exist_ok=True)
     frame.to_csv(out / "rows.csv", index=False)
     made["minutes"] = f"{(time.monotonic() - begun) / 60:.1f}"

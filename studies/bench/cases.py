@@ -267,7 +267,8 @@ def data(setup: Setup) -> Rows:
     if not setup.wants("data/generator"):
         return
     net, batch = _training(setup)
-    generator = Generator(find_sources(None, "train"), batch.a.shape[-1], device=setup.device)
+    size = setup.effort.size or setup.budget.size  # whole samples, also where a step sees a patch of each
+    generator = Generator(find_sources(None, "train"), size, device=setup.device)
     works = {
         "step": partial(_step, net, batch, setup.budget.precision),
         "generator": partial(generator.batch, range(MADE), noise=True),

@@ -39,24 +39,33 @@ def test_photos_and_cut_outs_by_split(tmp_path):
     assert sources.objects[0].shape == (4, 40, 30)
 
 
-def test_a_pascal_voc_root_gives_its_segmented_objects(tmp_path, photos=8):
-    for i in range(10):
-        photo(tmp_path / "JPEGImages" / f"{i}.jpg", seed=i, size=(80, 80))
-        mask = np.zeros((80, 80), np.uint8)
-        mask[10:60, 20:70] = 1
-        mask[0:5, 0:5] = 2  # too small
-        mask[60:61] = 255  # VOC's border
-        (tmp_path / "SegmentationObject").mkdir(exist_ok=True)
-        Image.fromarray(mask).save(tmp_path / "SegmentationObject" / f"{i}.png")
+def voc_root(folder, count):
+    """A PASCAL VOC root: each photo with one object of 50 x 50 pixels, one that is too small, and a border."""
+    mask = np.zeros((80, 80), np.uint8)
+    mask[10:60, 20:70] = 1
+    mask[0:5, 0:5] = 2
+    mask[60:61] = 255
+    (folder / "SegmentationObject").mkdir()
+    for i in range(count):
+        photo(folder / "JPEGImages" / f"{i}.jpg", seed=i, size=(80, 80))
+        Image.fromarray(mask).save(folder / "SegmentationObject" / f"{i}.png")
+
+
+def coco_folder(folder):
+    for i in range(3):
+        photo(folder / "train2017" / f"{i}.jpg", seed=i)
+        photo(folder / "val2017" / f"{i}.jpg", seed=9 + i)
+
+
+def test_a_pascal_voc_root_gives_its_segmented_objects(tmp_path):
+    voc_root(tmp_path, 10)
     sources = find_sources(tmp_path, "train")
-    assert (len(sources.backgrounds), len(sources.objects)) == (photos, 8)
+    assert (len(sources.backgrounds), len(sources.objects)) == (8, 8)
     assert sources.objects[0].shape == (4, 50, 50) and sources.objects[0][3].min() == 1
 
 
 def test_a_coco_folder(tmp_path):
-    for i in range(3):
-        photo(tmp_path / "train2017" / f"{i}.jpg", seed=i)
-        photo(tmp_path / "val2017" / f"{i}.jpg", seed=9 + i)
+    coco_folder(tmp_path)
     assert find_sources(tmp_path, "val").fingerprint.startswith("COCO")
 
 
@@ -68,12 +77,7 @@ def test_broken_pictures_are_named_and_counted(folder):
 
 
 def test_a_truncated_jpeg_is_broken_too(tmp_path):
-    for i in range(8):
-        photo(tmp_path / "JPEGImages" / f"{i}.jpg", seed=i, size=(80, 80))
-        mask = np.zeros((80, 80), np.uint8)
-        mask[10:60, 20:70] = 1
-        (tmp_path / "SegmentationObject").mkdir(exist_ok=True)
-        Image.fromarray(mask).save(tmp_path / "SegmentationObject" / f"{i}.png")
+    voc_root(tmp_path, 8)
     whole = (tmp_path / "JPEGImages" / "1.jpg").read_bytes()
     (tmp_path / "JPEGImages" / "1.jpg").write_bytes(whole[: len(whole) // 2])
     with pytest.warns(UserWarning, match=r"1 broken pictures skipped: .*1\.jpg"):
@@ -83,8 +87,11 @@ def test_a_truncated_jpeg_is_broken_too(tmp_path):
 
 
 def test_photos_of_coco_with_objects_of_voc(tmp_path):
-    test_a_coco_folder(tmp_path)
-    test_a_pascal_voc_root_gives_its_segmented_objects(tmp_path, photos=3)
+    coco_folder(tmp_path)
+    voc_root(tmp_path, 10)
+    sources = find_sources(tmp_path, "train")
+    assert (len(sources.backgrounds), len(sources.objects)) == (3, 8)
+    assert sources.backgrounds[0].shape == (3, 40, 30) and sources.objects[0].shape == (4, 50, 50)
 
 
 def test_pictures_over_the_limit_are_decoded_each_time(folder, monkeypatch):

@@ -256,8 +256,8 @@ class Removed(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError(
-            f"this call reaches {self.path}, which was removed, as the example did not need it any more: remove with an "
-            "example that runs the model in this way"
+            f"this call reaches {self.path}, which was removed, as the example did not need it any more: remove with "
+            "an example that runs the model in this way"
         )
 
 

@@ -16,9 +16,9 @@
 
 from typing import TYPE_CHECKING
 
-from .capture import Call
 from .cells import Study
 from .costing import Cost, cost, fvcore_cost
+from .examples import Call
 from .keeping import apply, load, save
 from .learning import Removal, learn_to_remove
 from .listing import KINDS, Site, Sites

@@ -37,11 +37,3 @@ def damp(a: Tensor, b: Tensor, omega: Omega, drop: int) -> Tensor:
 def damp_into(like: Tensor, a: Tensor, b: Tensor, omega: Omega, drop: int) -> Tensor:
     """`damp` for an add that worked in place on `like`: the result has its dtype, as there."""
     return damp(a, b, omega, drop).to(like.dtype)
-
-
-def recast(x: Tensor, dtype: torch.dtype, autocast: bool) -> Tensor:
-    """`x`, which stays where an op is removed, in the `dtype` that the op was seen to give.
-
-    Only where autocast is on or off as it was then: a model that ran under it may be moved to another dtype later.
-    """
-    return x.to(dtype) if torch.is_autocast_enabled(x.device.type) == autocast else x

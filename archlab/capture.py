@@ -4,117 +4,34 @@ Everything archlab knows about a network it knows from this record, never from c
 works for any Python control flow, is one forward pass long and sees functional ops as well as
 modules. Only what Python sees is recorded: ops inside a scripted function are not.
 
-An op or a module call is *located* by the chain of (code object, bytecode offset) from the first
-frame of the module call (or method) that runs it, its *container*, down to the line that issued
-it, and by its turn: how often that same place was passed before in the same execution. The same
-location is found again while tracing and while intercepting, so an op is never matched by a
-global counter.
+Where an op or a module call was issued is said by `locating`; the module whose method it is part of
+is its *container*.
 """
 
 import copy
-import dis
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor, nn
-from torch.fx import graph_module
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from .examples import Call, fresh, place, run, tensors_in
+from .locating import MODULE_CALL, ORIGINS, Place, chain_from, is_module_call, is_plumbing, place_chain
+
 # Calls and properties that mostly ask a tensor something; they are most of what a mode sees.
 _QUESTIONS = frozenset({"__get__", "size", "dim", "numel", "stride", "is_floating_point", "is_complex", "element_size"})
-MODULE_CALL = nn.Module._call_impl.__code__
-
-# Code that archlab generated -> line -> the place and execution (module, method, entry) of the op in the
-# original code. A rewritten model is so read as if its original code still ran, and passes compose.
-ORIGINS: dict[Any, dict[int, tuple["Place", tuple[str, str, Any]]]] = {}
+# The place and origin of code that archlab generated for no op of the original.
 _GENERATED = (None, (None, "<archlab>", None))
-
-# Frames of these files stand between a call in a model and what it calls; a location skips them.
-_OWN_FILES = ("blending.py", "capture.py", "editing.py", "injecting.py", "intercepting.py", "methods.py", "tracing.py")
-_PLUMBING = frozenset(
-    {
-        *(str(Path(__file__).with_name(name)) for name in _OWN_FILES),
-        nn.functional.__file__,
-        torch._tensor.__file__,  # type: ignore[attr-defined]
-        torch.overrides.__file__,
-        torch._jit_internal.__file__,  # type: ignore[attr-defined]
-        graph_module.__file__,
-        nn.modules.module.__file__,
-    }
-)
-
-
-class Call:
-    """An example that says how the model is run once: ``fn(model, *args, **kwargs)``.
-
-    For models whose interesting method is not ``forward``:
-    ``Call(lambda net, x: net.encode(x), image)``.
-    """
-
-    def __init__(self, fn: Callable, *args: Any, **kwargs: Any):
-        self.fn, self.args, self.kwargs = fn, args, kwargs
-
-
-def run(model: nn.Module, example: Any) -> Any:
-    """The output of `model` on `example`: a tensor, a tuple of arguments, a dict of keywords or a `Call`."""
-    if isinstance(example, Call):
-        return example.fn(model, *example.args, **example.kwargs)
-    if isinstance(example, tuple):
-        return model(*example)
-    if isinstance(example, Mapping):
-        return model(**example)
-    return model(example)
-
-
-def fresh(example: Any) -> Any:
-    """`example` with copies of its tensors: a model may change what it is given. A tensor given twice stays one."""
-    copies: dict[int, Tensor] = {}
-
-    def copy_of(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        if id(leaf) not in copies:
-            copies[id(leaf)] = leaf.detach().clone().requires_grad_(leaf.requires_grad)
-        return copies[id(leaf)]
-
-    return _mapped(copy_of, example)
-
-
-def place(example: Any, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
-    """`example` with its tensors on `device`; those of floating point also in `dtype`. Nothing is moved in place."""
-
-    def move(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)
-
-    return _mapped(move, example)
-
-
-def _mapped(function: Callable[[Any], Any], example: Any) -> Any:
-    if isinstance(example, Call):
-        return Call(example.fn, *tree_map(function, example.args), **tree_map(function, example.kwargs))
-    return tree_map(function, dict(example) if isinstance(example, Mapping) else example)
-
-
-class Place(NamedTuple):
-    """Where an op or a module call was issued, relative to its container's execution."""
-
-    chain: tuple[tuple[int, int], ...]  # (number of the code object, bytecode offset), outermost first
-    turn: int
 
 
 @dataclass(eq=False)
@@ -306,6 +223,11 @@ def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
     )
 
 
+def under_autocast(tensor: Tensor) -> bool:
+    """Whether autocast is on where `tensor` is; on the meta device, of which torch refuses to say, it is not."""
+    return tensor.device.type != "meta" and torch.is_autocast_enabled(tensor.device.type)
+
+
 def failed_in(error: BaseException) -> str:
     """The innermost module whose code was running when `error` was raised, as ``layer1.0.conv1 (Conv2d)``."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code is MODULE_CALL]
@@ -326,46 +248,6 @@ def no_fused_layers() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def tensors_in(tree: Any) -> list[Tensor]:
-    """The tensors in nested tuples, lists and dicts (and dataclass-like outputs that are mappings), in order."""
-    found: list[Tensor] = []
-    _collect(tree, found)
-    return found
-
-
-def _collect(tree: Any, found: list[Tensor]) -> None:
-    if isinstance(tree, Tensor):
-        found.append(tree)
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
-            _collect(item, found)
-    elif isinstance(tree, Mapping):
-        for item in tree.values():
-            _collect(item, found)
-    elif hasattr(tree, "__dict__") and not isinstance(tree, (nn.Module, type)) and not callable(tree):
-        found.extend(item for item in vars(tree).values() if isinstance(item, Tensor))
-
-
-def chain_from(frame: Any, stop: Callable[[Any], bool]) -> list:
-    """The frames from `frame` outwards until `stop(frame)`, innermost first, without torch's plumbing."""
-    frames = []
-    while frame is not None and not stop(frame):
-        if frame.f_code.co_filename not in _PLUMBING:
-            frames.append(frame)
-        frame = frame.f_back
-    return frames
-
-
-def is_module_call(frame: Any) -> bool:
-    """Whether `frame` is torch's, of the call of a module: its local ``self`` is that module."""
-    return frame.f_code is MODULE_CALL
-
-
-def is_plumbing(filename: str) -> bool:
-    """Whether a location passes over the frames of this file: torch's and archlab's own, between those of a model."""
-    return filename in _PLUMBING
 
 
 class _Recorder(TorchFunctionMode):
@@ -506,8 +388,7 @@ class _Recorder(TorchFunctionMode):
         op.macs = (self.flops.get_total_flops() - flops) // 2
         written = made or changed
         op.grad = torch.is_grad_enabled() and op.name not in ("detach", "detach_", "__set__")
-        device = written[0].device.type
-        op.autocast = device != "meta" and torch.is_autocast_enabled(device)
+        op.autocast = under_autocast(written[0])
         op.mutated = tuple(self.values[t] for t in changed)
         for tensor in changed:
             self._renumber_aliases(tensor, op)
@@ -548,7 +429,7 @@ class _Recorder(TorchFunctionMode):
         while frame is not None and frame.f_code.co_filename == nn.modules.module.__file__:
             frame = frame.f_back
         execution, place = None, None
-        if self.stack or frame is None or frame.f_code.co_filename not in _PLUMBING:
+        if self.stack or frame is None or not is_plumbing(frame.f_code.co_filename):
             execution, place = self.locate(frame)
         call = ModuleCall(path, execution, place, self.stack[-1] if self.stack else None, len(self.ops))
         call.scripted = isinstance(module, torch.jit.ScriptModule)
@@ -584,49 +465,6 @@ class _Recorder(TorchFunctionMode):
         call.out_shapes = tuple(tuple(t.shape) for t in made)
         call.dtypes = (call.dtypes[0], made[0].dtype if made else None)
         call.tensor_out = isinstance(output, Tensor)
-
-
-def place_chain(frames: list, entry: Any) -> tuple[tuple[int, int], ...]:
-    """The location of the innermost of `frames` (innermost first), seen from the frame `entry`."""
-    chain = []
-    for frame in frames:
-        chain.append(spot(frame))
-        if frame is entry:
-            break
-    return tuple(reversed(chain))
-
-
-def spot(frame: Any) -> tuple[int, int]:
-    """Where `frame` is: the number of its code object and the bytecode offset of the instruction.
-
-    Equal code objects have one number: a copied ``torch.fx.GraphModule`` has its code compiled anew.
-    """
-    return _CODES.setdefault(frame.f_code, len(_CODES)), _instruction(frame)
-
-
-_CODES: dict[Any, int] = {}
-
-
-def _instruction(frame: Any) -> int:
-    """The bytecode offset of the call, operator or attribute that `frame` is at, the same however often it has run.
-
-    CPython specialises instructions that have run a few times, and then stops at another of those that make one call:
-    3.11 calls a C function from PRECALL once it is warm, from CALL before; a call of a Python function stands at CALL's
-    inline cache. All of them are taken for the first.
-    """
-    return _first_offsets(frame.f_code)[frame.f_lasti // 2]
-
-
-@cache
-def _first_offsets(code: Any) -> list[int]:
-    offsets: list[int] = []
-    previous = None
-    for step in dis.get_instructions(code):
-        offsets += offsets[-1:] * (step.offset // 2 - len(offsets))  # the inline cache of the instruction before
-        calls = previous is not None and previous.opname in ("KW_NAMES", "PRECALL")
-        offsets.append(offsets[-1] if calls else step.offset)
-        previous = step
-    return offsets + offsets[-1:] * (len(code.co_code) // 2 - len(offsets))
 
 
 def _defines(cls: type, code: Any) -> bool:

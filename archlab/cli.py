@@ -20,8 +20,8 @@ from rich.table import Table
 from torch import nn
 
 from . import __version__
-from .capture import Call
 from .costing import cost, fvcore_cost
+from .examples import Call
 from .listing import KINDS
 from .parsing import check_call, in_words, make_example, make_model, one_line
 from .surveying import sites

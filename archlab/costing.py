@@ -17,7 +17,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .capture import Capture, Op, capture, capture_meta, copied, run
+from .capture import Capture, Op, capture, capture_meta, copied
+from .examples import run
 
 CONVENTIONS = ("macs", "paper")
 _WITH_BIAS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")

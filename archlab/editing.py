@@ -9,12 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from .blending import blend, damp, damp_into, recast
-from .capture import Place, tensors_in
+from .blending import blend, damp, damp_into
+from .capture import under_autocast
+from .examples import tensors_in
 from .listing import Site
+from .locating import Place
 from .ops import RESHAPES
 from .tracing import holds_tensor, is_mutating
 
@@ -56,6 +59,14 @@ def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: d
     if site.inplace and result is not target:
         return target.copy_(result)
     return result.clone() if site.mutated and any(result is o for o in operands) else result
+
+
+def recast(x: Tensor, dtype: torch.dtype, autocast: bool) -> Tensor:
+    """`x`, which stays where an op is removed, in the `dtype` that the op was seen to give.
+
+    Only where autocast is on or off as it was then: a model that ran under it may be moved to another dtype later.
+    """
+    return x.to(dtype) if under_autocast(x) == autocast else x
 
 
 def _recast(kept: Tensor, site: Site) -> Tensor:

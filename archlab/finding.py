@@ -25,9 +25,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .capture import Capture, Execution, ModuleCall, Op, Place, capture
+from .capture import Capture, Execution, ModuleCall, Op, capture
 from .flow import Flow
 from .listing import Left, Site, Sites
+from .locating import Place
 from .ops import ACTIVATIONS, ADDS, CONCATENATIONS, MULS, NONLINEAR_NAMES, POINTWISE_NAMES, RESHAPES, SOFTMAX
 
 _PLAIN_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

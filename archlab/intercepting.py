@@ -13,9 +13,8 @@ from typing import Any
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .capture import Place, is_module_call, is_plumbing, spot
 from .editing import Edit, perform
-from .tracing import locate
+from .locating import Place, is_module_call, is_plumbing, locate, spot
 
 
 class Interceptor(TorchFunctionMode):

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from .capture import Capture, Place
+from .capture import Capture
+from .locating import Place
 
 KINDS = ("activation", "skip", "branch", "block", "join", "gate")
 WIDTH = 100  # columns of a printed list
@@ -45,7 +46,7 @@ class Site:
     drop: int = field(repr=False)
     mutated: bool = field(repr=False)  # its output is changed in place afterwards
     inplace: bool = field(repr=False)  # it changes its input in place
-    recast: tuple[torch.dtype, bool] | None = field(repr=False)  # `blending.recast`, if what stays has another dtype
+    recast: tuple[torch.dtype, bool] | None = field(repr=False)  # `editing.recast`, if what stays has another dtype
 
 
 @dataclass(frozen=True)

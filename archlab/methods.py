@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .capture import Place
 from .editing import Edit, edit_graph, perform
 from .intercepting import Interceptor, intercepted_call
+from .locating import Place
 from .tracing import Untraceable, trace
 from .variants import Variant, compile_graph
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .capture import Call, refuse_wrappers
+from .capture import refuse_wrappers
+from .examples import Call
 
 
 class Unusable(ValueError):

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .capture import Capture, capture, copied, fresh, no_fused_layers, refuse_wrappers, run, structural_copy
+from .capture import Capture, capture, copied, no_fused_layers, refuse_wrappers, structural_copy
 from .editing import Edit
+from .examples import fresh, run
 from .injecting import OMEGA_CALL, inject, runners_of
 from .listing import Site
 from .methods import EditedChild, Method, WatchedChild

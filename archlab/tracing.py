@@ -11,19 +11,14 @@ else than its local variables, or draws random numbers outside torch, is not tra
 """
 
 import builtins
-import copy
 import operator
-import random
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import magic_methods
@@ -32,11 +27,10 @@ from torch.fx.node import map_arg
 from torch.fx.proxy import Attribute
 from torch.overrides import TorchFunctionMode
 
-from .capture import Place, is_module_call, is_plumbing, spot
+from .guarding import are_changed, as_they_are, autocast_is_marked, watched
+from .locating import Place, locate
 from .variants import PLAIN, Hole, Untraceable, Variant, fact_function, leaves_of, pattern_of, replace_holes
 
-_TRACING = threading.RLock()  # what is replaced while tracing is replaced in all threads
-_OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))  # code of torch and archlab
 _FX_FILES = (fx.__file__.removesuffix("__init__.py"), __file__)
 _FX_CONTAINERS = (dict, list, immutable_dict, immutable_list)
 _ASKED = ("bool", "call", "contains", "float", "index", "int", "iter", "len")
@@ -167,28 +161,6 @@ def _proxies_pass_for_tensors() -> Iterator[None]:
         builtins.isinstance = real
 
 
-@contextmanager
-def _autocast_marked() -> Iterator[None]:
-    """While tracing, autocast is in a state that no model sets, so that code that changes it is noticed."""
-    before = [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _DEVICES]
-    for device in _DEVICES:
-        torch.set_autocast_enabled(device, True)
-        torch.set_autocast_dtype(device, torch.complex64)
-    try:
-        yield
-    finally:
-        for device, enabled, dtype in before:
-            torch.set_autocast_enabled(device, enabled)
-            torch.set_autocast_dtype(device, dtype)
-
-
-def _is_marked() -> bool:
-    return all(torch.is_autocast_enabled(d) and torch.get_autocast_dtype(d) is torch.complex64 for d in _DEVICES)
-
-
-_DEVICES = ("cpu", "cuda")
-
-
 class _Factories(TorchFunctionMode):
     """While tracing, a call that makes a tensor from nothing becomes a node, not a constant of the trace."""
 
@@ -220,28 +192,22 @@ class _Tracer(fx.Tracer):
         self.function, self.patterns, self.leaves = function, (args, kwargs), leaves
         reads: dict[tuple[str, str], Any] = {}
         grad = torch.is_grad_enabled()
-        with ExitStack() as stack:
-            stack.enter_context(_TRACING)
-            stack.enter_context(torch.set_grad_enabled(grad))
-            stack.enter_context(_nothing_changes(module))
-            stack.enter_context(_attributes_watched(module, reads))
-            stack.enter_context(_modes_watched(self))
-            stack.enter_context(_Factories(self))
-            stack.enter_context(_proxies_pass_for_tensors())
-            stack.enter_context(_autocast_marked())
+        with watched(module, reads, self.mind_grad), _Factories(self), _proxies_pass_for_tensors():
             graph = self.trace(module)
-            if torch.is_grad_enabled() is not grad:
-                raise Untraceable("it leaves gradients switched on or off")
-        if _changed(self.handed):
+        if are_changed(self.handed):
             raise Untraceable("it changes a list or dict that it was given")
         facts = tuple(self.facts.values())
         ask = fact_function(graph, list(self.facts)) if facts else None
         noted = tuple((path, name, value) for (path, name), value in reads.items())
         return Variant(args, kwargs, noted, graph, facts, ask, grad if self.minds_grad else None)
 
+    def mind_grad(self) -> None:
+        """From here on the graph hangs on the gradient mode of its trace."""
+        self.minds_grad = True
+
     def switch_grad(self, mode: bool) -> None:
         """What ``torch.no_grad`` and its like come down to is a node; the mode it returns to is that of this trace."""
-        self.minds_grad = True
+        self.mind_grad()
         self.create_node("call_function", torch.set_grad_enabled, (mode,), {})
 
     def to_bool(self, obj):
@@ -289,7 +255,7 @@ class _Tracer(fx.Tracer):
         args, kwargs = self.patterns
         args = tuple(replace_holes(p, hole) for p in args)
         kwargs = {k: replace_holes(p, hole) for k, p in kwargs.items()}
-        self.handed = _as_they_are((args, kwargs))
+        self.handed = as_they_are((args, kwargs))
         function = self.function
 
         def call_method(root):
@@ -328,7 +294,7 @@ class _Tracer(fx.Tracer):
     def create_proxy(self, kind, target, args, kwargs, *rest, **named):
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         if kind not in ("placeholder", "get_attr", "output"):
-            if not _is_marked():
+            if not autocast_is_marked():
                 raise Untraceable("it switches autocast on or off")
             proxy.node.meta["place"] = self._place(sys._getframe(1))
         return proxy
@@ -339,119 +305,6 @@ class _Tracer(fx.Tracer):
             return None
         turn = self.turns[chain] = self.turns.get(chain, -1) + 1
         return Place(chain, turn)
-
-
-def locate(frame: Any, entry: Any, *, skip: tuple[str, ...] = ()) -> tuple[tuple[int, int], ...] | None:
-    """The chain of (code, offset) from the outermost frame of the code object `entry` to `frame`.
-
-    None where `entry` is not running, or a module call lies between.
-    """
-    chain, found = [], None
-    while frame is not None and not is_module_call(frame):
-        code = frame.f_code
-        if not is_plumbing(code.co_filename) and not code.co_filename.startswith(skip or ("\0",)):
-            chain.append(spot(frame))
-            if code == entry:
-                found = len(chain)
-        frame = frame.f_back
-    return tuple(reversed(chain[:found])) if found else None
-
-
-@contextmanager
-def _attributes_watched(root: nn.Module, reads: dict[tuple[str, str], Any]) -> Iterator[None]:
-    """While open, plain attributes of `root` and the modules below that are read are noted, by path and name.
-
-    Raises Untraceable where one is set. The base class is hooked, as a class of their own would answer ``type(m) is``.
-    """
-    paths = {id(module): path for path, module in root.named_modules()}
-    before = {name: vars(nn.Module).get(name) for name in ("__getattribute__", "__setattr__")}
-    get, set_ = nn.Module.__getattribute__, nn.Module.__setattr__  # in a trace within a trace, those of the outer one
-
-    def read(self, name):
-        value = get(self, name)
-        if type(value) in PLAIN and not name.startswith("__") and id(self) in paths:
-            reads[paths[id(self)], name] = value
-        return value
-
-    def write(self, name, value):
-        if id(self) in paths:
-            raise Untraceable(f"it sets its attribute {name!r}")
-        set_(self, name, value)
-
-    nn.Module.__getattribute__, nn.Module.__setattr__ = read, write  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for name, method in before.items():
-            delattr(nn.Module, name) if method is None else setattr(nn.Module, name, method)
-
-
-@contextmanager
-def _modes_watched(tracer: "_Tracer") -> Iterator[None]:
-    """While open, code that asks whether gradients are on is noted; code that asks for autocast is not traced."""
-    grad, autocast = torch.is_grad_enabled, torch.is_autocast_enabled
-
-    def is_grad_enabled():
-        if not sys._getframe(1).f_code.co_filename.startswith(_OTHERS):
-            tracer.minds_grad = True
-        return grad()
-
-    def is_autocast_enabled(*device):
-        if not sys._getframe(1).f_code.co_filename.startswith(_OTHERS):
-            raise Untraceable("it asks whether autocast is on")
-        return autocast(*device)
-
-    torch.is_grad_enabled, torch.is_autocast_enabled = is_grad_enabled, is_autocast_enabled
-    try:
-        yield
-    finally:
-        torch.is_grad_enabled, torch.is_autocast_enabled = grad, autocast
-
-
-@contextmanager
-def _nothing_changes(root: nn.Module) -> Iterator[None]:
-    """Raises Untraceable, and puts things back, where lists and dicts of the modules or random states are changed."""
-    kept = _as_they_are([vars(module) for module in root.modules()])
-    python, numpy = random.getstate(), _numpy_state()
-    try:
-        yield
-    finally:
-        changed = _changed(kept)
-        for container, before in kept if changed else ():
-            container.clear()
-            container.extend(before) if type(container) is list else container.update(before)
-        drew = random.getstate() != python or not all(map(np.array_equal, _numpy_state(), numpy))
-        if drew:
-            random.setstate(python)
-            np.random.set_state(numpy)
-    if changed:
-        raise Untraceable("it changes a list or dict that a module holds")
-    if drew:
-        raise Untraceable("it draws random numbers outside torch")
-
-
-def _numpy_state() -> Any:
-    kind, keys, *rest = np.random.get_state()
-    return kind, np.array(keys), *rest
-
-
-def _as_they_are(tree: Any) -> list[tuple[Any, Any]]:
-    """Every list and dict in `tree`, nested in others or in tuples, with a shallow copy of it."""
-    found, open_ = [], [tree]
-    while open_:
-        value = open_.pop()
-        if type(value) in (list, dict):
-            found.append((value, copy.copy(value)))
-        if type(value) in (list, tuple, dict):
-            open_ += value.values() if type(value) is dict else value
-    return found
-
-
-def _changed(kept: list[tuple[Any, Any]]) -> bool:
-    def parts(container: Any) -> list[int]:
-        return [id(part) for part in ([*container, *container.values()] if type(container) is dict else container)]
-
-    return any(parts(container) != parts(before) for container, before in kept)
 
 
 def is_mutating(node: fx.Node) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .capture import ORIGINS, Place
+from .locating import ORIGINS, Place
 
 PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
 _NUMBERS = itertools.count()

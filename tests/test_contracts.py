@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import archlab as al
-from archlab.capture import place, run, tensors_in
+from archlab.examples import place, run, tensors_in
 from studies.coverage.witness import overlooked, witness
 
 from .zoo import ZOO, Entry

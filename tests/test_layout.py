@@ -16,8 +16,8 @@ MODULES = sorted(
 
 # From the recorded run up to the command line: a module may import those before it, never one behind it.
 ORDER = """
-    capture costing ops flow listing finding
-    blending variants tracing editing intercepting methods injecting rewriting
+    examples locating capture costing ops flow listing finding
+    blending variants guarding tracing editing intercepting methods injecting rewriting
     recipes passes.switching passes.removing passes surveying
     checkpoints keeping ledger progress training phases learning probing
     sourcing leasing cells running

@@ -238,3 +238,13 @@ def test_the_random_state_is_left_alone():
     assert torch.equal(soft(x), noisy)
     torch.manual_seed(4)
     assert_near(thin(x), net.b(F.dropout(net.a(x), 0.5) if torch.manual_seed(4) else x))
+
+
+def test_what_was_removed_under_autocast_is_counted_on_meta_and_runs_in_other_dtypes():
+    net, x = ZOO["attention"].build(), ZOO["attention"].example()
+    with torch.autocast("cpu", torch.bfloat16):
+        thin = al.remove(net, x, kinds="skip")
+        assert next(site.recast for site in al.sites(net, x, kinds="skip")) == (torch.float32, True)
+        assert thin(x).dtype is net(x).dtype
+    assert al.cost(thin, x).how == "meta"
+    assert thin.to(torch.bfloat16)(x.to(torch.bfloat16)).dtype is torch.bfloat16

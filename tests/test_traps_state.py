@@ -81,6 +81,17 @@ def test_what_decides_elsewhere_is_no_constant():
     assert torch.equal(soft(x), net(x))
 
 
+def test_a_library_whose_folder_begins_like_torchs_is_a_models_code():
+    scope = {}
+    code = "def forward(self, x):\n    y = torch.relu(self.a(x))\n    return y + 1 if torch.is_grad_enabled() else y"
+    exec(compile(code, torch.__path__[0] + "vision/models/fake.py", "exec"), {"torch": torch}, scope)
+    net, x = type("Fake", (Turns,), scope)(), image()
+    soft = al.switch(net, x, kinds="activation")
+    with torch.no_grad():
+        assert torch.equal(soft(x), net(x))
+    assert torch.equal(soft(x), net(x))
+
+
 def test_chance_outside_torch_is_drawn_at_every_call():
     net, x = Turns(chance=True).eval(), image()
     random.seed(1)

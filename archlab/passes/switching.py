@@ -8,8 +8,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..capture import Capture, fresh, no_fused_layers, place, run, structural_copy, tensors_in
+from ..capture import Capture, no_fused_layers, structural_copy
 from ..editing import Edit
+from ..examples import fresh, place, run, tensors_in
 from ..finding import sites_of
 from ..injecting import is_omega, omega_name
 from ..listing import Site, Sites, Where, check_kinds, select

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import archlab as al
 from archlab.blending import blend
-from archlab.capture import place, run
+from archlab.examples import place, run
 from studies.motion import training
 from studies.motion.data import Batch, Generator
 from studies.motion.models import MagnificationNet, ResidualBlock, baseline

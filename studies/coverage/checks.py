@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archlab.capture import run, tensors_in
+from archlab.examples import run, tensors_in
 from archlab.listing import KINDS
 from archlab.passes import discard, omega_parameters, omegas, set_omegas_, switch
 from archlab.recipes import recipe

@@ -1,0 +1,81 @@
+"""An example says how a model is run once: a tensor, a tuple of arguments, a dict of keywords, or a `Call`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+
+class Call:
+    """An example that says how the model is run once: ``fn(model, *args, **kwargs)``.
+
+    For models whose interesting method is not ``forward``:
+    ``Call(lambda net, x: net.encode(x), image)``.
+    """
+
+    def __init__(self, fn: Callable, *args: Any, **kwargs: Any):
+        self.fn, self.args, self.kwargs = fn, args, kwargs
+
+
+def run(model: nn.Module, example: Any) -> Any:
+    """The output of `model` on `example`: a tensor, a tuple of arguments, a dict of keywords or a `Call`."""
+    if isinstance(example, Call):
+        return example.fn(model, *example.args, **example.kwargs)
+    if isinstance(example, tuple):
+        return model(*example)
+    if isinstance(example, Mapping):
+        return model(**example)
+    return model(example)
+
+
+def fresh(example: Any) -> Any:
+    """`example` with copies of its tensors: a model may change what it is given. A tensor given twice stays one."""
+    copies: dict[int, Tensor] = {}
+
+    def copy_of(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if id(leaf) not in copies:
+            copies[id(leaf)] = leaf.detach().clone().requires_grad_(leaf.requires_grad)
+        return copies[id(leaf)]
+
+    return _mapped(copy_of, example)
+
+
+def place(example: Any, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
+    """`example` with its tensors on `device`; those of floating point also in `dtype`. Nothing is moved in place."""
+
+    def move(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)
+
+    return _mapped(move, example)
+
+
+def _mapped(function: Callable[[Any], Any], example: Any) -> Any:
+    if isinstance(example, Call):
+        return Call(example.fn, *tree_map(function, example.args), **tree_map(function, example.kwargs))
+    return tree_map(function, dict(example) if isinstance(example, Mapping) else example)
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """The tensors in nested tuples, lists and dicts (and dataclass-like outputs that are mappings), in order."""
+    found: list[Tensor] = []
+    _collect(tree, found)
+    return found
+
+
+def _collect(tree: Any, found: list[Tensor]) -> None:
+    if isinstance(tree, Tensor):
+        found.append(tree)
+    elif isinstance(tree, (tuple, list)):
+        for item in tree:
+            _collect(item, found)
+    elif isinstance(tree, Mapping):
+        for item in tree.values():
+            _collect(item, found)
+    elif hasattr(tree, "__dict__") and not isinstance(tree, (nn.Module, type)) and not callable(tree):
+        found.extend(item for item in vars(tree).values() if isinstance(item, Tensor))

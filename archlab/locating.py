@@ -1,0 +1,127 @@
+"""Where an op or a module call was issued: a location that is found again in another run, a trace, an interception.
+
+An op or a module call is *located* by the chain of (code object, bytecode offset) from the first
+frame of the module call (or method) that runs it, its *container*, down to the line that issued
+it, and by its turn: how often that same place was passed before in the same execution. So an op is
+never matched by a global counter.
+"""
+
+import dis
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.fx
+from torch import nn
+from torch.fx import graph_module
+
+MODULE_CALL = nn.Module._call_impl.__code__
+
+# Code that archlab generated -> line -> the place and execution (module, method, entry) of the op in the
+# original code. A rewritten model is so read as if its original code still ran, and passes compose.
+ORIGINS: dict[Any, dict[int, tuple["Place", tuple[str, str, Any]]]] = {}
+
+# Frames of these files stand between a call in a model and what it calls; a location skips them.
+_OWN_FILES = (
+    "blending.py", "capture.py", "editing.py", "examples.py", "guarding.py", "injecting.py", "intercepting.py",
+    "locating.py", "methods.py", "tracing.py",
+)  # fmt: skip
+_PLUMBING = frozenset(
+    {
+        *(str(Path(__file__).with_name(name)) for name in _OWN_FILES),
+        nn.functional.__file__,
+        torch._tensor.__file__,  # type: ignore[attr-defined]
+        torch.overrides.__file__,
+        torch._jit_internal.__file__,  # type: ignore[attr-defined]
+        graph_module.__file__,
+        nn.modules.module.__file__,
+    }
+)
+
+
+class Place(NamedTuple):
+    """Where an op or a module call was issued, relative to its container's execution."""
+
+    chain: tuple[tuple[int, int], ...]  # (number of the code object, bytecode offset), outermost first
+    turn: int
+
+
+def chain_from(frame: Any, stop: Callable[[Any], bool]) -> list:
+    """The frames from `frame` outwards until `stop(frame)`, innermost first, without torch's plumbing."""
+    frames = []
+    while frame is not None and not stop(frame):
+        if frame.f_code.co_filename not in _PLUMBING:
+            frames.append(frame)
+        frame = frame.f_back
+    return frames
+
+
+def is_module_call(frame: Any) -> bool:
+    """Whether `frame` is torch's, of the call of a module: its local ``self`` is that module."""
+    return frame.f_code is MODULE_CALL
+
+
+def is_plumbing(filename: str) -> bool:
+    """Whether a location passes over the frames of this file: torch's and archlab's own, between those of a model."""
+    return filename in _PLUMBING
+
+
+def place_chain(frames: list, entry: Any) -> tuple[tuple[int, int], ...]:
+    """The location of the innermost of `frames` (innermost first), seen from the frame `entry`."""
+    chain = []
+    for frame in frames:
+        chain.append(spot(frame))
+        if frame is entry:
+            break
+    return tuple(reversed(chain))
+
+
+def spot(frame: Any) -> tuple[int, int]:
+    """Where `frame` is: the number of its code object and the bytecode offset of the instruction.
+
+    Equal code objects have one number: a copied ``torch.fx.GraphModule`` has its code compiled anew.
+    """
+    return _CODES.setdefault(frame.f_code, len(_CODES)), _instruction(frame)
+
+
+_CODES: dict[Any, int] = {}
+
+
+def _instruction(frame: Any) -> int:
+    """The bytecode offset of the call, operator or attribute that `frame` is at, the same however often it has run.
+
+    CPython specialises instructions that have run a few times, and then stops at another of those that make one call:
+    3.11 calls a C function from PRECALL once it is warm, from CALL before; a call of a Python function stands at CALL's
+    inline cache. All of them are taken for the first.
+    """
+    return _first_offsets(frame.f_code)[frame.f_lasti // 2]
+
+
+@cache
+def _first_offsets(code: Any) -> list[int]:
+    offsets: list[int] = []
+    previous = None
+    for step in dis.get_instructions(code):
+        offsets += offsets[-1:] * (step.offset // 2 - len(offsets))  # the inline cache of the instruction before
+        calls = previous is not None and previous.opname in ("KW_NAMES", "PRECALL")
+        offsets.append(offsets[-1] if calls else step.offset)
+        previous = step
+    return offsets + offsets[-1:] * (len(code.co_code) // 2 - len(offsets))
+
+
+def locate(frame: Any, entry: Any, *, skip: tuple[str, ...] = ()) -> tuple[tuple[int, int], ...] | None:
+    """The chain of (code, offset) from the outermost frame of the code object `entry` to `frame`.
+
+    None where `entry` is not running, or a module call lies between.
+    """
+    chain, found = [], None
+    while frame is not None and not is_module_call(frame):
+        code = frame.f_code
+        if not is_plumbing(code.co_filename) and not code.co_filename.startswith(skip or ("\0",)):
+            chain.append(spot(frame))
+            if code == entry:
+                found = len(chain)
+        frame = frame.f_back
+    return tuple(reversed(chain[:found])) if found else None

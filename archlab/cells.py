@@ -8,6 +8,7 @@
 `key` says what was asked (row, preset, seed, data); `content` adds the code and the cells that were needed.
 """
 
+import importlib
 import json
 import os
 import re
@@ -16,10 +17,9 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 import pandas as pd
@@ -43,7 +43,8 @@ class Study(Protocol):
 
     - `PRESETS`: the names that `preset` may have.
     - `NAME`: of the report folder (default: the last part of the module's name).
-    - `needs(row)`: names of rows whose cells, of the same seed, must be finished before.
+    - `needs(row)`: names of rows whose cells, of the same seed, must be finished before: of this study, or of another
+      as "package.study:row". Another study's stand in its own folders, so that what two studies need is made once.
     - `depends(row)`: the modules whose code the row's result depends on (default: the study module and all that
       it imports of its own package and of archlab). Name few for a long training.
     - `fingerprint(preset, data)`: of the data (default: names and sizes of the files in the data folder).
@@ -71,7 +72,7 @@ class Scratch:
     folder: Path
     data: Path | None = None
     deadline: float | None = None  # on time.monotonic
-    needed: Mapping[str, Needed] = field(default_factory=dict)  # by row name
+    needed: Mapping[str, Needed] = field(default_factory=dict)  # by the name that `needs` gave
 
     def time_left_s(self) -> float | None:
         """Seconds until the cell should stop, for `fit(time_limit_s=...)`; None where there is no limit."""
@@ -93,15 +94,16 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One row of a study with one seed."""
+    """One row of a study with one seed. `plan` is that of its own study."""
 
+    plan: Plan
     name: str
     row: Any
     seed: int
     key: str
     content: str
     sources: Mapping[str, str]
-    needs: tuple["Cell", ...]
+    needs: Mapping[str, "Cell"]  # by the name that the row gives
     results: Path
     home: Path
     stale: str
@@ -111,8 +113,25 @@ class Cell:
         return f"{self.name} (seed {self.seed})"
 
 
-def cells_of(plan: Plan, module: ModuleType) -> list[Cell]:
+def plan_of(study: str, asked: Plan) -> Plan:
+    """The plan of `study` for what was `asked` of another: its folders stand beside that one's."""
+    out, scratch = (
+        str(Path(folder).parents[1] / name_of(study) / asked.preset) for folder in (asked.out, asked.scratch)
+    )
+    return replace(asked, study=study, out=out, scratch=scratch)
+
+
+def name_of(study: str) -> str:
+    """The name of a study's folder: its `NAME`, or the last part of its module's."""
+    return getattr(importlib.import_module(study), "NAME", study.rpartition(".")[2])
+
+
+def cells_of(plan: Plan) -> list[Cell]:
     """All cells of a study, in the order of its rows. Raises ValueError for rows that do not add up."""
+    module = importlib.import_module(plan.study)
+    presets = getattr(module, "PRESETS", (plan.preset,))
+    if plan.preset not in presets:
+        raise ValueError(f"preset must be one of {', '.join(presets)}, got {plan.preset!r}")
     named = {row if isinstance(row, str) else row["name"]: row for row in module.ROWS}
     if len(named) < len(module.ROWS):
         raise ValueError(f"{plan.study}.ROWS: names must differ, got {[*named]} for {len(module.ROWS)} rows")
@@ -121,22 +140,25 @@ def cells_of(plan: Plan, module: ModuleType) -> list[Cell]:
     )
     default = source_hashes(imported_by(plan.study))
     cells: dict[tuple[str, int], Cell] = {}
+    others: dict[str, dict[tuple[str, int], Cell]] = {plan.study: cells}
     for name, row in named.items():
         sources = source_hashes(module.depends(row)) if hasattr(module, "depends") else default
         for seed in range(plan.seeds):
             asked = {"study": plan.study, "row": row, "preset": plan.preset, "seed": seed, "data": data}
             key = f"{re.sub(r'[^A-Za-z0-9.]+', '-', name).strip('-')}-{seed}-{digest(asked)[:8]}"
-            needs = []
+            needs = {}
             for other in module.needs(row) if hasattr(module, "needs") else ():
-                if (other, seed) not in cells:
+                study, _, its_row = other.rpartition(":")
+                study = study or plan.study
+                if study not in others:
+                    others[study] = {(c.name, c.seed): c for c in cells_of(plan_of(study, plan))}
+                if (its_row, seed) not in others[study]:
                     raise ValueError(f"{plan.study}: row {name!r} needs {other!r}, which is no row before it")
-                needs.append(cells[other, seed])
-            under = {need.name: (standing(need) or {"content": need.content})["content"] for need in needs}
+                needs[other] = others[study][its_row, seed]
+            under = {n: (standing(need) or {"content": need.content})["content"] for n, need in needs.items()}
             content = digest({"key": key, "sources": sources, "needs": under})
             results, home = Path(plan.out) / "cells", Path(plan.scratch) / key
-            cells[name, seed] = Cell(
-                name, row, seed, key, content, sources, tuple(needs), results, home, plan.stale
-            )  # fmt: skip
+            cells[name, seed] = Cell(plan, name, row, seed, key, content, sources, needs, results, home, plan.stale)
     return list(cells.values())
 
 
@@ -149,11 +171,11 @@ def standing(cell: Cell) -> dict[str, Any] | None:
     return {**max(older, key=lambda result: result["ended"]), "stale": True} if older else None
 
 
-def run_cell(module: ModuleType, plan: Plan, cell: Cell, deadline: float | None) -> str:
+def run_cell(cell: Cell, deadline: float | None) -> str:
     """Run one cell, unless that is done, under way elsewhere, or out of time; how it ended, "finished" or why not."""
     if standing(cell):
         return FINISHED
-    for need in cell.needs:
+    for need in cell.needs.values():
         if not standing(need):
             return f"waits for {need.label}"
     if deadline is not None and time.monotonic() >= deadline:
@@ -163,20 +185,21 @@ def run_cell(module: ModuleType, plan: Plan, cell: Cell, deadline: float | None)
             return "running elsewhere"
         if standing(cell):  # finished by whoever held the lease before
             return FINISHED
-        return _attempt(module, plan, cell, deadline)
+        return _attempt(cell, deadline)
 
 
-def _attempt(module: ModuleType, plan: Plan, cell: Cell, deadline: float | None) -> str:
+def _attempt(cell: Cell, deadline: float | None) -> str:
+    plan, module = cell.plan, importlib.import_module(cell.plan.study)
     record = _begin(cell)
     adopted = _adopt(cell) if cell.stale == "keep" else None
     outcome, values, begun = "interrupted", {}, time.monotonic()
     try:
         folder = cell.home / cell.content
         needed = {}
-        for need in cell.needs:
+        for name, need in cell.needs.items():
             result = standing(need)
             assert result is not None
-            needed[need.name] = Needed(result["values"], need.home / result["content"])
+            needed[name] = Needed(result["values"], need.home / result["content"])
         scratch = Scratch(folder, None if plan.data is None else Path(plan.data), deadline, needed)
         folder.mkdir(parents=True, exist_ok=True)
         try:

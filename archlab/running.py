@@ -14,14 +14,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import pandas as pd
 import torch
 import typer
 
-from .cells import FINISHED, Cell, Plan, cells_of, run_cell, standing
+from .cells import FINISHED, Cell, Plan, cells_of, name_of, run_cell, standing
 from .checkpoints import write_whole
 
 STALE = ("keep", "rerun")
@@ -73,22 +72,22 @@ def run(
     0   a  smoke     0    97
     1   b  smoke     0    98
     """
-    plan, module = _plan(study, preset, data, seeds, workers, stale, out, scratch)
+    plan = _plan(study, preset, data, seeds, workers, stale, out, scratch)
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
-    cells = list(cells_of(plan, module))
+    cells = cells_of(plan)
     chosen = _chosen(cells, only, plan.study)
     cells = [cell if cell in chosen else replace(cell, stale="keep") for cell in cells]
     if workers:
-        outcomes = _in_workers(plan, chosen, workers, deadline)
+        outcomes = _in_workers(chosen, workers, deadline)
     else:
-        outcomes = {cell: _told(cell, run_cell(module, plan, cell, deadline)) for cell in chosen}
+        outcomes = {cell: _told(cell, run_cell(cell, deadline)) for cell in chosen}
     outcomes |= {cell: FINISHED if standing(cell) else NOT_CHOSEN for cell in cells if cell not in outcomes}
     rows = _rows(plan, cells)
     rows.attrs["missing"] = {cell.label: outcome for cell, outcome in outcomes.items() if outcome != FINISHED}
     plain = [name for name in rows if not rows[name].map(lambda value: isinstance(value, list | dict)).any()]
     write_whole(Path(plan.out) / "rows.csv", rows[plain].to_csv(index=False).encode())
     if not rows.attrs["missing"]:
-        module.report(rows, Path(plan.out))
+        importlib.import_module(study).report(rows, Path(plan.out))
     return rows
 
 
@@ -112,7 +111,7 @@ def command(study: str) -> None:
         scratch: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("scratch"),
     ) -> None:
         try:
-            cells_of(*_plan(study, preset, data, seeds, workers, stale, out, scratch))
+            cells_of(_plan(study, preset, data, seeds, workers, stale, out, scratch))
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         rows = run(
@@ -134,11 +133,7 @@ def command(study: str) -> None:
     app()
 
 
-def _plan(study, preset, data, seeds, workers, stale, out, scratch) -> tuple[Plan, ModuleType]:
-    module = importlib.import_module(study)
-    presets = getattr(module, "PRESETS", (preset,))
-    if preset not in presets:
-        raise ValueError(f"preset must be one of {', '.join(presets)}, got {preset!r}")
+def _plan(study, preset, data, seeds, workers, stale, out, scratch) -> Plan:
     if stale not in STALE:
         raise ValueError(f"stale must be one of {', '.join(STALE)}, got {stale!r}")
     if seeds < 1:
@@ -147,23 +142,27 @@ def _plan(study, preset, data, seeds, workers, stale, out, scratch) -> tuple[Pla
         raise ValueError(f"workers must be at least 0, got {workers}")
     if data is not None and not Path(data).is_dir():
         raise ValueError(f"data: {data} is no folder")
-    name = getattr(module, "NAME", study.rpartition(".")[2])
-    folders = str(Path(out) / name / preset), str(Path(scratch) / name / preset)
-    return Plan(study, preset, None if data is None else str(data), seeds, stale, *folders), module
+    folders = (str(Path(folder) / name_of(study) / preset) for folder in (out, scratch))
+    return Plan(study, preset, None if data is None else str(data), seeds, stale, *folders)
 
 
 def _chosen(cells: Iterable[Cell], only: str, study: str) -> list[Cell]:
-    """The cells whose row matches, and before each what it needs."""
+    """The cells whose row matches, and before each what it needs, of whatever study."""
     cells = list(cells)
     wanted = {cell for cell in cells if fnmatch.fnmatchcase(cell.name, only)}
     if not wanted:
         raise ValueError(f"only={only!r} matches no row of {study}: {', '.join(dict.fromkeys(c.name for c in cells))}")
-    open_ = list(wanted)
-    while open_:
-        needs = set(open_.pop().needs) - wanted
-        wanted |= needs
-        open_ += needs
-    return [cell for cell in cells if cell in wanted]
+    ordered: dict[Cell, None] = {}
+
+    def add(cell: Cell) -> None:
+        for need in cell.needs.values():
+            add(need)
+        ordered[cell] = None
+
+    for cell in cells:
+        if cell in wanted:
+            add(cell)
+    return list(ordered)
 
 
 def _told(cell: Cell, outcome: str) -> str:
@@ -196,7 +195,7 @@ def _rows(plan: Plan, cells: Iterable[Cell]) -> pd.DataFrame:
     return frame
 
 
-def _in_workers(plan: Plan, cells: list[Cell], workers: int, deadline: float | None) -> dict[Cell, str]:
+def _in_workers(cells: list[Cell], workers: int, deadline: float | None) -> dict[Cell, str]:
     """Run cells in processes of their own, at most `workers` at once, each after those it needs."""
     outcomes: dict[Cell, str] = {}
     waiting, running = list(cells), {}
@@ -204,17 +203,17 @@ def _in_workers(plan: Plan, cells: list[Cell], workers: int, deadline: float | N
     try:
         while waiting or running:
             for cell in list(waiting):
-                lost = [need for need in cell.needs if outcomes.get(need, FINISHED) != FINISHED]
+                lost = [need for need in cell.needs.values() if outcomes.get(need, FINISHED) != FINISHED]
                 if standing(cell):
                     outcome = FINISHED
                 elif lost:
                     outcome = f"waits for {lost[0].label}"
                 elif deadline is not None and time.monotonic() >= deadline:
                     outcome = "out of time"
-                elif free and all(outcomes.get(need) == FINISHED for need in cell.needs):
+                elif free and all(outcomes.get(need) == FINISHED for need in cell.needs.values()):
                     waiting.remove(cell)
                     slot = free.pop(0)
-                    running[cell] = slot, _spawn(plan, cell, slot, workers, deadline)
+                    running[cell] = slot, _spawn(cell, slot, workers, deadline)
                     continue
                 else:
                     continue
@@ -232,8 +231,12 @@ def _in_workers(plan: Plan, cells: list[Cell], workers: int, deadline: float | N
     return outcomes
 
 
-def _spawn(plan: Plan, cell: Cell, slot: int, workers: int, deadline: float | None) -> subprocess.Popen:
-    given = {"plan": asdict(plan), "key": cell.key, "left_s": None if deadline is None else deadline - time.monotonic()}
+def _spawn(cell: Cell, slot: int, workers: int, deadline: float | None) -> subprocess.Popen:
+    given = {
+        "plan": asdict(cell.plan),
+        "key": cell.key,
+        "left_s": None if deadline is None else deadline - time.monotonic(),
+    }
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
@@ -252,10 +255,9 @@ def _work() -> None:
     """What a worker process does: one cell, found again by its key; its outcome goes to a file beside the log."""
     given = json.loads(sys.argv[1])
     plan = Plan(**given["plan"])
-    module = importlib.import_module(plan.study)
     deadline = None if given["left_s"] is None else time.monotonic() + given["left_s"]
-    (cell,) = [cell for cell in cells_of(plan, module) if cell.key == given["key"]]
-    outcome = run_cell(module, plan, cell, deadline)
+    (cell,) = [cell for cell in cells_of(plan) if cell.key == given["key"]]
+    outcome = run_cell(cell, deadline)
     write_whole(cell.home / "outcome.txt", outcome.encode())
 
 

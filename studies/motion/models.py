@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
-PRETRAINED = Path(__file__).resolve().parents[2] / "reports" / "table1" / "cpu" / "baseline.safetensors"
+REPORTS = Path(__file__).resolve().parents[2] / "reports"
+PRETRAINED = REPORTS / "table1" / "cpu" / "baseline.safetensors"
+PRETRAINED_PROPOSED = REPORTS / "networks" / "cpu" / "proposed.safetensors"
 
 
 @dataclass(frozen=True)
@@ -200,11 +202,13 @@ def baseline(*, width: int = 32, pretrained: bool = False) -> MagnificationNet:
     return net
 
 
-# Fig. 11: decoder on the quarter and the eighth grid.
+# Fig. 7 and 11: decoder on the quarter and the eighth grid.
 QUARTER = Config(merge=(2,))
 EIGHTH = Config(merge=(2, 2))
-# Fig. 11, single linear encoder: three readings of an unpublished design, before depth and width are scaled.
-LINEAR = {
+Reading = Literal["A", "B", "C"]
+# Fig. 11, single linear encoder: three readings of an unpublished design, before depth and width are scaled. B is what
+# archlab's passes derive from the baseline; A and C are designed by hand (other kernels).
+LINEAR: dict[Reading, Config] = {
     "A": Config(encoder=((7, 2),), texture="same", merge=(2, 1)),
     "B": Config(encoder=((13, 2),), texture="conv", merge=(2,)),
     "C": Config(encoder=((3, 1), (3, 2)), texture="same", merge=(2, 1)),
@@ -214,3 +218,20 @@ LINEAR = {
 def scaled(config: Config) -> Config:
     """Fig. 11's last structural step: half the channels, four times the blocks in the decoder."""
     return replace(config, width=config.width // 2, decoder_blocks=4 * config.decoder_blocks)
+
+
+def proposed(*, reading: Reading = "A", pretrained: bool = False) -> MagnificationNet:
+    """The paper's real-time network in one of three readings of its design: A and C made by hand, B by the passes.
+
+    `pretrained`: with the weights that the cpu preset of `studies.motion.networks` trained (reading A). Raises
+    ValueError for an unknown reading and for trained weights of another than A, FileNotFoundError where they are not
+    there.
+    """
+    if reading not in LINEAR:
+        raise ValueError(f"reading must be one of {', '.join(LINEAR)}, got {reading!r}")
+    if pretrained and reading != "A":
+        raise ValueError(f"the trained weights are of reading A, got reading={reading!r}")
+    net = MagnificationNet(scaled(LINEAR[reading]))
+    if pretrained:
+        load_model(net, PRETRAINED_PROPOSED)
+    return net

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+
+from archlab.sourcing import data_fingerprint
 
 SHORT_SIDE = 512  # of a kept photo: more detail than a crop of 384 shows
 KEPT_BYTES = 4 << 30  # of decoded pictures in memory; those that come later are decoded each time
@@ -105,6 +108,14 @@ def find_sources(root: str | Path | None, split: str) -> Sources:
     backgrounds = Pictures([_loader(f, "RGB") for f in photos])
     cut_outs: Sequence[Tensor] = Pictures(objects) if objects else Shapes(backgrounds)
     return Sources(backgrounds, cut_outs, f"{name}/{split}", tuple(skipped))
+
+
+def fingerprint(preset: str, data: Path | None) -> Any:
+    """What the pictures are: those folders of `data` that are read."""
+    if data is None:
+        return "scikit-image samples"
+    parts = [data / name for name in ("backgrounds", "objects") if (data / name).is_dir()]
+    return [data_fingerprint(part) for part in parts or [data]]
 
 
 def _samples(split: str) -> Sources:

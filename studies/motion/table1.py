@@ -9,7 +9,6 @@ cut-outs; without it, scikit-image's sample photos are used. Everything resumes.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,14 +19,13 @@ from archlab.cells import OutOfTime, Scratch
 from archlab.learning import learn_to_remove
 from archlab.probing import sensitivity
 from archlab.running import command
-from archlab.sourcing import data_fingerprint
 from archlab.training import Task, cosine, fit
 
 from . import training
 from .evaluation import HeldOut, copy_b, displacements, interval, judged, line
 from .models import MagnificationNet, ResidualBlock
 from .reference import reference
-from .sources import find_sources
+from .sources import find_sources, fingerprint
 from .table1_report import report, save_samples
 
 __all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
@@ -75,14 +73,6 @@ EFFORT = {
     "gpu": Effort(soft=600, push=150, tune=250, lr=1e-4, lr_omega=5e-3, judged=512, watched=64),
     "paper": Effort(soft=100_000, push=10_000, tune=200_000, lr=5e-5, lr_omega=1e-4, judged=5000, watched=256),
 }
-
-
-def fingerprint(preset: str, data: Path | None) -> Any:
-    """What the pictures are: those folders of `data` that are read."""
-    if data is None:
-        return "scikit-image samples"
-    parts = [data / name for name in ("backgrounds", "objects") if (data / name).is_dir()]
-    return [data_fingerprint(part) for part in parts or [data]]
 
 
 def needs(row: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from archlab.training import Task, cosine
 
 from .data import Batch, Generator
-from .models import MagnificationNet, baseline
+from .models import Config, MagnificationNet
 from .sources import Sources
 
 REGULARISER = 0.1  # weight of the three representation terms (paper; Oh et al. also give 1.0 in code)
@@ -46,13 +46,20 @@ BASELINE = {
 
 
 def budget_for(preset: str) -> Budget:
-    """The budget of `preset` on this machine: a CPU without bf16 instructions takes 20 times longer in bf16 than in
-    fp32, and in fp32 five times longer than one that has them in bf16, so it gets a budget of its own. Its patches:
+    """What the baseline gets at `preset` on this machine."""
+    return BASELINE[on_this_machine(preset)]
+
+
+def on_this_machine(preset: str) -> str:
+    """`preset`, or its variant for a machine like this.
+
+    A CPU without bf16 instructions takes 20 times longer in bf16 than in fp32, and in fp32 five times longer than one
+    that has them in bf16, so it gets budgets of its own. Their patches:
     after 150 s of training from scratch on two cores, SSIM of 32 held-out samples was .587 and .606 with whole samples
     of 96 pixels (2 and 1 a step, rates 6e-4 and 1e-3), .639 and .633 with patches of 48 (2 and 4 a step, 1e-3)."""
     if preset == "cpu" and not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        preset = "cpu-fp32"
-    return BASELINE[preset]
+        return "cpu-fp32"
+    return preset
 
 
 def loss(net: Any, batch: Batch) -> Tensor:
@@ -61,12 +68,17 @@ def loss(net: Any, batch: Batch) -> Tensor:
     Two frames with the same colours have the same texture, A and clean B as perturbed B and the target; a frame
     and its colour-perturbed version have the same shape. The four frames are encoded as one batch.
     """
+    return loss_and_image(net, batch)[0]
+
+
+def loss_and_image(net: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """`loss`, and the magnified frame that it judged, for those who judge it further."""
     texture, shape = net.encode(torch.cat(batch[:4]))
     texture_a, texture_b, texture_clean, texture_target = texture.chunk(4)
     shape_a, shape_b, shape_clean, _ = shape.chunk(4)
     image = net.decoder(texture_b, net.manipulator(shape_a, shape_b, batch.factor))
     terms = F.l1_loss(texture_a, texture_clean) + F.l1_loss(texture_b, texture_target) + F.l1_loss(shape_b, shape_clean)
-    return F.l1_loss(image, batch.target) + REGULARISER * terms
+    return F.l1_loss(image, batch.target) + REGULARISER * terms, image
 
 
 def device() -> torch.device:
@@ -75,7 +87,13 @@ def device() -> torch.device:
 
 
 def task(
-    sources: Sources, budget: Budget, *, seed: int, quality: Callable[[nn.Module], Mapping[str, float]], first: int = 0
+    sources: Sources,
+    budget: Budget,
+    *,
+    seed: int,
+    quality: Callable[[nn.Module], Mapping[str, float]],
+    first: int = 0,
+    loss: Callable[[Any, Batch], Tensor] = loss,
 ) -> Task:
     """The training task: batch `step` holds the samples after those of the step before, from sample `first` on."""
     where = device()
@@ -112,9 +130,9 @@ def fit_options(budget: Budget) -> dict[str, Any]:
     return options
 
 
-def new_network(*, seed: int, width: int = 32) -> MagnificationNet:
-    """An untrained baseline, its weights fixed by `seed`."""
+def new_network(config: Config | None = None, *, seed: int) -> MagnificationNet:
+    """An untrained network, by default the baseline, its weights fixed by `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = baseline(width=width)
+        net = MagnificationNet(config)
     return net.to(device(), memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

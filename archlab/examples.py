@@ -55,6 +55,20 @@ def place(example: Any, *, device: torch.device | str | None = None, dtype: torc
     return _mapped(move, example)
 
 
+def varied(example: Any) -> Any:
+    """`example` with noise in place of its floating-point tensors that hold one value: zeros hide much."""
+    generator = torch.Generator().manual_seed(0)
+
+    def vary(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.numel() < 2 or leaf.is_meta:
+            return leaf
+        if leaf.min() != leaf.max():
+            return leaf
+        return torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf)
+
+    return _mapped(vary, example)
+
+
 def _mapped(function: Callable[[Any], Any], example: Any) -> Any:
     if isinstance(example, Call):
         return Call(example.fn, *tree_map(function, example.args), **tree_map(function, example.kwargs))

@@ -18,7 +18,7 @@ not one stands in `Sites.left`, with the reason.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,6 +52,27 @@ def find(record: Capture, *, modules: dict[str, nn.Module]) -> Sites:
     found = sorted((item for item in seen if isinstance(item, _Found)), key=lambda f: f.order)
     left = Counter(item for item in seen if isinstance(item, Left))
     return Sites(_merge(found, flow), (replace(item, calls=count) for item, count in left.items()), record)
+
+
+def site_of(ops: Sequence[Op], flow: Flow, *, drop: int | None = None) -> Site:
+    """A site made of any op (its occurrences in the executions of one container), for a pass that removes it.
+
+    Its first tensor then stands for its output; with `drop`, that one of its two tensor operands goes.
+    """
+    found = []
+    for op in ops:
+        execution, place, module = _issued(op, flow)
+        kept = 0 if drop is None else 1 - drop
+        found.append(
+            _Found(
+                order=op.index, kind="activation" if drop is None else "skip", op=op.name, shape=op.out_shapes[0],
+                execution=execution, place=place, module=module, result=op.outputs[0],
+                drop_value=None if drop is None else op.inputs[drop], keep=kept, drop=-1 if drop is None else drop,
+                inplace=bool(op.mutated), recast=_recast(op, kept),
+            )
+        )  # fmt: skip
+    (site,) = _merge(found, flow)
+    return site
 
 
 @dataclass(eq=False, kw_only=True)

@@ -97,6 +97,12 @@ def _injected_class(cls: type) -> type:
     return lowest
 
 
+def injected(module: nn.Module) -> tuple[type, list[dict[str, Any]]]:
+    """The class that `module` had before anything was injected, and what runs in its methods' place, first to last."""
+    tables = [cls.__dict__["_archlab_runners"] for cls in type(module).__mro__ if "_archlab_runners" in cls.__dict__]
+    return (_injected_class(type(module))._archlab_base if tables else type(module)), tables[::-1]
+
+
 def runners_of(module: nn.Module, name: str) -> list[Any]:
     """What runs in place of the method `name` of `module`, the last to be injected first."""
     tables = [cls.__dict__.get("_archlab_runners", {}) for cls in type(module).__mro__]

@@ -37,6 +37,13 @@ class Method:
         self.met: set[str] = set()  # ids of the sites that were intercepted at least once
         self.reason = ""  # why it is intercepted, if it is
 
+    def anew(self, function: Callable) -> "Method":
+        """The same edits of `function`, with no graph made yet: for a module whose children have changed."""
+        new = Method(self.path, self.method, self.entry, function)
+        new.edits, new.calls, new.mutating = dict(self.edits), dict(self.calls), set(self.mutating)
+        new.traced_calls, new.children = dict(self.traced_calls), dict(self.children)
+        return new
+
     def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
         if not self.reason:
             for variant in self.variants:

@@ -9,7 +9,7 @@ no way is sound for is ``refused``.
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .capture import Capture, capture, copied, no_fused_layers, refuse_wrappers, structural_copy
 from .editing import Edit
 from .examples import fresh, run
-from .injecting import OMEGA_CALL, inject, runners_of
+from .injecting import OMEGA_CALL, inject, injected, runners_of
 from .listing import Site
 from .methods import EditedChild, Method, WatchedChild
 
@@ -243,6 +243,41 @@ def restore(model: nn.Module, omegas: Iterable[Omega], classes: dict[str, type])
     for path, cls in classes.items():
         modules[path].__class__ = cls
     return new
+
+
+def with_modules(model: nn.Module, new: Mapping[str, nn.Module], example: Any) -> nn.Module:
+    """A copy of `model` with another module at each path of `new`, under every name that the old one has.
+
+    Rewritten containers trace themselves again, as the children they call may be others.
+    """
+    made = copied(model)
+    put_modules_(made, new)
+    _run_copy(made, example, [])
+    return made
+
+
+def put_modules_(model: nn.Module, new: Mapping[str, nn.Module]) -> None:
+    """As `with_modules`, in place; what was rewritten traces itself at the next run."""
+    old = {id(model.get_submodule(path)): module for path, module in new.items()}
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        if id(module) in old and path:
+            _put(model, path, old[id(module)].train(module.training))
+    renew_methods_(model)
+
+
+def renew_methods_(model: nn.Module) -> None:
+    """Let every rewritten method of `model` forget its graphs, which copies of it go on sharing among themselves."""
+    for module in model.modules():
+        base, tables = injected(module)
+        if not tables:
+            continue
+        module.__class__ = base
+        for runners in tables:
+            new = {}
+            for name, runner in runners.items():
+                function = getattr(type(module), name)
+                new[name] = runner.anew(runner.function) if isinstance(runner, Method) else runner.around(function)
+            inject(module, new)
 
 
 class Removed(nn.Module):

@@ -107,7 +107,10 @@ class Variant:
     def matches(self, module: nn.Module, args: tuple, kwargs: dict) -> list | None:
         """The graph's inputs for this call, or None where the graph does not hold for it."""
         for path, name, value in self.reads:
-            if getattr(module.get_submodule(path) if path else module, name) != value:
+            try:
+                if getattr(module.get_submodule(path) if path else module, name) != value:
+                    return None
+            except AttributeError:  # another module stands there now
                 return None
         if self.grad is not None and torch.is_grad_enabled() != self.grad:
             return None

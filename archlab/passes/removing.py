@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from ..capture import copied
+from ..comparing import compare, costs
 from ..editing import Edit
 from ..flow import Flow
 from ..listing import KINDS, Site, Where
 from ..recipes import Recipe, Step, recipe, with_step
 from ..rewriting import drop_unreached, restore, rewrite
 from . import switching
-from .switching import compare, costs, example_for, named_omegas, set_omegas_, switch, switches_of
+from .switching import example_for, named_omegas, set_omegas_, switch, switches_of
 
 
 def discard(soft: nn.Module, tau: float = 0.5, *, keep: Literal["restore", "freeze"] = "restore") -> nn.Module:

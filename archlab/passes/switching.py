@@ -8,9 +8,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..capture import Capture, no_fused_layers, structural_copy
+from ..capture import Capture
+from ..comparing import compare, costs
 from ..editing import Edit
-from ..examples import fresh, place, run, tensors_in
+from ..examples import place
 from ..finding import sites_of
 from ..injecting import is_omega, omega_name
 from ..listing import Site, Sites, Where, check_kinds, select
@@ -90,41 +91,6 @@ def refuse_conflicts(taken: Sites) -> None:
                 raise ValueError(f"{other.id} and {site.id} are the two operands of one add: choose one of the kinds")
 
 
-def costs(record: Capture) -> dict[str, int]:
-    """Parameters and multiply-adds of the recorded run, as a recipe's step states them."""
-    return {"params": sum(record.params.values()), "macs": sum(op.macs for op in record.ops)}
-
-
-def compare(model: nn.Module, other: nn.Module, example: Any) -> float:
-    """Largest difference of two models' outputs on `example`, relative to the largest value of the first's.
-
-    Both run on copies, from the same random state. Infinite where types or shapes differ, NaN where exactly one of
-    them is not finite.
-    """
-    made = []
-    for net in (model, other):
-        with torch.random.fork_rng(devices=_devices(net)), torch.no_grad(), no_fused_layers():
-            torch.manual_seed(0)
-            made.append(run(structural_copy(net), fresh(example)))
-    outputs = [tensors_in(output) for output in made]
-    if type(made[0]) is not type(made[1]) or [t.shape for t in outputs[0]] != [t.shape for t in outputs[1]]:
-        return float("inf")
-    worst = 0.0
-    for a, b in zip(*outputs, strict=True):
-        if torch.equal(a, b) or not a.numel():
-            continue
-        if not a.is_floating_point():
-            return float("inf")
-        a, b = a.double(), b.double()
-        finite = a.isfinite()
-        if not torch.equal(finite, b.isfinite()):
-            return float("nan")
-        if finite.any():
-            scale = a[finite].abs().max().clamp(min=1e-30)
-            worst = max(worst, float((a[finite] - b[finite]).abs().max() / scale))
-    return worst
-
-
 def example_for(net: nn.Module, state: Switches) -> Any:
     """The example of a switched model, where that is now and, if it was moved to another dtype, in that."""
     like = _weight(net)
@@ -137,10 +103,6 @@ def _weight(model: nn.Module) -> Tensor:
     return next(weights, torch.zeros(()))
 
 
-def _devices(model: nn.Module) -> list[int]:
-    return sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-
-
 def switches_of(soft: nn.Module) -> tuple[nn.Module, Switches]:
     """The switched model inside `soft` (which may be compiled or wrapped) and its switches. Raises ValueError."""
     for net in (soft, getattr(soft, "_orig_mod", None), getattr(soft, "module", None)):
@@ -149,6 +111,12 @@ def switches_of(soft: nn.Module) -> tuple[nn.Module, Switches]:
             assert isinstance(net, nn.Module)
             return net, state
     raise ValueError(f"this {type(soft).__name__} has no switches: make them with switch(model, example, kinds=...)")
+
+
+def refuse_switched(model: nn.Module) -> None:
+    """Raise ValueError for a model that has switches: other passes take it without."""
+    if isinstance(model, nn.Module) and vars(model).get(_ATTRIBUTE) is not None:
+        raise ValueError("this model has switches: discard() them first, then reshape it")
 
 
 def named_omegas(soft: nn.Module) -> dict[str, nn.Parameter]:

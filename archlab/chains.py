@@ -1,0 +1,388 @@
+"""Linear layers of a recorded run and how they follow each other: what can be merged, and what that would cost.
+
+A link is a layer that is linear as it stands: a module of `linear.why_not_linear`, or an op that scales or shifts by
+a parameter of one value a channel. A link's `readers` are set where nothing but linear layers reads
+its output: then it may be merged into all of them and need not be computed by itself.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .capture import Capture, ModuleCall, Op
+from .flow import Flow
+from .linear import Layer, NotExact, identity, layer_of, plus, then, why_not_linear
+from .ops import ADDS, MULS
+
+LayerCost = Callable[["Layer", tuple[int, ...], tuple[int, ...]], float]  # of a layer, its input's and output's shape
+_SUBTRACTS = ("sub", "__sub__")
+_DIVIDES = ("div", "true_divide", "__truediv__")
+
+
+@dataclass(eq=False)
+class Link:
+    """One linear layer: `layer` with its weights on the meta device. Values are one for each call."""
+
+    address: str  # the path of a module, or container/op.number
+    layer: Layer
+    ops: tuple[Op, ...]  # of an op that scales or shifts; none for a module
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    readers: "tuple[Link, ...] | None" = None
+
+    @property
+    def is_module(self) -> bool:
+        return not self.ops
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """An add of two linear layers of one input; `second` is None where it is the input itself."""
+
+    address: str
+    ops: tuple[Op, ...]
+    first: Link
+    second: Link | None
+    layer: Layer
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        return (self.first,) if self.second is None else (self.first, self.second)
+
+
+@dataclass
+class Chains:
+    """The links of one run, by address, and what looked like one and is none, with the reason."""
+
+    links: dict[str, Link]
+    left: dict[str, str]
+    flow: Flow
+    ops: dict[str, tuple[Op, ...]] = field(default_factory=dict)  # every op by its address
+
+    def owner(self, value: int) -> Link | None:
+        """The link that makes `value`."""
+        return self._owners().get(value)
+
+    def _owners(self) -> dict[int, Link]:
+        return {value: link for link in self.links.values() for value in link.outputs}
+
+
+def find_chains(model: nn.Module, record: Capture) -> Chains:
+    """Every linear layer of the recorded run of `model`."""
+    flow = Flow(record)
+    modules = dict(model.named_modules())
+    chains = Chains({}, {}, flow, _addresses(record))
+    tied = _tied(model)
+    calls: dict[str, list[ModuleCall]] = {}
+    for call in record.calls:
+        calls.setdefault(call.module, []).append(call)
+    for path, its_calls in calls.items():
+        module = modules[path]
+        reason = why_not_linear(module)
+        if reason is None and path:
+            reason = _no_link(module, its_calls, tied)
+        if reason == "" or not path:
+            continue
+        if reason:
+            chains.left[path] = reason
+            continue
+        first = its_calls[0]
+        values = [tuple(c.inputs[0] for c in its_calls), tuple(c.outputs[0] for c in its_calls)]
+        chains.links[path] = Link(
+            path, layer_of(module, meta=True), (), values[0], values[1], first.in_shapes[0], first.out_shapes[0]
+        )
+    for address, ops in chains.ops.items():
+        layer = affine_of(ops, model, chains, meta=True)
+        if layer is not None:
+            data = tuple(_data(op, record) for op in ops)
+            shapes = ops[0].in_shapes[ops[0].inputs.index(data[0])], ops[0].out_shapes[0]
+            chains.links[address] = Link(address, layer, ops, data, tuple(op.outputs[0] for op in ops), *shapes)
+    owner = {(op.call.module if op.call else None): None for op in record.ops}
+    owner = {link.address: link for link in chains.links.values() if link.is_module}
+    by_op = {op: link for link in chains.links.values() for op in link.ops}
+    for link in chains.links.values():
+        link.readers = _readers(link, owner, by_op, flow)
+    return chains
+
+
+def _addresses(record: Capture) -> dict[str, tuple[Op, ...]]:
+    """Every op as container/name.number, with its occurrences in the executions of its container."""
+    places: dict[tuple, list[Op]] = {}
+    for op in record.ops:
+        places.setdefault((op.execution.module, op.execution.entry, op.place, op.name), []).append(op)
+    found: dict[str, tuple[Op, ...]] = {}
+    numbers: dict[tuple[str, str], int] = {}
+    for (path, _, _, name), ops in places.items():
+        number = numbers[path, name] = numbers.get((path, name), -1) + 1
+        found[f"{path}/{name.strip('_')}.{number}" if path else f"{name.strip('_')}.{number}"] = tuple(ops)
+    return found
+
+
+def _tied(model: nn.Module) -> dict[int, int]:
+    """How many modules hold a parameter, by its id."""
+    counts: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                counts[id(parameter)] = counts.get(id(parameter), 0) + 1
+    return counts
+
+
+def _no_link(module: nn.Module, calls: Sequence[ModuleCall], tied: dict[int, int]) -> str | None:
+    """Why calls of a linear module are not plain ones; None where they are."""
+    if any(tied[id(p)] > 1 for p in module.parameters()):
+        return "its weights are another module's as well"
+    for call in calls:
+        if len(call.inputs) != 1 or not (call.direct and call.tensor_out) or call.mutates_input:
+            return "it is called with more than one tensor"
+        if call.execution is None:
+            return "it is called from outside the model"
+        if isinstance(module, nn.BatchNorm1d) and len(call.in_shapes[0]) == 2:
+            continue
+        dims = {nn.Linear: None}.get(type(module), getattr(module, "kernel_size", None))
+        if dims is not None and len(call.in_shapes[0]) != len(dims) + 2:
+            return "its input has no batch dimension"
+    if len({call.in_shapes[0][1:] for call in calls}) > 1:
+        return "its calls are of different shapes"
+    return None
+
+
+def _data(op: Op, record: Capture) -> int:
+    """The one value among an op's inputs that is no parameter."""
+    return next(value for value in op.inputs if value not in record.constants)
+
+
+def affine_of(ops: Sequence[Op], model: nn.Module, chains: Chains, *, meta: bool) -> Layer | None:
+    """The layer that an op is which scales or shifts each channel; None for any other op."""
+    op, record = ops[0], chains.flow.record
+    scales, shifts = op.func in MULS or op.name in _DIVIDES, op.func in ADDS or op.name in _SUBTRACTS
+    if not (scales or shifts) or any(o.mutated or o.execution.method.startswith("<") for o in ops) or op.options:
+        return None
+    data = [value for value in op.inputs if value not in record.constants]
+    if len(data) != 1 or len(op.inputs) != 2 or len({o.out_shapes[0][1:] for o in ops}) > 1:
+        return None  # a number may be an argument of the model, and another one in the next call
+    if op.inputs[0] != data[0] and op.name in (*_DIVIDES, *_SUBTRACTS):
+        return None
+    shape = op.in_shapes[op.inputs.index(data[0])]
+    if op.out_shapes[0] != shape or len(shape) < 2:
+        return None
+    (name,) = (record.constants[v] for v in op.inputs if v in record.constants)
+    held = dict(model.named_parameters()) | dict(model.named_buffers())
+    value = held[name].detach().double()
+    dims = _channel_layout(value, shape, _neighbour_dims(ops, data[0], chains))
+    if dims is None:
+        return None
+    channels = shape[1] if dims else shape[-1]
+    value = value.flatten().expand(channels) if value.numel() == 1 else value.flatten()
+    value = 1 / value if op.name in _DIVIDES else -value if op.name in _SUBTRACTS else value
+    ones = identity(channels, dims)
+    made = [value if scales else ones.weight, None if scales else value]
+    weight, bias = (v if v is None or not meta else torch.empty_like(v, device="meta") for v in made)
+    assert weight is not None
+    return Layer("affine", dims, weight, bias)
+
+
+def _neighbour_dims(ops: Sequence[Op], value: int, chains: Chains) -> int | None:
+    """The number of spatial dimensions of the layer before an op or, where there is none, behind it."""
+    before = chains.owner(value)
+    if before is not None:
+        return before.layer.dims
+    read = {value for op in ops for value in op.outputs}
+    return next((link.layer.dims for link in chains.links.values() if read & set(link.inputs)), None)
+
+
+def _channel_layout(value: Tensor, shape: tuple[int, ...], neighbour: int | None) -> int | None:
+    """The spatial dimensions of a layer that `value`, broadcast to `shape`, scales channel by channel, or None."""
+    if value.numel() == 1:
+        return neighbour
+    full = (1,) * (len(shape) - value.dim()) + tuple(value.shape)
+    if full[-1] == value.numel() == shape[-1] and (len(shape) == 2 or neighbour in (0, None)):
+        return 0
+    if len(shape) > 2 and len(full) == len(shape) and full[1] == value.numel() == shape[1]:
+        return len(shape) - 2
+    return None
+
+
+def _readers(link: Link, owner: dict[str, Link], by_op: dict[Op, Link], flow: Flow) -> tuple[Link, ...] | None:
+    """The links that read what `link` makes; None where anything else does, or where their calls do not pair up."""
+    found: dict[Link, int] = {}
+    for value, given in zip(link.outputs, link.inputs, strict=True):
+        if value in flow.record.outputs or flow.changed_later(value) or flow.changed_later(given):
+            return None
+        for op in flow.consumers.get(value, ()):
+            reader = by_op.get(op) or (owner.get(op.call.module) if op.call is not None else None)
+            if reader is None:
+                return None
+            found[reader] = found.get(reader, 0) + 1
+    made = set(link.outputs)
+    if any(set(reader.inputs) - made or len(reader.inputs) != len(link.outputs) for reader in found):
+        return None
+    return tuple(found) or None
+
+
+# --- which chains to merge ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Links that follow each other, and the one layer that they are."""
+
+    links: tuple[Link, ...]
+    layer: Layer
+
+    @property
+    def holder(self) -> Link:
+        """The link whose module becomes the merged one: the last that is no scale or shift."""
+        return [link for link in self.links if link.is_module and link.layer.form != "affine"][-1]
+
+
+def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tuple[list[Segment], dict[str, str]]:
+    """The cheapest way to compute all chains, by dynamic programming: the segments of several links, and why others
+    were left (address of the later link -> reason). Merging wins where both ways cost the same.
+
+    `hoist`: as if all padding of a segment were done by its first convolution.
+    """
+    left: dict[str, str] = {}
+    spatial = {link: link.in_shape[2:] if link.layer.dims else () for link in chains.links.values()}
+
+    def price(segment: Segment) -> float:
+        return cost(segment.layer, segment.links[0].in_shape, segment.links[-1].out_shape)
+
+    def joined(segment: Segment, reader: Link) -> Segment:
+        sizes = spatial[segment.links[0]]
+        return Segment((*segment.links, reader), then(segment.layer, reader.layer, sizes=sizes, hoist=hoist))
+
+    memo: dict[Link, tuple[float, list[Segment]]] = {}
+
+    def alone(link: Link) -> tuple[float, list[Segment]]:
+        if link not in memo:
+            memo[link] = best(Segment((link,), link.layer))
+        return memo[link]
+
+    def best(segment: Segment) -> tuple[float, list[Segment]]:
+        """The cheapest way to compute what follows, given that nothing of `segment` is computed yet."""
+        readers = segment.links[-1].readers or ()
+        apart = [alone(reader) for reader in readers]
+        stopping = (
+            price(segment) + sum(total for total, _ in apart),
+            [segment, *(s for _, found in apart for s in found)],
+        )
+        if not readers:
+            return stopping
+        try:
+            going = [best(joined(segment, reader)) for reader in readers]
+        except NotExact as error:
+            left.setdefault(readers[-1].address, f"not merged with {segment.links[-1].address}: {error}")
+            return stopping
+        total = sum(total for total, _ in going)
+        if len(readers) > 1 and any(_held_before(found[0], segment) for _, found in going):
+            return stopping
+        if total <= stopping[0]:
+            return total, [s for _, found in going for s in found]
+        left.setdefault(
+            readers[-1].address,
+            f"not merged with {segment.links[-1].address}: {total:.4g} instead of {stopping[0]:.4g} with what follows",
+        )
+        return stopping
+
+    followers = {reader for link in chains.links.values() for reader in link.readers or ()}
+    segments = [s for link in chains.links.values() if link not in followers for s in alone(link)[1]]
+    merged = [s for s in segments if len(s.links) > 1 and any(_can_hold(link) for link in s.links)]
+    taken = {link.address for s in merged for link in s.links[1:]}
+    return merged, {address: why for address, why in left.items() if address not in taken}
+
+
+def _can_hold(link: Link) -> bool:
+    return link.is_module and link.layer.form != "affine"
+
+
+def _held_before(segment: Segment, start: Segment) -> bool:
+    """Whether a segment that goes on from `start` would be held by a layer of `start`, which others go on from too."""
+    later = segment.links[len(start.links) :]
+    return not any(_can_hold(link) for link in later)
+
+
+def plan_sums(chains: Chains, cost: LayerCost) -> tuple[list[Sum], dict[str, str]]:
+    """The adds of two linear layers of one input that are cheaper as one, no link twice; and why others are not."""
+    owner = {value: link for link in chains.links.values() for value in link.outputs}
+    found: list[Sum] = []
+    left: dict[str, str] = {}
+    used: set[Link] = set()
+    for address, ops in chains.ops.items():
+        if ops[0].func not in ADDS or ops[0].options or any(p is not None for p in ops[0].positional):
+            continue
+        pair = _summands(ops, owner, chains.flow)
+        if pair is None or used & set(pair):
+            continue
+        try:
+            made = sum_of(address, ops, pair)
+        except NotExact as error:
+            left[address] = f"not merged with {pair[0].address}: {error}"
+            continue
+        apart = sum(cost(link.layer, link.in_shape, link.out_shape) for link in pair if link is not None)
+        whole = cost(made.layer, made.first.in_shape, made.first.out_shape)
+        if whole > apart:
+            left[address] = f"not merged with {pair[0].address}: {whole:.4g} instead of {apart:.4g}"
+            continue
+        found.append(made)
+        used |= set(made.links)
+    return found, left
+
+
+def sum_of(address: str, ops: tuple[Op, ...], pair: tuple[Link, Link | None]) -> Sum:
+    first, second = pair
+    other = second.layer if second is not None else identity(first.layer.inputs, first.layer.dims, device="meta")
+    if first.layer.outputs != other.outputs:
+        raise NotExact("their channels differ")
+    return Sum(address, ops, first, second, plus(first.layer, other))
+
+
+def _summands(ops: Iterable[Op], owner: dict[int, Link], flow: Flow) -> tuple[Link, Link | None] | None:
+    """The two links whose outputs every one of `ops` adds and nothing else reads; the second is None for the input."""
+    pairs = set()
+    for op in ops:
+        if len(op.inputs) != 2 or op.in_shapes[0] != op.in_shapes[1] or op.inputs[0] == op.inputs[1] or op.mutated:
+            return None
+        links = [owner.get(value) for value in op.inputs]
+        links = [
+            link if link and _can_hold(link) and not _read_elsewhere(value, op, flow) else None
+            for link, value in zip(links, op.inputs, strict=True)
+        ]
+        first = links[0] or links[1]
+        if first is None:
+            return None
+        values = dict(zip(first.outputs, first.inputs, strict=True))
+        mine = op.inputs[0] if first is links[0] else op.inputs[1]
+        other = op.inputs[1] if first is links[0] else op.inputs[0]
+        second = links[1] if first is links[0] else None
+        source = values[mine]
+        if second is not None:
+            if dict(zip(second.outputs, second.inputs, strict=True))[other] != source:
+                return None
+        elif other != source:
+            return None
+        if flow.changed_later(source):
+            return None
+        pairs.add((first, second))
+    if len(pairs) != 1:
+        return None
+    ((first, second),) = pairs
+    count = len(list(ops))
+    if any(link is not None and len(link.outputs) != count for link in (first, second)):
+        return None
+    return first, second
+
+
+def _read_elsewhere(value: int, op: Op, flow: Flow) -> bool:
+    return value in flow.record.outputs or any(other is not op for other in flow.consumers.get(value, ()))
+
+
+def by_macs(layer: Layer, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> float:
+    """Multiply-adds of the recorded batch."""
+    positions = [math.prod(shape) // max(1, shape[1] if layer.dims else shape[-1]) for shape in (in_shape, out_shape)]
+    return layer.macs(*positions)

@@ -1,0 +1,373 @@
+"""Linear layers as values that can be composed and added: convolutions, transposed ones, linear and affine layers.
+
+A convolution reads ``y[n] = sum_t w[t] x[s n + d t - p]``, so two of them after each other are one whose kernel is the
+second's, spread by s1 d2, convolved with the first's: side ``d1 (k1 - 1) + s1 d2 (k2 - 1) + 1``, stride ``s1 s2``,
+padding ``p1 + s1 p2``. That is exact wherever the second one's padding commutes with the first; `then` raises
+NotExact where it does not. Tensors may lie on the meta device: then only shapes are worked out.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+Form = Literal["conv", "transposed", "affine"]
+
+
+class NotExact(Exception):
+    """Two layers are not one layer; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A linear map between channels, the same at every position.
+
+    `form` "conv": `weight` is out x in/groups x *kernel (a linear layer has no kernel dimensions and works on the last
+    dimension); "transposed": likewise, in this order of dimensions; "affine": one factor a channel. `padding` is on
+    both sides. Layers of `dims` 0 are those on the last dimension.
+    """
+
+    form: Form
+    dims: int
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    output_padding: tuple[int, ...] = ()
+    mode: str = "zeros"
+    groups: int = 1
+
+    @property
+    def outputs(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def inputs(self) -> int:
+        return self.outputs if self.form == "affine" else self.weight.shape[1] * self.groups
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        return (1,) * self.dims if self.form == "affine" else tuple(self.weight.shape[2:])
+
+    def is_pointwise(self, axis: int) -> bool:
+        """Whether, along one spatial axis, each output position reads its own input position only."""
+        if self.form == "affine":
+            return True
+        return self.form == "conv" and (self.kernel[axis], self.stride[axis], self.padding[axis]) == (1, 1, 0)
+
+    def macs(self, positions_in: int, positions_out: int) -> int:
+        """Multiply-adds on so many positions; an affine layer counts nothing, as in `costing`."""
+        if self.form == "affine":
+            return 0
+        return self.weight.numel() * (positions_in if self.form == "transposed" else positions_out)
+
+    def __repr__(self) -> str:
+        if self.form == "affine":
+            return f"affine {self.outputs}"
+        kernel = "x".join(map(str, self.kernel)) or "linear"
+        stride = f" s{max(self.stride)}" if self.stride and max(self.stride) > 1 else ""
+        return f"{self.inputs}->{self.outputs} {kernel}{stride}{' transposed' if self.form == 'transposed' else ''}"
+
+
+def why_not_linear(module: nn.Module) -> str | None:
+    """None for a module that is a linear layer as it stands, "" for one that is of no such kind, else the reason."""
+    plain = {nn.Linear: ("forward",), **dict.fromkeys(CONVOLUTIONS, ("forward", "_conv_forward"))}
+    plain |= dict.fromkeys(TRANSPOSED, ("forward",)) | dict.fromkeys(NORMS, ("forward",))
+    base = next((cls for cls in plain if isinstance(module, cls)), None)
+    if base is None:
+        return ""
+    if any(getattr(type(module), name) is not getattr(base, name) for name in plain[base]):
+        return f"{type(module).__name__} computes in its own way"
+    if any(table for name, table in vars(module).items() if name.endswith("_hooks")):
+        return "it has hooks"
+    if isinstance(module, NORMS) and (module.training or module.running_mean is None):
+        return "it normalises by the batch, not by fixed statistics: call .eval() first"
+    padding = getattr(module, "padding", 0)
+    if padding == "same" and any(d * (k - 1) % 2 for d, k in zip(module.dilation, module.kernel_size, strict=True)):
+        return "its padding is not the same on both sides"
+    if any(name not in ("weight", "bias") for name, _ in module.named_parameters()):
+        return "it has further parameters"
+    return None
+
+
+def layer_of(module: nn.Module, *, meta: bool = False) -> Layer:
+    """`module`, for which `why_not_linear` is None, as a Layer in float64, or on the meta device."""
+
+    def read(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        tensor = tensor.detach()
+        return torch.empty_like(tensor, device="meta", dtype=torch.float64) if meta else tensor.double()
+
+    def nonzero(bias: Tensor | None) -> Tensor | None:
+        return read(bias) if bias is not None and (bias.is_meta or bool(bias.any())) else None
+
+    if isinstance(module, NORMS):
+        assert module.running_mean is not None and module.running_var is not None
+        scale = (module.running_var.detach().double() + module.eps).rsqrt()
+        if module.weight is not None:
+            scale = scale * module.weight.detach().double()
+        shift = -module.running_mean.detach().double() * scale
+        if module.bias is not None:
+            shift = shift + module.bias.detach().double()
+        dims = {nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}.get(type(module), 1)
+        scale, shift = read(scale), nonzero(shift)
+        assert scale is not None
+        return Layer("affine", dims, scale, shift)
+    weight = read(module.weight)  # type: ignore[arg-type]
+    assert weight is not None
+    bias = nonzero(module.bias)  # type: ignore[arg-type]
+    if isinstance(module, nn.Linear):
+        return Layer("conv", 0, weight, bias)
+    assert isinstance(module, nn.modules.conv._ConvNd)
+    padding: Any = module.padding
+    if isinstance(padding, str):
+        both = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        padding = tuple(n // 2 if padding == "same" else 0 for n in both)
+    transposed = isinstance(module, TRANSPOSED)
+    if transposed:
+        weight = _swapped(weight, module.groups)
+    return Layer(
+        "transposed" if transposed else "conv", len(module.kernel_size), weight, bias, module.stride, padding,
+        module.dilation, module.output_padding, module.padding_mode, module.groups,
+    )  # fmt: skip
+
+
+def module_of(layer: Layer, like: Tensor) -> nn.Module:
+    """`layer` as a module with the dtype and device of the parameter `like`. An affine layer is a depthwise one."""
+    given = {"device": like.device, "dtype": like.dtype, "bias": layer.bias is not None}
+    made: Any
+    if layer.form == "affine":
+        layer = _as_convolution(layer, layer.outputs)
+    if layer.dims == 0:
+        made = nn.Linear(layer.inputs, layer.outputs, **given)
+    else:
+        options = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups}
+        if layer.form == "transposed":
+            options["output_padding"] = layer.output_padding
+        kind = (TRANSPOSED if layer.form == "transposed" else CONVOLUTIONS)[layer.dims - 1]
+        made = kind(layer.inputs, layer.outputs, layer.kernel, padding_mode=layer.mode, **options, **given)
+    weight = _swapped(layer.weight, layer.groups) if layer.form == "transposed" else layer.weight
+    for parameter, value in ((made.weight, weight), (made.bias, layer.bias)):
+        if parameter is not None and not value.is_meta:
+            parameter.data.copy_(value)
+        if parameter is not None:
+            parameter.requires_grad_(like.requires_grad)
+    return made
+
+
+def identity(channels: int, dims: int, *, device: torch.device | str | None = None) -> Layer:
+    """The layer that changes nothing."""
+    return Layer("affine", dims, torch.ones(channels, dtype=torch.float64, device=device), None)
+
+
+def then(first: Layer, second: Layer, *, sizes: tuple[int, ...] = (), hoist: bool = False) -> Layer:
+    """The one layer that does what `first` and then `second` do.
+
+    Raises NotExact where no layer does. `sizes`: the spatial sizes of the input, which circular padding asks for.
+    `hoist`: as if all padding were done by the first layer, which is then the only reason not to be exact.
+    """
+    if first.outputs != second.inputs:
+        raise NotExact(f"{first.outputs} channels come, {second.inputs} are read")
+    if first.form == "affine" or second.form == "affine":
+        return _with_affine(first, second)
+    if first.form == "transposed":
+        return _transposed_then(first, second)
+    if second.form == "transposed":
+        return _then_transposed(first, second)
+    padding, mode = _hoisted(first, second) if hoist else _joint_padding(first, second, sizes)
+    groups = math.gcd(first.groups, second.groups)
+    steps = [s * d for s, d in zip(first.stride, second.dilation, strict=True)]
+    dilation, (near, far) = _lattice((first.dilation, first.kernel), (steps, second.kernel))
+    pairs = zip(_blocks(first, groups), _blocks(second, groups), strict=True)
+    weight = torch.cat([_convolved(b, a, far, near) for a, b in pairs])
+    stride = tuple(a * b for a, b in zip(first.stride, second.stride, strict=True))
+    bias = _bias_after(first, second)
+    return Layer("conv", first.dims, weight, bias, stride, padding, dilation, (0,) * first.dims, mode, groups)
+
+
+def plus(first: Layer, second: Layer) -> Layer:
+    """The one layer whose output is the sum of both layers' on one input. Raises NotExact where there is none."""
+    if first.form == "affine" and second.form == "affine":
+        return replace(first, weight=first.weight + second.weight, bias=_sum(first.bias, second.bias))
+    if first.form == "affine":
+        first, second = second, first
+    if first.form == "transposed" or second.form == "transposed":
+        raise NotExact("a sum with a transposed convolution")
+    groups = math.gcd(first.groups, second.groups) if second.form != "affine" else first.groups
+    if second.form == "affine":
+        second = _as_convolution(second, groups)
+    if first.stride != second.stride:
+        raise NotExact(f"their strides differ, {first.stride} and {second.stride}")
+    padded = {layer.mode for layer in (first, second) if any(layer.padding)}
+    if len(padded) > 1:
+        raise NotExact(f"their padding modes differ, {' and '.join(sorted(padded))}")
+    kernel, dilation, padding, places = [], [], [], ([], [])
+    for axis in range(first.dims):
+        taps = [
+            [t * layer.dilation[axis] - layer.padding[axis] for t in range(layer.kernel[axis])]
+            for layer in (first, second)
+        ]
+        if taps[0][0] + taps[0][-1] != taps[1][0] + taps[1][-1]:
+            raise NotExact("their kernels are not centred on the same position")
+        low, high = min(t[0] for t in taps), max(t[-1] for t in taps)
+        step = math.gcd(*(offset - low for t in taps for offset in t)) or 1
+        kernel.append((high - low) // step + 1)
+        dilation.append(step)
+        padding.append(-low)
+        for place, t in zip(places, taps, strict=True):
+            place.append([(offset - low) // step for offset in t])
+    weight = first.weight.new_zeros(first.outputs, first.inputs // groups, *kernel)
+    for layer, place in zip((first, second), places, strict=True):
+        if not weight.is_meta:
+            weight[np.ix_(range(weight.shape[0]), range(weight.shape[1]), *place)] += torch.cat(_blocks(layer, groups))
+    return replace(
+        first, weight=weight, bias=_sum(first.bias, second.bias), padding=tuple(padding), dilation=tuple(dilation),
+        mode=next(iter(padded), "zeros"), groups=groups,
+    )  # fmt: skip
+
+
+def _with_affine(first: Layer, second: Layer) -> Layer:
+    if first.form == "affine" and second.form == "affine":
+        weight = first.weight * second.weight
+        moved = None if first.bias is None else first.bias * second.weight
+        return replace(first, weight=weight, bias=_sum(moved, second.bias), dims=max(first.dims, second.dims))
+    if second.form == "affine":
+        weight = first.weight * second.weight.reshape(-1, *[1] * (first.weight.dim() - 1))
+        moved = None if first.bias is None else first.bias * second.weight
+        return replace(first, weight=weight, bias=_sum(moved, second.bias))
+    if first.bias is not None:
+        if second.form == "transposed":
+            raise NotExact("a shift before a transposed convolution reaches its outputs unevenly")
+        if any(second.padding) and second.mode == "zeros":
+            raise NotExact("a shift before zero padding: the border would have to be padded with what is no zero")
+    per_group = first.weight.reshape(second.groups, 1, -1, *[1] * second.dims)
+    weight = (second.weight.unflatten(0, (second.groups, -1)) * per_group).flatten(0, 1)
+    return replace(second, weight=weight, bias=_bias_after(first, second))
+
+
+def _then_transposed(first: Layer, second: Layer) -> Layer:
+    if not all(first.is_pointwise(axis) for axis in range(first.dims)):
+        raise NotExact("a convolution of several positions before a transposed one")
+    if first.bias is not None:
+        raise NotExact("a bias before a transposed convolution reaches its outputs unevenly")
+    groups = math.gcd(first.groups, second.groups)
+    pairs = zip(_blocks(first, groups), _blocks(second, groups), strict=True)
+    weight = torch.cat([torch.einsum("om...,mi->oi...", b, a.flatten(1)) for a, b in pairs])
+    return replace(second, weight=weight, groups=groups)
+
+
+def _transposed_then(first: Layer, second: Layer) -> Layer:
+    if second.form == "transposed":
+        raise NotExact("a transposed convolution after another")
+    if any(second.padding) or any(s > 1 for s in second.stride):
+        raise NotExact("a padded or strided convolution after a transposed one")
+    groups = math.gcd(first.groups, second.groups)
+    dilation, (near, far) = _lattice((first.dilation, first.kernel), (second.dilation, second.kernel))
+    axes = tuple(range(2, 2 + first.dims))
+    pairs = zip(_blocks(first, groups), _blocks(second, groups), strict=True)
+    weight = torch.cat([_convolved(b.flip(axes), a, far, near) for a, b in pairs])
+    reach = [d * (k - 1) for d, k in zip(second.dilation, second.kernel, strict=True)]
+    padding = tuple(p + r for p, r in zip(first.padding, reach, strict=True))
+    return replace(
+        first, weight=weight, bias=_bias_after(first, second), padding=padding, dilation=dilation, groups=groups
+    )
+
+
+def _joint_padding(first: Layer, second: Layer, sizes: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+    """The padding of both layers in one, where it is exact."""
+    for axis, padding in enumerate(second.padding):
+        if not padding:
+            continue
+        if first.is_pointwise(axis):
+            if second.mode == "zeros" and first.bias is not None:
+                raise NotExact("a bias before zero padding: the border would have to be padded with what is no zero")
+        elif (first.mode, second.mode) == ("circular", "circular") and any(first.padding):
+            period = first.dilation[axis] * (first.kernel[axis] - 1) == 2 * first.padding[axis]
+            if not period or not sizes or sizes[axis] % first.stride[axis]:
+                raise NotExact("circular padding after a convolution that does not keep the period")
+        else:
+            raise NotExact("both are padded: hoist_padding() moves it to the first, which changes the border")
+    return _hoisted(first, second)
+
+
+def _hoisted(first: Layer, second: Layer) -> tuple[tuple[int, ...], str]:
+    modes = [layer.mode for layer in (first, second) if any(layer.padding)]
+    if len(set(modes)) > 1:
+        raise NotExact(f"their padding modes differ, {' and '.join(modes)}")
+    padding = tuple(p + s * q for p, s, q in zip(first.padding, first.stride, second.padding, strict=True))
+    return padding, modes[0] if modes else "zeros"
+
+
+def _lattice(*taps: tuple[Sequence[int], Sequence[int]]) -> tuple[tuple[int, ...], list[list[int]]]:
+    """For kernels with (spacing, size) along each axis: the widest spacing on which all their taps lie, and the
+    spacing of each kernel in its units."""
+    common = []
+    for axis in range(len(taps[0][0])):
+        common.append(math.gcd(*(spacing[axis] for spacing, size in taps if size[axis] > 1)) or 1)
+    units = [[s // g if k > 1 else 1 for s, k, g in zip(spacing, size, common, strict=True)] for spacing, size in taps]
+    return tuple(common), units
+
+
+def _convolved(second: Tensor, first: Tensor, stride: list[int], dilation: list[int]) -> Tensor:
+    """``out[o, i, v] = sum over m, t of second[o, m, t] first[m, i, u]`` with v = stride t + dilation u."""
+    dims = second.dim() - 2
+    if dims == 0:
+        return second @ first
+    return _TRANSPOSE[dims](second, first, stride=stride, dilation=dilation)
+
+
+def _blocks(layer: Layer, groups: int) -> list[Tensor]:
+    """The weight as `groups` blocks, of which each reads an equal share of the inputs; dense within a block."""
+    weight = layer.weight
+    inner = layer.groups // groups
+    if inner == 1:
+        return list(weight.chunk(groups))
+    out, share = layer.outputs // layer.groups, weight.shape[1]
+    blocks = []
+    for block in weight.chunk(groups):
+        dense = weight.new_zeros(inner * out, inner * share, *weight.shape[2:])
+        for i in range(inner if not weight.is_meta else 0):
+            dense[i * out : (i + 1) * out, i * share : (i + 1) * share] = block[i * out : (i + 1) * out]
+        blocks.append(dense)
+    return blocks
+
+
+def _as_convolution(layer: Layer, groups: int) -> Layer:
+    """An affine layer as a convolution of one position, with so many groups."""
+    share = layer.outputs // groups
+    diagonal = layer.weight.new_zeros(layer.outputs, share)
+    if not diagonal.is_meta:
+        diagonal[torch.arange(layer.outputs), torch.arange(layer.outputs) % share] = layer.weight
+    ones, none = (1,) * layer.dims, (0,) * layer.dims
+    weight = diagonal.reshape(layer.outputs, share, *ones)
+    return Layer("conv", layer.dims, weight, layer.bias, ones, none, ones, none, "zeros", groups)
+
+
+def _bias_after(first: Layer, second: Layer) -> Tensor | None:
+    """What the second layer makes of the first one's bias, and its own."""
+    if first.bias is None:
+        return second.bias
+    taps = second.weight.flatten(2).sum(2) if second.dims else second.weight
+    blocks = zip(taps.chunk(second.groups), first.bias.chunk(second.groups), strict=True)
+    return _sum(torch.cat([tap @ bias for tap, bias in blocks]), second.bias)
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+def _swapped(weight: Tensor, groups: int) -> Tensor:
+    """A transposed convolution's weight, in x out/groups, as out x in/groups, and back."""
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).contiguous()

@@ -1,0 +1,358 @@
+"""Folding: chains of linear layers merged into one where that is cheaper, exactly; and the padding in their way."""
+
+import fnmatch
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..capture import Capture, capture
+from ..chains import Chains, LayerCost, Link, Segment, affine_of, by_macs, find_chains, plan_chains, plan_sums, sum_of
+from ..comparing import CLOSE, EXACT, checked_equal, costs, in_double
+from ..editing import Edit
+from ..finding import site_of
+from ..linear import Layer, NotExact, identity, layer_of, module_of, plus, then
+from ..recipes import Step, recipe, with_step
+from ..rewriting import drop_unreached, put_modules_, rewrite, with_modules
+from .switching import refuse_switched
+
+Cost = Literal["macs", "latency"] | Callable[[nn.Module, tuple[int, ...]], float]
+_MOST_ROUNDS = 32
+
+
+def fold(model: nn.Module, example: Any, *, where: str | Iterable[str] | None = None, cost: Cost = "macs") -> nn.Module:
+    """A copy of `model` in which chains of linear layers are one layer each where that is cheaper; equal to `model`.
+
+    Convolutions (strided, dilated, grouped, transposed), linear layers, batch norms in evaluation mode, scales and
+    shifts of channels, and adds of two such layers of one input (a skip is the identity), found in the data flow:
+    across containers, and behind a layer that several others read. Which of them to merge is decided by dynamic
+    programming over each chain; merging wins where both ways cost the same.
+
+    - `where`: globs on the addresses of layers (module paths); only layers that match are merged.
+    - `cost`: "macs" (multiply-adds on `example`), "latency" (measured on the model's device), or a function
+      of (layer as a module, input shape) to a number.
+
+    Checked before it returns: equal to `model` within 1e-10 in float64 (within 1e-5 in its own dtype where it does
+    not run in float64). What is linear and was left, and why, is on the recipe's step. Raises ValueError where nothing
+    is merged. Fused inference kernels for conv and batch norm do the first case of this; RepVGG (Ding et al. 2021)
+    the adds; Layer Folding (Dror et al. 2021) and DepthShrinker (Fu et al. 2022) chains.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 3))
+    >>> fold(net.eval(), torch.zeros(1, 3, 9, 9))
+    Sequential(
+      (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+      (1): Identity()
+      (2): ReLU()
+      (3): Identity()
+      (4): Conv2d(8, 2, kernel_size=(3, 3), stride=(1, 1))
+    )
+    """
+    refuse_switched(model)
+    price = _pricing(model, cost)
+    rounds: list[dict[str, Any]] = []
+    left: dict[str, str] = {}
+    found: list[str] = []
+    record, new = None, model
+    while len(rounds) < _MOST_ROUNDS:
+        after = capture(new, example)
+        record = record or after
+        chains = find_chains(new, after)
+        _keep_matching(chains, where)
+        found = found or list(chains.links)
+        decided, reasons = _decide(chains, price)
+        left = chains.left | reasons
+        if not decided["chains"] and not decided["sums"]:
+            break
+        new = _merged(new, example, after, chains, decided)
+        rounds.append(decided)
+    assert record is not None
+    if not rounds:
+        raise ValueError(_nothing(found, left, where))
+    return _finished(model, new, example, record, rounds, found, left)
+
+
+def hoist_padding(
+    model: nn.Module, example: Any, *, where: str | Iterable[str] | None = None, cost: Cost = "macs"
+) -> nn.Module:
+    """A copy of `model` in which all padding of a chain of convolutions is done by its first one, so that `fold` merges
+    it exactly: only of chains that `fold` would find cheaper merged.
+
+    The values near the border change, as later layers then see convolved padding instead of padding of their own: which
+    ring of pixels of which layer's output is on the recipe's step (`left`), so train on before folding. The interior
+    is checked before it returns. `where` and `cost` as in `fold`. Raises ValueError where no padding is in the way.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 3, padding=1))
+    >>> hoist_padding(net, torch.zeros(1, 3, 9, 9), cost=lambda layer, shape: 1.0)
+    Sequential(
+      (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), padding=(2, 2))
+      (1): Conv2d(8, 2, kernel_size=(3, 3), stride=(1, 1))
+    )
+    """
+    refuse_switched(model)
+    record = capture(model, example)
+    chains = find_chains(model, record)
+    _keep_matching(chains, where)
+    segments, left = plan_chains(chains, _pricing(model, cost), hoist=True)
+    paddings: dict[str, list[int]] = {}
+    modes: dict[str, str] = {}
+    for segment in segments:
+        if _is_exact(segment):
+            continue
+        convolutions = [link for link in segment.links if link.layer.form == "conv"]
+        first, *later = convolutions
+        wanted = {first.address: list(segment.layer.padding)} | {link.address: [0] * first.layer.dims for link in later}
+        if first is not segment.links[0]:
+            left[segment.links[-1].address] = "what comes first is no convolution, and cannot pad"
+        elif any(paddings.get(address, padding) != padding for address, padding in wanted.items()):
+            left[segment.links[-1].address] = "its padding would have to be another one than that of its neighbour"
+        else:
+            paddings |= wanted
+            modes[first.address] = segment.layer.mode
+    if not paddings:
+        why = "; ".join(f"{address}: {reason}" for address, reason in (chains.left | left).items())
+        raise ValueError(f"no padding is in the way of a merge that would be cheaper. {why or 'No chain of layers'}")
+    return replay_hoist_padding(model, example, paddings=paddings, modes=modes)
+
+
+def replay_hoist_padding(
+    model: nn.Module, example: Any, *, paddings: dict[str, list[int]], modes: dict[str, str]
+) -> nn.Module:
+    """The step ``hoist_padding`` of a recipe: these paddings, and the modes of those that pad."""
+    record = capture(model, example)
+    chains = find_chains(model, record)
+    for address in paddings:
+        _link(chains, address)
+    padded = {a: _padded(model.get_submodule(a), padding, modes.get(a)) for a, padding in paddings.items()}
+    rings = _checked_rings(model, padded, chains)
+    new = with_modules(model, padded, example)
+    left = {address: f"its output has changed in a ring of {ring} pixels" for address, ring in rings.items()}
+    step = Step(
+        "hoist_padding", {"paddings": paddings, "modes": modes}, tuple(chains.links), tuple(paddings), left, {},
+        costs(record), costs(capture(new, example)),
+        f"equal in the interior, outside rings of up to {max(rings.values())} pixels",
+    )  # fmt: skip
+    return with_step(new, recipe(model), step)
+
+
+def replay_fold(model: nn.Module, example: Any, *, rounds: list[dict[str, Any]]) -> nn.Module:
+    """The step ``fold`` of a recipe: these merges, whatever they cost."""
+    record, new, found = None, model, []
+    for decided in rounds:
+        after = capture(new, example)
+        record = record or after
+        chains = find_chains(new, after)
+        found = found or list(chains.links)
+        new = _merged(new, example, after, chains, decided)
+    assert record is not None
+    return _finished(model, new, example, record, rounds, found, {})
+
+
+# --- deciding -----------------------------------------------------------------------------------
+
+
+def _decide(chains: Chains, price: LayerCost) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the next round merges, as JSON can write it: chains and, where there is none, sums."""
+    segments, left = plan_chains(chains, price)
+    decided = {"chains": [[link.address for link in s.links] for s in segments], "sums": []}
+    if not segments:
+        sums, more = plan_sums(chains, price)
+        left |= more
+        decided["sums"] = [[s.address, *(link.address for link in s.links)] for s in sums]
+    return decided, left
+
+
+def _keep_matching(chains: Chains, where: str | Iterable[str] | None) -> None:
+    """Drop the links that do not match `where`: what reads them is then no link either."""
+    if where is None:
+        return
+    globs = [where] if isinstance(where, str) else list(where)
+    gone = {a for a in chains.links if not any(fnmatch.fnmatchcase(a, glob) for glob in globs)}
+    for address in gone:
+        del chains.links[address]
+    for link in chains.links.values():
+        if link.readers and any(reader.address in gone for reader in link.readers):
+            link.readers = None
+
+
+def _nothing(found: Iterable[str], left: Mapping[str, str], where: Any) -> str:
+    why = "; ".join(f"{address}: {reason}" for address, reason in list(left.items())[:6])
+    matching = "" if where is None else f" that match where={where!r}"
+    return (
+        f"nothing to fold among {len(list(found))} linear layers{matching}: no two follow each other "
+        f"that one layer would do more cheaply. {why}"
+    )
+
+
+def _pricing(model: nn.Module, cost: Cost) -> LayerCost:
+    """The cost as a function of a layer and its shapes; each layer is priced once."""
+    if cost == "macs":
+        return by_macs
+    if not (cost == "latency" or callable(cost)):
+        raise ValueError(f"cost must be 'macs', 'latency' or a function of (module, input shape), got {cost!r}")
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    known: dict[tuple, float] = {}
+
+    def price(layer: Layer, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> float:
+        key = (repr(module_of(layer, like.detach().to("meta"))), in_shape)
+        if key not in known:
+            module = module_of(layer, like.detach())
+            known[key] = float(_latency(module, in_shape, like) if cost == "latency" else cost(module, in_shape))
+        return known[key]
+
+    return price
+
+
+def _latency(module: nn.Module, shape: tuple[int, ...], like: Tensor) -> float:
+    """The median time of one run, in seconds."""
+    from torch.utils.benchmark import Timer  # here: it looks for compilers
+
+    x = torch.randn(shape, device=like.device, dtype=like.dtype)
+    with torch.inference_mode():
+        timer = Timer("module(x)", globals={"module": module, "x": x}, num_threads=torch.get_num_threads())
+        return timer.blocked_autorange(min_run_time=0.05).median
+
+
+# --- merging ------------------------------------------------------------------------------------
+
+
+def _merged(model: nn.Module, example: Any, record: Capture, chains: Chains, decided: Mapping[str, Any]) -> nn.Module:
+    """A copy of `model` with the chains and sums of one round merged."""
+    new: dict[str, nn.Module] = {}
+    gone: list[Edit] = []
+    for addresses in decided["chains"]:
+        links = [_link(chains, address) for address in addresses]
+        layer = _real(links[0], model, chains)
+        for link in links[1:]:
+            layer = then(layer, _real(link, model, chains), sizes=links[0].in_shape[2:] if layer.dims else ())
+        holder = Segment(tuple(links), layer).holder
+        new[holder.address] = module_of(layer, _weight(model, holder))
+        for link in links:
+            if link is not holder and link.is_module:
+                new[link.address] = nn.Identity()
+            elif link is not holder:
+                gone.append(Edit(site_of(link.ops, chains.flow)))
+    for address, *summands in decided["sums"]:
+        links = [_link(chains, summand) for summand in summands]
+        if address not in chains.ops:
+            raise ValueError(f"the recipe merges at {address}, which this model does not run")
+        made = sum_of(address, chains.ops[address], (links[0], links[1] if len(links) > 1 else None))
+        first, *others = (_real(link, model, chains) for link in links)
+        layer = plus(first, others[0] if others else identity(first.inputs, first.dims, device=first.weight.device))
+        new[links[0].address] = module_of(layer, _weight(model, links[0]))
+        drop = 1 - made.ops[0].inputs.index(links[0].outputs[0])
+        gone.append(Edit(site_of(made.ops, chains.flow, drop=drop)))
+    result = rewrite(model, example, _distinct(gone), record=record).model
+    put_modules_(result, new)
+    drop_unreached(result, example, record, set())
+    return with_modules(result, {}, example)
+
+
+def _distinct(edits: Iterable[Edit]) -> list[Edit]:
+    """Each site once: a layer that several chains begin with goes once."""
+    return list({(e.site.path, e.site.entry, e.site.place): e for e in edits}.values())
+
+
+def _link(chains: Chains, address: str) -> Link:
+    if address not in chains.links:
+        raise ValueError(f"the recipe merges {address}, which is no linear layer of this model")
+    return chains.links[address]
+
+
+def _real(link: Link, model: nn.Module, chains: Chains) -> Layer:
+    """The layer of a link with its weights."""
+    if link.is_module:
+        return layer_of(model.get_submodule(link.address))
+    layer = affine_of(link.ops, model, chains, meta=False)
+    assert layer is not None
+    return layer
+
+
+def _weight(model: nn.Module, link: Link) -> Tensor:
+    return model.get_submodule(link.address).weight  # type: ignore[return-value]
+
+
+def _finished(
+    model: nn.Module, new: nn.Module, example: Any, record: Capture, rounds: list[dict[str, Any]], found: list[str],
+    left: dict[str, str],
+) -> nn.Module:  # fmt: skip
+    merged = [address for decided in rounds for chain in decided["chains"] for address in chain]
+    merged += [address for decided in rounds for _, *links in decided["sums"] for address in links]
+    step = Step(
+        "fold", {"rounds": rounds}, tuple(found), tuple(dict.fromkeys(merged)),
+        {address: why for address, why in left.items() if address not in merged}, {},
+        costs(record), costs(capture(new, example)), _checked(model, new, example, rounds),
+    )  # fmt: skip
+    return with_step(new, recipe(model), step)
+
+
+def _checked(model: nn.Module, new: nn.Module, example: Any, rounds: list[dict[str, Any]]) -> str:
+    """The merge made once more in float64, where rounding hides nothing; without it where the model runs there not."""
+    doubled = in_double(model, example)
+    if doubled is None:
+        return f"equal within {checked_equal([(model, new, example)], 'folded', CLOSE)} (relative)"
+    double, varied = doubled
+    folded = double
+    for decided in rounds:
+        record = capture(folded, varied)
+        folded = _merged(folded, varied, record, find_chains(folded, record), decided)
+    return f"exact: equal within {checked_equal([(double, folded, varied)], 'folded', EXACT)} (relative) in float64"
+
+
+# --- padding ------------------------------------------------------------------------------------
+
+
+def _is_exact(segment: Segment) -> bool:
+    """Whether the segment can be merged with every padding where it is."""
+    layer = segment.links[0].layer
+    try:
+        for link in segment.links[1:]:
+            layer = then(layer, link.layer, sizes=segment.links[0].in_shape[2:])
+    except NotExact:
+        return False
+    return True
+
+
+def _padded(module: nn.Module, padding: list[int], mode: str | None) -> nn.Module:
+    """`module`, a convolution, with another padding, its weights copied."""
+    layer = replace(layer_of(module), padding=tuple(padding), mode=mode or module.padding_mode)  # type: ignore[arg-type]
+    made = module_of(layer, module.weight)  # type: ignore[arg-type]
+    made.load_state_dict(module.state_dict())
+    return made.train(module.training)
+
+
+def _checked_rings(model: nn.Module, padded: Mapping[str, nn.Module], chains: Chains) -> dict[str, int]:
+    """How wide a ring of each padded layer's output changes; outside of it nothing does, which is checked on noise."""
+    rings: dict[str, int] = {}
+
+    def follow(link: Link, ring: int, before: Tensor, after: Tensor) -> None:
+        for reader in link.readers or ():
+            layer, grown = reader.layer, ring
+            if layer.form == "affine":
+                old, new = (_apply(_real(reader, model, chains), x) for x in (before, after))
+            elif reader.address in padded:
+                old = _apply(layer_of(model.get_submodule(reader.address)), before)
+                new = _apply(layer_of(padded[reader.address]), after)
+                grown = max(math.ceil((ring + p) / s) for p, s in zip(layer.padding, layer.stride, strict=True))
+                rings[reader.address] = max(grown, rings.get(reader.address, 0))
+                inner = (..., *[slice(grown, side - grown) for side in old.shape[2:]])
+                assert old.shape == new.shape
+                same = torch.allclose(old[inner], new[inner], rtol=EXACT, atol=EXACT)
+                assert same, f"{reader.address} differs inside its ring"
+            else:
+                continue
+            follow(reader, grown, old, new)
+
+    for address in padded:
+        link, pair = chains.links[address], (model.get_submodule(address), padded[address])
+        if not any(link in (other.readers or ()) for other in chains.links.values()):
+            x = torch.randn(1, *link.in_shape[1:], dtype=torch.float64, device=pair[0].weight.device)
+            follow(link, 0, *(_apply(layer_of(module), x) for module in pair))
+    return rings
+
+
+def _apply(layer: Layer, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return module_of(layer, x)(x)

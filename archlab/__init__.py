@@ -23,7 +23,24 @@ from .keeping import apply, load, save
 from .learning import Removal, learn_to_remove
 from .listing import KINDS, Site, Sites
 from .ops import ACTIVATIONS
-from .passes import discard, omega_parameters, omegas, penalty, project_, remove, set_omegas_, switch
+from .passes import (
+    discard,
+    fold,
+    hoist_padding,
+    omega_parameters,
+    omegas,
+    penalty,
+    project_,
+    remove,
+    replace,
+    scale_depth,
+    scale_resolution,
+    scale_width,
+    set_omegas_,
+    share,
+    sweep_resolution,
+    switch,
+)
 from .probing import sensitivity
 from .quality import lpips, psnr, ssim
 from .recipes import Recipe, Step, recipe
@@ -38,10 +55,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ACTIVATIONS", "KINDS", "Call", "Cost", "Recipe", "Removal", "Site", "Sites", "Step", "Study", "Task",
-    "apply", "cost", "discard", "fvcore_cost", "learn_to_remove", "load", "lpips", "omega_parameters", "omegas",
-    "penalty", "plot", "project_", "psnr", "recipe", "remove", "run", "save", "sensitivity", "set_omegas_", "sites",
-    "ssim", "switch", "table",
+    "ACTIVATIONS", "Call", "Cost", "KINDS", "Recipe", "Removal", "Site", "Sites", "Step", "Study", "Task", "apply",
+    "cost", "discard", "fold", "fvcore_cost", "hoist_padding", "learn_to_remove", "load", "lpips", "omega_parameters",
+    "omegas", "penalty", "plot", "project_", "psnr", "recipe", "remove", "replace", "run", "save", "scale_depth",
+    "scale_resolution", "scale_width", "sensitivity", "set_omegas_", "share", "sites", "ssim", "sweep_resolution",
+    "switch", "table",
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from .listing import Site
 from .locating import Place
 from .ops import RESHAPES
 from .tracing import holds_tensor, is_mutating
+from .variants import Untraceable
 
 _ADD_KINDS = ("skip", "branch", "join")
 
@@ -31,6 +32,25 @@ class Edit:
 
     site: Site
     omega: str | float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Feed(Edit):
+    """Where the output of the call at the site was read, that of another call of the same container is, at `source`:
+    as it is, or passed through the child `through` first. Only a graph can be edited so."""
+
+    source: Place = Place((), 0)
+    through: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Wrap(Edit):
+    """The call at the site gets its first input through the child `before`, or gives its output through the child
+    `after`, which is also given what went into the child `before` of the call at `source`. Only in a graph."""
+
+    before: str | None = None
+    after: str | None = None
+    source: Place = Place((), 0)
 
 
 def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: dict) -> Any:
@@ -88,7 +108,9 @@ def edit_graph(graph: fx.Graph, edits: dict[Place, Edit], mutating: set[Place]) 
         place = node.meta.get("place")
         if place in edits:
             found.add(place)
-            _edit(graph, node, edits[place])
+            edit = edits[place]
+            how = _feed if isinstance(edit, Feed) else _wrap if isinstance(edit, Wrap) else _edit
+            how(graph, node, edit)
     _drop_dead(graph, idle, mutating)
     graph.lint()
     return found
@@ -125,6 +147,41 @@ def _edit(graph: fx.Graph, node: fx.Node, edit: Edit) -> None:
         if site.inplace and given and result is not target:
             result = graph.call_method("copy_", (target, result))
     _stand_in(graph, node, result, operands, site)
+
+
+def _feed(graph: fx.Graph, node: fx.Node, edit: Feed) -> None:
+    source = _at(graph, edit.source)
+    order = {other: number for number, other in enumerate(graph.nodes)}
+    early = [user for user in node.users if order[user] < order[source]]
+    if early:
+        raise Untraceable(f"what is to be read instead is computed only after {early[0].name} needs it")
+    with graph.inserting_after(source):
+        result = source
+        if edit.through is not None:
+            result = graph.call_module(edit.through, (source,))
+        elif edit.site.mutated:
+            result = graph.call_method("clone", (source,))
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
+def _wrap(graph: fx.Graph, node: fx.Node, edit: Wrap) -> None:
+    if edit.before is not None:
+        with graph.inserting_before(node):
+            node.replace_input_with(node.all_input_nodes[0], graph.call_module(edit.before, (node.all_input_nodes[0],)))
+        return
+    assert edit.after is not None
+    like = _at(graph, edit.source).all_input_nodes[0].all_input_nodes[0]
+    with graph.inserting_after(node):
+        result = graph.call_module(edit.after, (node, like))
+    node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
+
+
+def _at(graph: fx.Graph, place: Place) -> fx.Node:
+    found = next((node for node in graph.nodes if node.meta.get("place") == place), None)
+    if found is None:
+        raise Untraceable("the traced code does not pass both ends of what is to be changed")
+    return found
 
 
 def _recast_node(graph: fx.Graph, kept: fx.Node, site: Site) -> fx.Node:

@@ -75,6 +75,21 @@ def site_of(ops: Sequence[Op], flow: Flow, *, drop: int | None = None) -> Site:
     return site
 
 
+def site_of_calls(calls: Sequence[ModuleCall], flow: Flow) -> Site:
+    """A site made of the calls of a module at one place of its container, for a pass that replaces their output."""
+    found = []
+    for call in calls:
+        assert call.execution is not None and call.place is not None
+        found.append(
+            _Found(
+                order=call.last - 0.5, kind="block", op=call.module, shape=call.out_shapes[0],
+                execution=call.execution, place=call.place, module=call.module, result=call.outputs[0],
+            )
+        )  # fmt: skip
+    (site,) = _merge(found, flow)
+    return site
+
+
 @dataclass(eq=False, kw_only=True)
 class _Found:
     """A site in the making: one occurrence, before those of several executions are merged."""

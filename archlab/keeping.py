@@ -32,7 +32,7 @@ def apply(
       (1): Identity()
     )
     """
-    return apply_steps(recipe, model, example, PASSES)
+    return apply_steps(recipe, model, example, PASSES, modules)
 
 
 def save(model: nn.Module, path: str | Path) -> None:

@@ -91,9 +91,15 @@ def class_name(model: nn.Module) -> str:
 
 
 def apply_steps(
-    steps: Recipe, model: nn.Module, example: Any, passes: Mapping[str, Callable[..., nn.Module]]
+    steps: Recipe,
+    model: nn.Module,
+    example: Any,
+    passes: Mapping[str, Callable[..., nn.Module]],
+    modules: Mapping[str, Callable[..., nn.Module]] | None = None,
 ) -> nn.Module:
     """Replay `steps` on `model` with the functions in `passes`, each called as ``pass(model, example, **options)``.
+
+    Those that take `modules`, the factories that a step may name, get it as well.
 
     Raises ValueError for a recipe of another class, with a pass that is not in `passes` or with options that it does
     not have.
@@ -110,11 +116,15 @@ def apply_steps(
     for step in steps.steps:
         if step.name not in passes:
             raise ValueError(f"step {step.name!r} is unknown: this archlab has {', '.join(sorted(passes))}")
+        options = dict(step.options)
+        signature = inspect.signature(passes[step.name])
+        if "modules" in signature.parameters:
+            options["modules"] = modules or {}
         try:
-            inspect.signature(passes[step.name]).bind(model, example, **step.options)
+            signature.bind(model, example, **options)
         except TypeError as error:
             raise ValueError(f"step {step.name!r} does not take the options {list(step.options)}: {error}") from error
-        model = passes[step.name](model, example, **step.options)
+        model = passes[step.name](model, example, **options)
         *before, made = recipe(model).steps
         with_step(model, Recipe(steps.model, tuple(before)), replace(made, left=step.left))  # why, only `step` knows
     return model

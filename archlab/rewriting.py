@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .capture import Capture, capture, copied, no_fused_layers, refuse_wrappers, structural_copy
-from .editing import Edit
+from .editing import Edit, Feed, Wrap
 from .examples import fresh, run
 from .injecting import OMEGA_CALL, inject, injected, runners_of
 from .listing import Site
@@ -200,6 +200,9 @@ def _note_calls(modules: dict[str, nn.Module], method: Method, edits: list[Edit]
 
 def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, record: Capture, omegas: list[Omega]) -> str:
     site = edit.site
+    if isinstance(edit, Feed | Wrap):
+        del method.edits[site.place]
+        return "refused"
     if site.module is None:
         return "intercepted"
     child = modules[site.module]

@@ -1,0 +1,163 @@
+"""Depth: the blocks of a Sequential or ModuleList repeated or dropped, to a given count."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ..capture import Capture, capture, copied
+from ..comparing import checked_equal, costs
+from ..examples import Call, fresh, run, tensors_in
+from ..finding import find
+from ..recipes import Step, recipe, with_step
+from ..rewriting import renew_methods_, with_modules
+from .sharing import output_shapes
+from .switching import refuse_switched
+
+
+def scale_depth(
+    model: nn.Module, example: Any, *, span: str, count: int, init: Literal["fresh", "preserve"] = "fresh"
+) -> nn.Module:
+    """A copy of `model` with `count` blocks in the Sequential or ModuleList at `span`.
+
+    Dropped blocks are the last ones. New ones follow the last and are made like it, with weights of their own:
+    ``init="fresh"`` as its layers initialise themselves, ``"preserve"`` as identities, which leaves the output of
+    the model bit for bit as it is: the last layer of each residual branch is zero (as in Fixup, Zhang et al. 2019, and
+    Net2Net's deeper nets, Chen et al. 2016).
+
+    Raises ValueError for a span that is no such container, a count that changes nothing or is below 1, blocks that the
+    model does not call, and where blocks cannot start as identities.
+
+    >>> scale_depth(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), torch.zeros(1, 4), span="", count=3)
+    Sequential(
+      (0): Linear(in_features=4, out_features=4, bias=True)
+      (1): Linear(in_features=4, out_features=4, bias=True)
+      (2): Linear(in_features=4, out_features=4, bias=True)
+    )
+    """
+    refuse_switched(model)
+    blocks = dict(model.named_modules()).get(span)
+    if not isinstance(blocks, nn.Sequential | nn.ModuleList):
+        there = [p for p, m in model.named_modules() if isinstance(m, nn.Sequential | nn.ModuleList) and len(m)]
+        what = "no module of this model" if blocks is None else f"a {type(blocks).__name__}"
+        raise ValueError(f"scale_depth: span={span!r} is {what}, not a Sequential or ModuleList: {', '.join(there)}")
+    have = len(blocks)
+    if count < 1 or count == have:
+        raise ValueError(f"scale_depth: count must be at least 1 and not {have}, which {span!r} has; got {count}")
+    if init not in ("fresh", "preserve"):
+        raise ValueError(f"scale_depth: init must be 'fresh' or 'preserve', got {init!r}")
+    record = capture(model, example)
+    made = copied(model)
+    grown = made.get_submodule(span)
+    names = list(grown._modules)
+    path = f"{span}.{names[-1]}" if span else names[-1]
+    left: dict[str, str] = {}
+    for name in names[count:]:
+        del grown._modules[name]
+    new = [str(int(names[-1]) + 1 + i) for i in range(count - have)]
+    if new:
+        block = copied(grown._modules[names[-1]])  # type: ignore[arg-type]
+        left = {f"{path}.{n}": "has no reset_parameters(): new blocks begin with a copy" for n in _reset_(block)}
+        if init == "preserve":
+            _start_as_identity_(block, _call_of(model, path, example), path)
+        for name in new:
+            grown.add_module(name, copy.deepcopy(block) if init == "preserve" else _anew(block))
+    renew_methods_(made)
+    made = with_modules(made, {}, example)
+    after = capture(made, example)
+    prefix = f"{span}." if span else ""
+    uncalled = [prefix + name for name in new if prefix + name not in after.reached()[0]]
+    if uncalled:
+        raise ValueError(
+            f"scale_depth: {uncalled[0]} is not called: the code around {span!r} names the blocks it calls"
+        )
+    if output_shapes(after) != output_shapes(record):
+        raise ValueError(
+            f"scale_depth: with {count} blocks the outputs have the shapes {output_shapes(after)}, not "
+            f"{output_shapes(record)}: the blocks that were dropped change the shape"
+        )
+    equality = "none: blocks were dropped" if count < have else "none: the new blocks are fresh"
+    if new and init == "preserve":
+        equality = f"exact: equal within {checked_equal([(model, made, example)], 'deepened', 0.0)}"
+    changed = [prefix + name for name in new or names[count:]]
+    step = Step(
+        "scale_depth", {"span": span, "count": count, "init": init}, tuple(prefix + n for n in names), tuple(changed),
+        left, {}, costs(record), costs(after), equality,
+    )  # fmt: skip
+    return with_step(made, recipe(model), step)
+
+
+def _anew(block: nn.Module) -> nn.Module:
+    block = copy.deepcopy(block)
+    _reset_(block)
+    return block
+
+
+def _reset_(block: nn.Module) -> list[str]:
+    """Initialise every layer of `block` anew; the names of those parameters that nothing initialises."""
+    unknown = []
+    for path, module in block.named_modules():
+        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+        if callable(reset):
+            reset()
+        else:
+            unknown += [f"{path}.{name}" if path else name for name, p in module._parameters.items() if p is not None]
+    return unknown
+
+
+class _Seen(Exception):
+    pass
+
+
+def _call_of(model: nn.Module, path: str, example: Any) -> Call:
+    """The arguments that the module at `path` gets when `model` runs the example, as an example of its own."""
+    probe = copied(model)
+    seen: list[tuple[tuple, dict]] = []
+
+    def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        seen.append((args, kwargs))
+        raise _Seen
+
+    probe.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            run(probe, fresh(example))
+    except _Seen:
+        pass
+    if not seen:
+        raise ValueError(f"scale_depth: {path} is not called by the example")
+    return Call(lambda module, *args, **kwargs: module(*args, **kwargs), *seen[0][0], **seen[0][1])
+
+
+def _start_as_identity_(block: nn.Module, call: Call, path: str) -> None:
+    """Set the last layer of each residual branch of `block` to zero, so that it hands its input on."""
+    record = capture(block, call)
+    adds = [site for site in find(record, modules=dict(block.named_modules())) if site.kind == "branch"]
+    held = dict(block.named_parameters())
+    with torch.no_grad():
+        for site in adds:
+            for name in _ends(record, site):
+                held[name].zero_()
+        given = tensors_in((call.args, call.kwargs))[0].clone()
+        out = tensors_in(run(copied(block), fresh(call)))
+    if not out or out[0].shape != given.shape or not torch.equal(out[0], given):
+        raise ValueError(
+            f"scale_depth: a {type(block).__name__} like {path} cannot start as an identity: its "
+            f"{len(adds)} residual branches do not all end in a layer that can be zero, or something follows them"
+        )
+
+
+def _ends(record: Capture, site: Any) -> Iterator[str]:
+    """The parameters of the last layer on the way that the add at `site` drops."""
+    add = next(op for op in record.ops if op.place == site.place and op.execution.entry is site.entry)
+    value = add.inputs[site.drop]
+    while (op := record.producer.get(value)) is not None:
+        if op.params:
+            yield from (name for name in op.params if name in record.params)
+            return
+        data = [v for v in op.inputs if v not in record.constants]
+        if len(data) != 1:
+            return
+        (value,) = data

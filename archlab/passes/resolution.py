@@ -1,0 +1,340 @@
+"""Resolution: a part of the network runs on a coarser or finer grid than it did (paper, section 4.2)."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..capture import Capture, ModuleCall, capture, copied
+from ..comparing import costs
+from ..editing import Edit, Wrap
+from ..finding import site_of_calls
+from ..flow import Flow
+from ..recipes import Step, recipe, with_step
+from ..rewriting import rewrite, with_modules
+from .sharing import output_shapes
+from .switching import refuse_switched
+
+Down = Literal["conv", "average", "pixel-unshuffle"]
+Up = Literal["nearest-conv", "bilinear", "pixel-shuffle"]
+DOWN, UP = ("conv", "average", "pixel-unshuffle"), ("nearest-conv", "bilinear", "pixel-shuffle")
+FACTORS = (1 / 8, 1 / 4, 1 / 2, 2, 4, 8)
+# Activations that a recipe may name without the caller's help.
+ACTIVATIONS = {
+    c.__name__: c for c in (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Hardswish)
+}
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+_LINEAR = ("linear", "bilinear", "trilinear")
+
+
+class DownStage(nn.Module):
+    """Half the grid, sizes rounded up: N x C x spatial, of one to three dimensions."""
+
+    def __init__(self, how: Down, channels: int, dims: int, kernel: int, mode: str, activation: nn.Module | None):
+        super().__init__()
+        self.how, self.dims = how, dims
+        conv = _CONVOLUTIONS[dims - 1]
+        if how == "conv":
+            self.conv = conv(channels, channels, kernel, 2, kernel // 2, padding_mode=mode)
+        elif how == "average":
+            self.pool = _POOLS[dims - 1](2, ceil_mode=True)
+        else:
+            self.conv = conv(channels * 2**dims, channels, kernel, 1, kernel // 2, padding_mode=mode)
+        self.act = activation if how != "average" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "average":
+            return self.pool(x)
+        if self.how == "pixel-unshuffle":
+            odd = [side % 2 for side in x.shape[2:]]
+            if any(odd):
+                x = F.pad(x, [n for side in reversed(odd) for n in (0, side)], mode="replicate")
+            x = unshuffled(x)
+        x = self.conv(x)
+        return x if self.act is None else self.act(x)
+
+
+class UpStage(nn.Module):
+    """Twice the grid, cut to `size`: N x C x spatial, of one to three dimensions."""
+
+    def __init__(self, how: Up, channels: int, dims: int, kernel: int, mode: str, activation: nn.Module | None):
+        super().__init__()
+        self.how, self.dims = how, dims
+        if how != "bilinear":
+            made = channels * 2**dims if how == "pixel-shuffle" else channels
+            self.conv = _CONVOLUTIONS[dims - 1](channels, made, kernel, 1, kernel // 2, padding_mode=mode)
+        self.act = activation if how != "bilinear" else None
+
+    def forward(self, x: Tensor, size: Iterable[int] | None = None) -> Tensor:
+        if self.how == "pixel-shuffle":
+            x = shuffled(self.conv(x), self.dims)
+        elif self.how == "bilinear":
+            x = F.interpolate(x, scale_factor=2.0, mode=_LINEAR[self.dims - 1], align_corners=False)
+        else:
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        for axis, side in enumerate(size or (), 2):
+            if x.shape[axis] != side:
+                x = x.narrow(axis, 0, side)
+        if self.how == "nearest-conv":
+            x = self.conv(x)
+        return x if self.act is None else self.act(x)
+
+
+class Coarser(nn.Sequential):
+    """Stages after each other, each on half the grid of the one before."""
+
+    def forward(self, x: Tensor, like: Tensor | None = None) -> Tensor:
+        for stage in self:
+            x = stage(x)
+        return x
+
+
+class Finer(nn.Sequential):
+    """Stages after each other, each on twice the grid; the last one gives that of `like`, so odd sizes come back."""
+
+    def forward(self, x: Tensor, like: Tensor | None = None) -> Tensor:
+        sizes: list[tuple[int, ...] | None] = [None if like is None else tuple(like.shape[2:])]
+        for _ in range(len(self) - 1):
+            sizes.append(sizes[-1] and tuple(-(-side // 2) for side in sizes[-1]))
+        for stage, size in zip(self, reversed(sizes), strict=True):
+            x = stage(x, size)
+        return x
+
+
+class Rescaled(nn.Module):
+    """`span` on another grid: brought there by `before`, back by `after`."""
+
+    def __init__(self, before: nn.Module, span: nn.Module, after: nn.Module):
+        super().__init__()
+        self.before, self.span, self.after = before, span, after
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.after(self.span(self.before(x), *args, **kwargs), x)
+
+
+def scale_resolution(
+    model: nn.Module,
+    example: Any,
+    *,
+    span: str | tuple[str, str],
+    factor: float = 2,
+    down: Down = "conv",
+    up: Up = "nearest-conv",
+    kernel: int = 3,
+    activation: type[nn.Module] | None = nn.ReLU,
+) -> nn.Module:
+    """A copy of `model` in which `span` runs on a grid `factor` times coarser (2, 4, 8) or finer (1/2, 1/4, 1/8).
+
+    - `span`: the path of a module, or those of the first and the last that one container calls. It must give the grid
+      that it got; N x C x spatial, of one to three dimensions.
+    - `factor` 2 ** k is k stages within each other, each by two. Odd sizes come back exactly.
+    - `down`: "conv" (strided, `kernel` wide), "average", "pixel-unshuffle" (then a convolution). `up`: "nearest-conv"
+      (then a convolution), "bilinear" (linear in 1-D, trilinear in 3-D), "pixel-shuffle" (a convolution before).
+      Convolutions keep the channels, pad by half a kernel in the span's padding mode, and are followed by `activation`.
+
+    The new layers are fresh, all others keep their weights: train on. A span of one module becomes a `Rescaled`, in
+    which it is ``.span``. Paper, section 4.2: the decoder's blocks on the quarter instead of the half grid.
+
+    Raises ValueError for an unknown span, one that changes its grid or reads other grids, and options out of range.
+
+    >>> scale_resolution(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)), torch.zeros(1, 4, 9, 9), span="0", factor=2)
+    Sequential(
+      (0): Rescaled(
+        (before): Coarser(
+          (0): DownStage(
+            (conv): Conv2d(4, 4, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
+            (act): ReLU()
+          )
+        )
+        (span): Conv2d(4, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+        (after): Finer(
+          (0): UpStage(
+            (conv): Conv2d(4, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+            (act): ReLU()
+          )
+        )
+      )
+    )
+    """
+    return replay_scale_resolution(
+        model, example, span=span, factor=factor, down=down, up=up, kernel=kernel,
+        activation=None if activation is None else activation.__name__,
+        modules={} if activation is None else {activation.__name__: activation},
+    )  # fmt: skip
+
+
+def sweep_resolution(
+    model: nn.Module, example: Any, *, span: str | tuple[str, str], factors: Iterable[float] = (2, 4, 8), **options: Any
+) -> dict[float, nn.Module]:
+    """`scale_resolution` at each of `factors`, by factor; 1 stands for a copy of `model` as it is.
+
+    >>> nets = sweep_resolution(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)), torch.zeros(1, 4, 8, 8), span="0")
+    >>> {factor: sum(p.numel() for p in net.parameters()) for factor, net in nets.items()}
+    {2: 444, 4: 740, 8: 1036}
+    """
+    return {
+        factor: copied(model) if factor == 1 else scale_resolution(model, example, span=span, factor=factor, **options)
+        for factor in factors
+    }
+
+
+def replay_scale_resolution(
+    model: nn.Module,
+    example: Any,
+    *,
+    span: str | tuple[str, str] | list[str],
+    factor: float,
+    down: Down,
+    up: Up,
+    kernel: int,
+    activation: str | None,
+    modules: Mapping[str, Callable[..., nn.Module]],
+) -> nn.Module:
+    """The step ``scale_resolution`` of a recipe; an activation that torch.nn has not must be in `modules`."""
+    refuse_switched(model)
+    for name, value, allowed in (("factor", factor, FACTORS), ("down", down, DOWN), ("up", up, UP)):
+        if value not in allowed:
+            raise ValueError(f"scale_resolution: {name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+    if not (isinstance(kernel, int) and kernel > 0 and kernel % 2):
+        raise ValueError(f"scale_resolution: kernel must be an odd number, got {kernel!r}")
+    known = ACTIVATIONS | dict(modules)
+    if activation is not None and activation not in known:
+        raise ValueError(f"the recipe's activation {activation!r} must be given in modules")
+    first, last = (span, span) if isinstance(span, str) else span
+    record = capture(model, example)
+    entries, exits = _ends(record, model, first, last)
+    _check_grid(record, entries, exits, first, last)
+    shape, dims = entries[0].in_shapes[0], len(entries[0].in_shapes[0]) - 2
+    parts = [model.get_submodule(path) for path in dict.fromkeys((first, last))]
+    modes = [m.padding_mode for part in parts for m in part.modules() if isinstance(m, nn.modules.conv._ConvNd)]
+    like = next((p for part in [*parts, model] for p in part.parameters() if p.is_floating_point()), torch.zeros(()))
+
+    def stages(kind: Any, how: str, channels: int, count: int) -> list[nn.Module]:
+        act = None if activation is None else known[activation]
+        made = [kind(how, channels, dims, kernel, (modes or ["zeros"])[0], act and act()) for _ in range(count)]
+        return [stage.to(like.device, like.dtype) for stage in made]
+
+    count = abs(round(math.log2(factor)))
+    channels, channels_out = shape[1], exits[0].out_shapes[0][1]
+    if factor > 1:
+        before: nn.Module = Coarser(*stages(DownStage, down, channels, count))
+        after: nn.Module = Finer(*stages(UpStage, up, channels_out, count))
+    else:
+        before, after = (
+            Finer(*stages(UpStage, up, channels, count)),
+            Coarser(*stages(DownStage, down, channels_out, count)),
+        )
+    try:
+        new, how = _put_around(model, example, record, first, last, before, after, entries, exits)
+        changed = capture(new, example)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"scale_resolution: {span!r} does not run on another grid: {error}") from error
+    if output_shapes(changed) != output_shapes(record):
+        raise AssertionError(f"the outputs have the shapes {output_shapes(changed)}, not {output_shapes(record)}")
+    options = {"span": span if isinstance(span, str) else list(span), "factor": factor, "down": down, "up": up}
+    step = Step(
+        "scale_resolution", options | {"kernel": kernel, "activation": activation}, (first, last), (first, last), {},
+        how, costs(record), costs(changed), "none: the new layers are fresh; the outputs keep their shapes",
+    )  # fmt: skip
+    return with_step(new, recipe(model), step)
+
+
+def _ends(record: Capture, model: nn.Module, first: str, last: str) -> tuple[list[ModuleCall], list[ModuleCall]]:
+    """The calls of the first and the last module of a span, which pair up."""
+    paths = [path for path, _ in model.named_modules() if path]
+    ends = []
+    for path in (first, last):
+        if path not in paths:
+            near = [p for p in paths if p.rpartition(".")[0] == path.rpartition(".")[0]] or paths
+            raise ValueError(f"scale_resolution: {path!r} is no module of this model; there are {', '.join(near[:12])}")
+        calls = [call for call in record.calls if call.module == path]
+        if not calls or any(not (c.tensor_out and c.direct and c.inputs) for c in calls):
+            raise ValueError(f"scale_resolution: {path!r} must be called with a tensor and give one")
+        ends.append(calls)
+    entries, exits = ends
+    if len(entries) != len(exits) or any(a.execution is not b.execution for a, b in zip(entries, exits, strict=True)):
+        raise ValueError(f"scale_resolution: {first!r} and {last!r} are not called by one container, in turn")
+    return entries, exits
+
+
+def _check_grid(record: Capture, entries: list[ModuleCall], exits: list[ModuleCall], first: str, last: str) -> None:
+    """Raise ValueError where a span changes its grid, or where values of the grid cross its border elsewhere."""
+    for entry, end in zip(entries, exits, strict=True):
+        given, made = entry.in_shapes[0], end.out_shapes[0]
+        if not 3 <= len(given) <= 5 or (given[0], given[2:]) != (made[0], made[2:]):
+            raise ValueError(
+                f"scale_resolution: {first!r} to {last!r} makes {tuple(made)} of {tuple(given)}: a span keeps its grid, "
+                "N x C x spatial of one to three dimensions"
+            )
+    if first == last:
+        return
+    flow = Flow(record)
+    for entry, end in zip(entries, exits, strict=True):
+        x, y = entry.inputs[0], end.outputs[0]
+        inside = record.ops[entry.first : end.last]
+        made_inside = {value for op in inside for value in op.outputs}
+        for op in inside:
+            for value, shape in zip(op.inputs, op.in_shapes, strict=False):
+                foreign = value not in made_inside and value not in record.constants and len(shape) > 2
+                if foreign and not (value == x and op.index < entry.last):
+                    raise ValueError(f"scale_resolution: between {first!r} and {last!r} {op.name} reads another grid")
+        for op in record.ops[end.last :]:
+            if any(value in made_inside and value != y for value in op.inputs):
+                raise ValueError(f"scale_resolution: {op.name} behind {last!r} reads what was made before its end")
+        assert flow.descends(y, x) or not inside
+
+
+def _put_around(
+    model: nn.Module, example: Any, record: Capture, first: str, last: str, before: nn.Module, after: nn.Module,
+    entries: list[ModuleCall], exits: list[ModuleCall],
+) -> tuple[nn.Module, dict[str, str]]:  # fmt: skip
+    """A copy of `model` with `before` and `after` around the span, and how."""
+    if first == last:
+        inner = copied(model.get_submodule(first))
+        return with_modules(model, {first: Rescaled(before, inner, after)}, example), {first: "module"}
+    parent, _, name = first.rpartition(".")
+    container = model.get_submodule(parent)
+    if isinstance(container, nn.Sequential) and last.rpartition(".")[0] == parent:
+        new = copied(model)
+        children = new.get_submodule(parent)._modules
+        names = list(children)
+        run = names[names.index(name) : names.index(last.rpartition(".")[2]) + 1]
+        children[name] = Rescaled(before, nn.Sequential(*(children[n] for n in run)), after).train(container.training)  # type: ignore[arg-type]
+        for other in run[1:]:
+            del children[other]
+        return with_modules(new, {}, example), {first: "module"}
+    flow, source, end = Flow(record), entries[0].place, exits[0].place
+    execution = entries[0].execution
+    assert execution is not None and source is not None and end is not None
+    names = [f"{path.replace('.', '_')}_{what}" for path, what in ((first, "before"), (last, "after"))]
+    prepared = copied(model)
+    owner = prepared.get_submodule(execution.module)
+    for child, module in zip(names, (before, after), strict=True):
+        owner.add_module(child, module.train(owner.training))
+    edits: list[Edit] = [
+        Wrap(site_of_calls(entries, flow), before=names[0]),
+        Wrap(site_of_calls(exits, flow), after=names[1], source=source),
+    ]
+    rewritten = rewrite(prepared, example, edits, record=record)
+    return rewritten.model, {path: rewritten.how[e.site.id] for path, e in zip((first, last), edits, strict=True)}
+
+
+def shuffled(x: Tensor, dims: int) -> Tensor:
+    """N x (C 2^dims) x spatial as N x C x twice the grid: torch's pixel shuffle, for any number of dimensions."""
+    n, channels, *sides = x.shape
+    x = x.reshape(n, channels // 2**dims, *[2] * dims, *sides)
+    order = [axis for pair in zip(range(2 + dims, 2 + 2 * dims), range(2, 2 + dims), strict=True) for axis in pair]
+    return x.permute(0, 1, *order).reshape(n, channels // 2**dims, *(2 * side for side in sides))
+
+
+def unshuffled(x: Tensor) -> Tensor:
+    """N x C x even grid as N x (C 2^dims) x half the grid: torch's pixel unshuffle, for any number of dimensions."""
+    n, channels, *sides = x.shape
+    dims = len(sides)
+    x = x.reshape(n, channels, *(part for side in sides for part in (side // 2, 2)))
+    x = x.permute(0, 1, *range(3, 3 + 2 * dims, 2), *range(2, 2 + 2 * dims, 2))
+    return x.reshape(n, channels * 2**dims, *(side // 2 for side in sides))

@@ -1,0 +1,371 @@
+"""Width: layers with fewer or more channels, and all that must follow (paper, section 4.1)."""
+
+import copy
+import fnmatch
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..capture import capture, copied
+from ..comparing import CLOSE, EXACT, checked_equal, costs, in_double
+from ..coupling import Group, groups_of
+from ..recipes import Step, recipe, with_step
+from ..rewriting import put_modules_, with_modules
+from .sharing import output_shapes
+from .switching import refuse_switched
+
+Init = Literal["fresh", "prune", "preserve"]
+IMPORTANCES = ("l1", "l2", "bn-scale", "lamp", "fpgm", "random")
+Ratio = float | Mapping[str, float]
+
+
+def scale_width(
+    model: nn.Module,
+    example: Any,
+    *,
+    ratio: Ratio | None = None,
+    widths: Mapping[str, int] | None = None,
+    where: str | Iterable[str] | None = None,
+    init: Init = "fresh",
+    round_to: int = 1,
+    importance: str | Callable[[Any], Tensor] = "l2",
+) -> nn.Module:
+    """A copy of `model` with other channel counts, in all layers that hang together.
+
+    - `ratio`: of new to old channels; a number, or one for each glob on module paths. `widths`: exact counts by glob.
+      A glob stands for the layers whose outputs it names, and takes with it what must have the same channels.
+    - `where`: globs that narrow a `ratio` that is a number. What the model's inputs and outputs fix stays.
+    - `round_to`: new counts are multiples of it (for a `ratio`; an exact width must be one).
+    - `init`: "fresh" (every changed layer initialises itself), "prune" (the most important channels stay, as they
+      are; fewer only), "preserve" (more only: channels are doubled and what reads them halves its weights, so that the
+      output stays; Net2WiderNet, Chen et al. 2016; checked to 1e-10 in float64).
+    - `importance`, for "prune": l1, l2, bn-scale, lamp, fpgm, random as torch-pruning defines them for groups of
+      coupled layers, or a function of its group to one score a channel.
+
+    Raises ValueError for options that do not go together, a glob without a layer, a layer that cannot change (which,
+    and why), and where the new model does not run.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    >>> scale_width(net, torch.zeros(1, 3, 8, 8), ratio=0.5)
+    Sequential(
+      (0): Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
+      (1): BatchNorm2d(4, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
+      (2): ReLU()
+      (3): Conv2d(4, 2, kernel_size=(1, 1), stride=(1, 1))
+    )
+    """
+    refuse_switched(model)
+    if (ratio is None) == (widths is None):
+        raise ValueError("scale_width: give a ratio or widths, one of the two")
+    if where is not None and not isinstance(ratio, int | float):
+        raise ValueError("scale_width: where narrows a ratio that is one number; here globs are the keys")
+    if init not in ("fresh", "prune", "preserve"):
+        raise ValueError(f"scale_width: init must be 'fresh', 'prune' or 'preserve', got {init!r}")
+    if not (isinstance(round_to, int) and round_to > 0):
+        raise ValueError(f"scale_width: round_to must be a positive number, got {round_to!r}")
+    asked: dict[str, Any] = dict(widths) if widths is not None else {}
+    if isinstance(ratio, Mapping):
+        asked = dict(ratio)
+    elif ratio is not None:
+        asked = dict.fromkeys(["*"] if where is None else [where] if isinstance(where, str) else where, ratio)
+    groups = groups_of(model, example, list(asked))
+    classes = {g.root: _classes(g, model) for g in groups}
+    wanted, left = _wanted(groups, classes, asked, round_to, exact=widths is not None)
+    chosen = {
+        g.root: _chosen(g, classes[g.root], new, init, importance) for g, new in wanted.items() if new != g.channels
+    }
+    if not chosen:
+        same = ", ".join(f"{g.root} has {g.channels}" for g in wanted) or "no layer can change"
+        raise ValueError(f"scale_width: nothing would change: {same}")
+    return _made(
+        model, example, _selections([g for g in groups if g.root in chosen], chosen, model), init, groups, left
+    )
+
+
+def replay_scale_width(model: nn.Module, example: Any, *, layers: dict[str, dict[str, Any]], init: Init) -> nn.Module:
+    """The step ``scale_width`` of a recipe: these channels of these layers."""
+    return _made(model, example, layers, init, [], {})
+
+
+def _wanted(
+    groups: list[Group], classes: Mapping[str, list[list[int]]], asked: Mapping[str, Any], round_to: int, *, exact: bool
+) -> tuple[dict[Group, int], dict[str, str]]:
+    """The new channel count of each group that was asked for, and why others were left."""
+    wanted: dict[Group, int] = {}
+    left = {g.root: g.fixed for g in groups if g.fixed}
+    for glob, value in asked.items():
+        if not (isinstance(value, int | float) and value > 0 and (not exact or isinstance(value, int))):
+            what = "a ratio above 0" if not exact else "a positive whole number"
+            raise ValueError(f"scale_width: {glob!r} must get {what}, got {value!r}")
+        matching = [g for g in groups if any(fnmatch.fnmatchcase(name, glob) for name in g.makers)]
+        if not matching:
+            raise ValueError(f"scale_width: {glob!r} matches no convolution or linear layer of the model")
+        fixed = [g for g in matching if g.fixed]
+        if fixed and glob != "*":
+            raise ValueError(f"scale_width: {glob!r} names {fixed[0].root}, which cannot change: {fixed[0].fixed}")
+        refused = [g for g in fixed if "whose width is not changed" in g.fixed]
+        if refused:
+            free = [g.root for g in groups if not g.fixed]
+            raise ValueError(
+                f"scale_width: {refused[0].root} cannot change: {refused[0].fixed}; name the layers that are to "
+                f"change with where: {', '.join(free[:12]) or 'there is none'}"
+            )
+        for group in matching:
+            if group.fixed:
+                continue
+            parts = len(classes[group.root])
+            multiple = math.lcm(round_to, parts)
+            new = value if exact else _rounded(value * group.channels, multiple)
+            if new % multiple:
+                raise ValueError(
+                    f"scale_width: {group.root} is to have {new} channels: it must be a multiple of {multiple}, as its "
+                    f"channels stand in {parts} groups and round_to is {round_to}"
+                )
+            if wanted.get(group, new) != new:
+                raise ValueError(f"scale_width: {group.root} is to have {wanted[group]} and {new} channels")
+            wanted[group] = int(new)
+    return wanted, left
+
+
+def _rounded(value: float, multiple: int) -> int:
+    return max(multiple, math.floor(value / multiple + 0.5) * multiple)
+
+
+# --- which channels -----------------------------------------------------------------------------
+
+
+def _classes(group: Group, model: nn.Module) -> list[list[int]]:
+    """The channels in parts of equal size, of which equally many must stay: groups of a grouped convolution or norm,
+    halves that are taken apart later. Parts of different sizes are left to be one."""
+    signature: dict[int, list[tuple]] = {channel: [] for channel in range(group.channels)}
+    for number, member in enumerate(group.members):
+        share = 0
+        if member.side != "parameter":
+            module = model.get_submodule(member.name)
+            parts = module.num_groups if isinstance(module, nn.GroupNorm) else getattr(module, "groups", 1)
+            total = _extent(module, member.side)
+            share = total // parts if 1 < parts < total else 0
+        for position, root in zip(member.positions, member.roots, strict=True):
+            signature[root].append((number, position // share if share else 0))
+    parts: dict[tuple, list[int]] = {}
+    for channel, seen in signature.items():
+        parts.setdefault(tuple(dict.fromkeys(seen)), []).append(channel)
+    found = list(parts.values())
+    return found if len({len(part) for part in found}) == 1 else [list(range(group.channels))]
+
+
+def _extent(module: nn.Module, side: str) -> int:
+    """How many channels a layer has on one side."""
+    names = ("in_channels", "in_features") if side == "in" else ("out_channels", "out_features")
+    for name in (*names, "num_features", "num_channels", "num_parameters"):
+        if hasattr(module, name):
+            return getattr(module, name)
+    return module.normalized_shape[-1]  # type: ignore[index]
+
+
+def _chosen(
+    group: Group, classes: list[list[int]], new: int, init: Init, importance: str | Callable[[Any], Tensor]
+) -> list[int]:
+    """The old channel that each new one is made of."""
+    if init == "prune" and new > group.channels or init == "preserve" and new < group.channels:
+        raise ValueError(
+            f"scale_width: init={init!r} makes {'fewer' if init == 'prune' else 'more'} channels; {group.root} is to "
+            f"have {new}, and has {group.channels}"
+        )
+    scores = group.scores(_importance(importance)) if init == "prune" else None
+    made = []
+    for part in classes:
+        count = new // len(classes)
+        if scores is not None:
+            best = scores[torch.tensor(part, device=scores.device)].argsort(descending=True, stable=True)[:count]
+            made += sorted(part[i] for i in best.tolist())
+        else:
+            made += [part[i % len(part)] for i in range(count)]
+    return made
+
+
+def _importance(name: str | Callable[[Any], Tensor]) -> Any:
+    if callable(name):
+        return name
+    import torch_pruning as tp
+
+    known: dict[str, Callable[[], Any]] = {
+        "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
+        "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2),
+        "bn-scale": tp.importance.BNScaleImportance,
+        "lamp": tp.importance.LAMPImportance,
+        "fpgm": tp.importance.FPGMImportance,
+        "random": tp.importance.RandomImportance,
+    }
+    if name not in known:
+        raise ValueError(f"scale_width: importance must be one of {', '.join(known)}, or a function; got {name!r}")
+    return known[name]()
+
+
+def _selections(groups: list[Group], chosen: Mapping[str, list[int]], model: nn.Module) -> dict[str, dict[str, Any]]:
+    """For each layer and parameter that changes: the old positions that the new ones are made of, by side."""
+    pieces: dict[tuple[str, str], dict[int, tuple[int, list[int]]]] = {}  # first position -> the last, what comes there
+    dims = {member.name: member.dim for group in groups for member in group.members}
+    for group in groups:
+        for member in group.members:
+            of_root: dict[int, list[int]] = {}
+            for position, root in zip(member.positions, member.roots, strict=True):
+                of_root.setdefault(root, []).append(position)
+            first, last = min(member.positions), max(member.positions)
+            if last - first + 1 != len(set(member.positions)):
+                raise ValueError(
+                    f"scale_width: {member.name} cannot change: channels of several layers alternate in it"
+                )
+            new = [position for root in chosen[group.root] for position in of_root.get(root, ())]
+            pieces.setdefault((member.name, member.side), {})[first] = last, new
+    made: dict[str, dict[str, Any]] = {}
+    held = dict(model.named_parameters())
+    for (name, side), starts in pieces.items():
+        extent = held[name].shape[dims[name]] if side == "parameter" else _extent(model.get_submodule(name), side)
+        index, position = [], 0
+        while position < extent:
+            last, new = starts.get(position, (position, [position]))
+            index += new
+            position = last + 1
+        made.setdefault(name, {})[side] = index
+        if side == "parameter":
+            made[name]["dim"] = dims[name]
+    return made
+
+
+# --- the new layers -----------------------------------------------------------------------------
+
+
+def _made(
+    model: nn.Module, example: Any, layers: dict[str, dict[str, Any]], init: Init, groups: list[Group],
+    left: dict[str, str],
+) -> nn.Module:  # fmt: skip
+    record = capture(model, example)
+    new = _rewidthed(model, example, layers, init)
+    after = capture(new, example)
+    if output_shapes(after) != output_shapes(record):
+        raise ValueError(
+            f"scale_width: the outputs would have the shapes {output_shapes(after)}, not {output_shapes(record)}: "
+            f"leave out one of {', '.join(layers)}"
+        )
+    equality = "none: the channels that stay are as they were" if init == "prune" else "none: changed layers are fresh"
+    if init == "preserve":
+        equality = _checked(model, new, example, layers)
+    step = Step(
+        "scale_width", {"layers": layers, "init": init}, tuple(g.root for g in groups) or tuple(layers), tuple(layers),
+        left, {}, costs(record), costs(after), equality,
+    )  # fmt: skip
+    return with_step(new, recipe(model), step)
+
+
+def _checked(model: nn.Module, new: nn.Module, example: Any, layers: dict[str, dict[str, Any]]) -> str:
+    doubled = in_double(model, example)
+    if doubled is None:
+        return f"equal within {checked_equal([(model, new, example)], 'widened', CLOSE)} (relative)"
+    double, varied = doubled
+    wide = _rewidthed(double, varied, layers, "preserve")
+    return f"exact: equal within {checked_equal([(double, wide, varied)], 'widened', EXACT)} (relative) in float64"
+
+
+def _rewidthed(model: nn.Module, example: Any, layers: Mapping[str, Mapping[str, Any]], init: Init) -> nn.Module:
+    new = copied(model)
+    modules: dict[str, nn.Module] = {}
+    for name, sides in layers.items():
+        if "parameter" in sides:
+            path, _, leaf = name.rpartition(".")
+            owner = new.get_submodule(path)
+            old = owner._parameters[leaf]
+            assert old is not None
+            index = torch.tensor(sides["parameter"], device=old.device)
+            owner._parameters[leaf] = nn.Parameter(old.detach().index_select(sides["dim"], index), old.requires_grad)
+        else:
+            modules[name] = _resized(new.get_submodule(name), sides, init)
+    put_modules_(new, modules)
+    try:
+        return with_modules(new, {}, example)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        heads = "; attention with a fixed number of heads fixes its width" if "shape" in str(error) else ""
+        raise ValueError(
+            f"scale_width: with {', '.join(list(layers)[:6])} changed the model does not run{heads}: "
+            f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _resized(module: nn.Module, sides: Mapping[str, list[int]], init: Init) -> nn.Module:
+    """A layer like `module` with the channels that `sides` says."""
+    new = copy.deepcopy(module)
+    out, into = sides.get("out"), sides.get("in")
+    if isinstance(module, nn.Linear):
+        _select_(new, "weight", 0, out)
+        _select_(new, "weight", 1, into, divided=init == "preserve")
+        _select_(new, "bias", 0, out)
+        new.out_features, new.in_features = new.weight.shape  # type: ignore[union-attr,assignment]
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        if "norm" in sides:  # one channel in and out a group
+            _select_(new, "weight", 0, sides["norm"])
+            _select_(new, "bias", 0, sides["norm"])
+            new.in_channels = new.out_channels = new.groups = len(sides["norm"])  # type: ignore[assignment]
+        else:
+            new.weight = _convolution_weight(module, out, into, divided=init == "preserve")  # type: ignore[assignment]
+            _select_(new, "bias", 0, out)
+            new.out_channels = module.out_channels if out is None else len(out)  # type: ignore[assignment]
+            new.in_channels = module.in_channels if into is None else len(into)  # type: ignore[assignment]
+    else:
+        index = sides["norm"]
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            if getattr(new, name, None) is not None:
+                _select_(new, name, 0 if getattr(new, name).dim() == 1 else -1, index)
+        for name in ("num_features", "num_channels", "num_parameters"):
+            if hasattr(new, name):
+                setattr(new, name, len(index))
+        if hasattr(new, "normalized_shape"):
+            new.normalized_shape = (*module.normalized_shape[:-1], len(index))  # type: ignore[assignment,index,misc]
+    if init == "fresh":
+        new.reset_parameters()  # type: ignore[operator]
+    return new
+
+
+def _select_(module: nn.Module, name: str, dim: int, index: list[int] | None, *, divided: bool = False) -> None:
+    old = getattr(module, name)
+    if index is None or old is None:
+        return
+    taken = old.detach().index_select(dim, torch.tensor(index, device=old.device))
+    if divided:
+        taken = taken / _multiplicity(index, taken, dim)
+    if isinstance(old, nn.Parameter):
+        setattr(module, name, nn.Parameter(taken, old.requires_grad))
+    else:
+        setattr(module, name, taken)
+
+
+def _multiplicity(index: list[int], like: Tensor, dim: int) -> Tensor:
+    """How often each entry of `index` stands there, shaped to divide dimension `dim` of `like`."""
+    place = torch.tensor(index)
+    counts = torch.bincount(place)[place].to(like)
+    return counts.reshape([-1 if axis == dim % like.dim() else 1 for axis in range(like.dim())])
+
+
+def _convolution_weight(module: Any, out: list[int] | None, into: list[int] | None, *, divided: bool) -> nn.Parameter:
+    """The weight of a convolution, transposed or grouped, with other channels on one or both sides."""
+    transposed, groups = module.transposed, module.groups
+    weight = module.weight.detach()
+    outs = list(range(module.out_channels)) if out is None else out
+    ins = list(range(module.in_channels)) if into is None else into
+    rows, columns = (ins, outs) if transposed else (outs, ins)
+    total_rows, total_columns = (
+        (module.in_channels, module.out_channels) if transposed else (module.out_channels, module.in_channels)
+    )
+    blocks = []
+    for group in range(groups):
+        own_rows, own_columns = total_rows // groups, total_columns // groups
+        row = [i for i in rows if group * own_rows <= i < (group + 1) * own_rows]
+        column = [i - group * own_columns for i in columns if group * own_columns <= i < (group + 1) * own_columns]
+        block = weight.index_select(0, torch.tensor(row, device=weight.device))
+        block = block.index_select(1, torch.tensor(column, device=weight.device))
+        if divided and into is not None:
+            block = block / _multiplicity(row if transposed else column, block, 0 if transposed else 1)
+        blocks.append(block)
+    return nn.Parameter(torch.cat(blocks), module.weight.requires_grad)

@@ -96,7 +96,7 @@ def find_chains(model: nn.Module, record: Capture) -> Chains:
         chains.links[path] = Link(
             path, layer_of(module, meta=True), (), values[0], values[1], first.in_shapes[0], first.out_shapes[0]
         )
-    for address, ops in chains.ops.items():
+    for address, ops in _scales(chains.ops, record).items():
         layer = affine_of(ops, model, chains, meta=True)
         if layer is not None:
             data = tuple(_data(op, record) for op in ops)
@@ -121,6 +121,28 @@ def _addresses(record: Capture) -> dict[str, tuple[Op, ...]]:
         number = numbers[path, name] = numbers.get((path, name), -1) + 1
         found[f"{path}/{name.strip('_')}.{number}" if path else f"{name.strip('_')}.{number}"] = tuple(ops)
     return found
+
+
+def _scales(addresses: dict[str, tuple[Op, ...]], record: Capture) -> dict[str, tuple[Op, ...]]:
+    """The ops that could scale or shift by a parameter, at the address of the first: those of one container with the
+    same parameter together, wherever in its code they are."""
+    groups: dict[tuple, dict[str, tuple[Op, ...]]] = {}
+    for address, ops in addresses.items():
+        if len(ops[0].inputs) == 2 and sum(value in record.constants for value in ops[0].inputs) == 1:
+            key = ops[0].execution.module, ops[0].name, ops[0].params
+            groups.setdefault(key, {})[address] = ops
+    found = {}
+    for parts in groups.values():
+        found[next(iter(parts))] = tuple(sorted((op for ops in parts.values() for op in ops), key=lambda op: op.index))
+    return found
+
+
+def by_place(ops: Iterable[Op]) -> list[tuple[Op, ...]]:
+    """`ops` in groups that were issued at one place of one container's code."""
+    places: dict[tuple, list[Op]] = {}
+    for op in ops:
+        places.setdefault((op.execution.module, op.execution.entry, op.place), []).append(op)
+    return [tuple(group) for group in places.values()]
 
 
 def _tied(model: nn.Module) -> dict[int, int]:
@@ -350,10 +372,10 @@ def _summands(ops: Iterable[Op], owner: dict[int, Link], flow: Flow) -> tuple[Li
             return None
         links = [owner.get(value) for value in op.inputs]
         links = [
-            link if link and _can_hold(link) and not _read_elsewhere(value, op, flow) else None
+            link if link and not _read_elsewhere(value, op, flow) else None
             for link, value in zip(links, op.inputs, strict=True)
         ]
-        first = links[0] or links[1]
+        first = next((link for link in links if link is not None and _can_hold(link)), None)
         if first is None:
             return None
         values = dict(zip(first.outputs, first.inputs, strict=True))

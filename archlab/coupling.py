@@ -102,7 +102,7 @@ def _bounded(tp: Any, model: nn.Module) -> Iterator[None]:
     original, most = mapping.__call__, max(p.numel() for p in model.parameters())
 
     def call(self: Any, idxs: list) -> list:
-        if len(idxs) * max(1, int(self._stride)) > most:
+        if not self.reverse and len(idxs) * int(self._stride) > most:
             raise RecursionError("it loses track of the channels where a tensor is reshaped")
         return original(self, idxs)
 
@@ -136,9 +136,17 @@ def _group(group: Any, graph: Any, names: dict[nn.Module, str], parameters: dict
             reasons.append(f"{names[module]} is a {type(module).__name__}, whose width is not changed")
     root = group[0].dep.target.module
     unique = tuple(dict.fromkeys(members))
-    return Group(
-        names[root], len(group[0].idxs), unique, "; ".join(dict.fromkeys(reasons)), lambda importance: importance(group)
-    )
+
+    def scores(importance: Any) -> Tensor:
+        try:
+            return importance(group)
+        except Exception as error:  # grouped transposed convolutions are beyond it
+            raise ValueError(
+                f"torch-pruning cannot score the channels of {', '.join(dict.fromkeys(m.name for m in unique))}: "
+                f"{type(error).__name__}: {error}; give an importance of your own, or init='fresh'"
+            ) from error
+
+    return Group(names[root], len(group[0].idxs), unique, "; ".join(dict.fromkeys(reasons)), scores)
 
 
 def _fixed(record: Capture) -> dict[str, str]:

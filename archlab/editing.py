@@ -5,6 +5,7 @@ both states. An op that works in place is edited as if it did not: its result st
 from then on, and is copied back where the operand came from outside.
 """
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from .tracing import holds_tensor, is_mutating
 from .variants import Untraceable
 
 _ADD_KINDS = ("skip", "branch", "join")
+NOWHERE = Place((), 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,7 @@ class Feed(Edit):
     """Where the output of the call at the site was read, that of another call of the same container is, at `source`:
     as it is, or passed through the child `through` first. Only a graph can be edited so."""
 
-    source: Place = Place((), 0)
+    source: Place = NOWHERE
     through: str | None = None
 
 
@@ -50,7 +52,7 @@ class Wrap(Edit):
 
     before: str | None = None
     after: str | None = None
-    source: Place = Place((), 0)
+    source: Place = NOWHERE
 
 
 def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: dict) -> Any:
@@ -102,7 +104,8 @@ def edit_graph(graph: fx.Graph, edits: dict[Place, Edit], mutating: set[Place]) 
 
     `mutating` are the places of ops and calls that were seen to change an input in place.
     """
-    idle = {node for node in graph.nodes if not node.users}  # asserts and the like: dead from the start, kept
+    # Asserts and the like are dead from the start, and kept; what only takes a part of something is not.
+    idle = {node for node in graph.nodes if not node.users and node.target not in (operator.getitem, getattr)}
     found = set()
     for node in list(graph.nodes):
         place = node.meta.get("place")

@@ -89,7 +89,7 @@ def why_not_linear(module: nn.Module) -> str | None:
         return ""
     if any(getattr(type(module), name) is not getattr(base, name) for name in plain[base]):
         return f"{type(module).__name__} computes in its own way"
-    if any(table for name, table in vars(module).items() if name.endswith("_hooks")):
+    if any(vars(module).get(f"_{name}_hooks") for name in ("forward", "forward_pre", "backward", "backward_pre")):
         return "it has hooks"
     if isinstance(module, NORMS) and (module.training or module.running_mean is None):
         return "it normalises by the batch, not by fixed statistics: call .eval() first"
@@ -97,7 +97,7 @@ def why_not_linear(module: nn.Module) -> str | None:
     if padding == "same" and any(d * (k - 1) % 2 for d, k in zip(module.dilation, module.kernel_size, strict=True)):
         return "its padding is not the same on both sides"
     if any(name not in ("weight", "bias") for name, _ in module.named_parameters()):
-        return "it has further parameters"
+        return "its weight is computed from other parameters"
     return None
 
 

@@ -36,12 +36,14 @@ class Method:
         self.found: set[Place] = set()
         self.met: set[str] = set()  # ids of the sites that were intercepted at least once
         self.reason = ""  # why it is intercepted, if it is
+        self.stand_ins: dict[str, nn.Parameter] = {}  # of parameters that only removed ops read: for another trace
 
     def anew(self, function: Callable) -> "Method":
         """The same edits of `function`, with no graph made yet: for a module whose children have changed."""
         new = Method(self.path, self.method, self.entry, function)
         new.edits, new.calls, new.mutating = dict(self.edits), dict(self.calls), set(self.mutating)
         new.traced_calls, new.children = dict(self.traced_calls), dict(self.children)
+        new.stand_ins = dict(self.stand_ins)
         return new
 
     def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
@@ -69,7 +71,12 @@ class Method:
         return self.intercept(module, args, kwargs)
 
     def trace(self, module: nn.Module, args: tuple, kwargs: dict) -> Variant:
-        variant = trace(module, self.function, self.entry, args, kwargs)
+        missing = {name: p for name, p in self.stand_ins.items() if module._parameters.get(name, p) is None}
+        module._parameters.update(missing)
+        try:
+            variant = trace(module, self.function, self.entry, args, kwargs)
+        finally:
+            module._parameters.update(dict.fromkeys(missing))
         self.found |= edit_graph(variant.graph, self.edits, self.mutating)
         graph = compile_graph(variant.graph, (self.path, self.method, self.entry))
         return replace(variant, run=graph if variant.grad is None else _restoring_grad(graph))

@@ -326,8 +326,14 @@ def drop_unreached(model: nn.Module, example: Any, before: Capture, identities: 
             _put(model, path, module)
     emptied = _empty(model, read - still_read)
     if emptied and not _still_runs(model, example):
-        for table, name, tensor in emptied:
-            table[name] = tensor
+        for owner, name, tensor in emptied:
+            _table(owner, name)[name] = tensor
+        return after
+    for owner, name, tensor in emptied:
+        for runners in injected(owner)[1]:
+            for method in (runner for runner in runners.values() if isinstance(runner, Method)):
+                if isinstance(tensor, nn.Parameter):
+                    method.stand_ins[name] = nn.Parameter(tensor.detach().to("meta"), requires_grad=False)
     return after
 
 
@@ -336,7 +342,7 @@ def _put(model: nn.Module, path: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), name, module)
 
 
-def _empty(model: nn.Module, gone: set[str]) -> list[tuple[dict, str, Tensor]]:
+def _empty(model: nn.Module, gone: set[str]) -> list[tuple[nn.Module, str, Tensor]]:
     """Set the tensors named in `gone`, wherever they are tied to, to None; where they stood, to put them back."""
     owned = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     tensors = {id(owned[name]) for name in gone & owned.keys()}
@@ -345,10 +351,14 @@ def _empty(model: nn.Module, gone: set[str]) -> list[tuple[dict, str, Tensor]]:
         if id(tensor) in tensors:
             path, _, leaf = name.rpartition(".")
             owner = model.get_submodule(path)
-            table: dict = owner._parameters if leaf in owner._parameters else owner._buffers
-            emptied.append((table, leaf, tensor))
-            table[leaf] = None
+            emptied.append((owner, leaf, tensor))
+            _table(owner, leaf)[leaf] = None
     return emptied
+
+
+def _table(owner: nn.Module, name: str) -> dict:
+    """Where `owner` keeps the parameter or buffer `name`."""
+    return owner._parameters if name in owner._parameters else owner._buffers
 
 
 def _still_runs(model: nn.Module, example: Any) -> bool:

@@ -10,13 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from ..capture import Capture, capture
-from ..chains import Chains, LayerCost, Link, Segment, affine_of, by_macs, find_chains, plan_chains, plan_sums, sum_of
+from ..chains import (
+    Chains,
+    LayerCost,
+    Link,
+    Segment,
+    affine_of,
+    by_macs,
+    by_place,
+    find_chains,
+    plan_chains,
+    plan_sums,
+    sum_of,
+)
 from ..comparing import CLOSE, EXACT, checked_equal, costs, in_double
 from ..editing import Edit
 from ..finding import site_of
 from ..linear import Layer, NotExact, identity, layer_of, module_of, plus, then
 from ..recipes import Step, recipe, with_step
-from ..rewriting import drop_unreached, put_modules_, rewrite, with_modules
+from ..rewriting import drop_unreached, rewrite, with_modules
 from .switching import refuse_switched
 
 Cost = Literal["macs", "latency"] | Callable[[nn.Module, tuple[int, ...]], float]
@@ -233,7 +245,7 @@ def _merged(model: nn.Module, example: Any, record: Capture, chains: Chains, dec
             if link is not holder and link.is_module:
                 new[link.address] = nn.Identity()
             elif link is not holder:
-                gone.append(Edit(site_of(link.ops, chains.flow)))
+                gone += [Edit(site_of(ops, chains.flow)) for ops in by_place(link.ops)]
     for address, *summands in decided["sums"]:
         links = [_link(chains, summand) for summand in summands]
         if address not in chains.ops:
@@ -245,9 +257,9 @@ def _merged(model: nn.Module, example: Any, record: Capture, chains: Chains, dec
         drop = 1 - made.ops[0].inputs.index(links[0].outputs[0])
         gone.append(Edit(site_of(made.ops, chains.flow, drop=drop)))
     result = rewrite(model, example, _distinct(gone), record=record).model
-    put_modules_(result, new)
+    result = with_modules(result, new, example)
     drop_unreached(result, example, record, set())
-    return with_modules(result, {}, example)
+    return result
 
 
 def _distinct(edits: Iterable[Edit]) -> list[Edit]:

@@ -267,8 +267,8 @@ def _check_grid(record: Capture, entries: list[ModuleCall], exits: list[ModuleCa
         given, made = entry.in_shapes[0], end.out_shapes[0]
         if not 3 <= len(given) <= 5 or (given[0], given[2:]) != (made[0], made[2:]):
             raise ValueError(
-                f"scale_resolution: {first!r} to {last!r} makes {tuple(made)} of {tuple(given)}: a span keeps its grid, "
-                "N x C x spatial of one to three dimensions"
+                f"scale_resolution: {first!r} to {last!r} makes {tuple(made)} of {tuple(given)}: a span must keep its "
+                "grid, N x C x spatial of one to three dimensions"
             )
     if first == last:
         return

@@ -170,7 +170,7 @@ def _chosen(
     group: Group, classes: list[list[int]], new: int, init: Init, importance: str | Callable[[Any], Tensor]
 ) -> list[int]:
     """The old channel that each new one is made of."""
-    if init == "prune" and new > group.channels or init == "preserve" and new < group.channels:
+    if (init == "prune" and new > group.channels) or (init == "preserve" and new < group.channels):
         raise ValueError(
             f"scale_width: init={init!r} makes {'fewer' if init == 'prune' else 'more'} channels; {group.root} is to "
             f"have {new}, and has {group.channels}"

@@ -1,4 +1,4 @@
-"""The paper's networks derived from the baseline by archlab's passes, step by step, with the baseline's weights in them.
+"""The paper's networks derived from the baseline by archlab's passes, step by step, with the baseline's weights.
 
 Each step is one pass; `al.recipe` of the result replays them on another baseline. The networks are those that
 `models` builds from a configuration: ¼×, ⅛×, the widths of Fig. 6 and reading B of Fig. 11 (A and C have other kernels,

@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 COLUMN = (3.5, 2.6)  # inches: one column of a two-column paper
 # Okabe and Ito's colours, which the colour-blind tell apart.
@@ -79,29 +79,63 @@ def tradeoff(
     label: str,
     group: str | None = None,
     error: tuple[str, str] | None = None,
+    over: str | None = None,
     better: Mapping[str, str] | None = None,
+    zone: Mapping[str, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """One point a row: `y` against `x`, named by the column `label`, coloured by `group`.
 
-    `error`: columns with the lower and upper end of an interval of `y`. `better` says of x and y whether "higher" or
-    "lower" is better (default: x lower, y higher); rows that no other row beats in both are joined by a line.
+    `error`: columns with the lower and upper end of an interval of `y`; or `over`, a column such as "seed": rows of one
+    label become one point at their mean, with their standard deviation in x and y as bars. `better` says of x and y
+    whether "higher" or "lower" is better (default: x lower, y higher); rows that no other row beats in both are joined
+    by a line. `zone`: the values of x and y from which on a model would do; that corner is hatched. Raises ValueError
+    for a column that is not there.
     """
-    ax = _axes(ax)
     better = {x: "lower", y: "higher", **(better or {})}
+    for name in [x, y, label, *(error or ()), *filter(None, (group, over)), *better, *(zone or ())]:
+        if name not in frame:
+            raise ValueError(f"no column {name!r}: the columns are {', '.join(map(str, frame))}")
+    bars: dict[str, pd.Series] = {}
+    if over is not None:
+        keys = [name for name in (label, group) if name is not None]
+        together = frame.groupby(keys, sort=False)[[x, y]]
+        spread = together.std().fillna(0.0).reset_index()
+        frame, bars = together.mean().reset_index(), {"x": spread[x], "y": spread[y]}
+    ax = _axes(ax)
     front = frame[pareto(frame, better)].sort_values(x)
     ax.plot(front[x], front[y], color="0.6", linewidth=0.9, zorder=1, label="_front")
     groups = [("", frame)] if group is None else list(frame.groupby(group, sort=False))
     for (name, rows), colour in zip(groups, COLOURS * len(groups), strict=False):
+        style = {"fmt": "none", "ecolor": colour, "elinewidth": 0.7, "zorder": 2}
         if error is not None:
-            ends = [rows[y] - rows[error[0]], rows[error[1]] - rows[y]]
-            ax.errorbar(rows[x], rows[y], yerr=ends, fmt="none", ecolor=colour, elinewidth=0.7, zorder=2)
+            ax.errorbar(rows[x], rows[y], yerr=[rows[y] - rows[error[0]], rows[error[1]] - rows[y]], **style)
+        elif bars:
+            ax.errorbar(rows[x], rows[y], xerr=bars["x"][rows.index], yerr=bars["y"][rows.index], **style)
         ax.scatter(rows[x], rows[y], color=colour, s=16, zorder=3, label=str(name))
     _labelled(ax, x, y).margins(0.12)
+    if zone is not None:
+        _draw_zone(ax, (x, y), better, zone)
     if group is not None:
         ax.legend(fontsize=FONT - 1, frameon=False)
     _place_labels(ax, frame, x, y, label)
     return ax
+
+
+def _draw_zone(ax: Axes, names: tuple[str, str], better: Mapping[str, str], zone: Mapping[str, float]) -> None:
+    """Hatch the corner of the axes that is at least as good as `zone`, whichever of x and y it names."""
+    ends = []
+    for name, (low, high) in zip(names, (ax.get_xlim(), ax.get_ylim()), strict=True):
+        bound = zone.get(name, low if better[name] == "higher" else high)
+        room = 0.04 * (high - low)  # so that an empty zone is seen beside the points
+        ends.append((bound, max(high, bound + room)) if better[name] == "higher" else (min(low, bound - room), bound))
+    (left, right), (bottom, top) = ends
+    ax.add_patch(
+        Rectangle((left, bottom), right - left, top - bottom, facecolor="none", edgecolor=COLOURS[2], hatch="///",
+                  linewidth=0.8, alpha=0.5, zorder=0)
+    )  # fmt: skip
+    ax.set_xlim(min(ax.get_xlim()[0], left), max(ax.get_xlim()[1], right))
+    ax.set_ylim(min(ax.get_ylim()[0], bottom), max(ax.get_ylim()[1], top))
 
 
 def pareto(frame: pd.DataFrame, better: Mapping[str, str]) -> pd.Series:
@@ -125,12 +159,12 @@ def curve(frame: pd.DataFrame, *, x: str, y: str, ax: Axes | None = None, name: 
 
 
 def _place_labels(ax: Axes, frame: pd.DataFrame, x: str, y: str, label: str) -> None:
-    """Each label at that of ten places around its point where it covers least: other labels, points, the border."""
+    """Each label at the nearest place around its point where it covers least: other labels, points, the border."""
     ax.figure.canvas.draw()  # fixes the axes' place and limits, which the boxes below are measured in
     unit = ax.figure.dpi / 72
     points = ax.transData.transform(frame[[x, y]].to_numpy(float)) / unit
     inside = [edge / unit for edge in ax.bbox.extents]
-    taken = [(px - 3, py - 3, px + 3, py + 3) for px, py in points]
+    taken = [(px - 4, py - 4, px + 4, py + 4) for px, py in points]
     for row, (px, py) in enumerate(points):
         text = str(frame[label].iloc[row])
         width, height = 0.55 * (FONT - 1) * len(text), FONT + 1
@@ -142,15 +176,18 @@ def _place_labels(ax: Axes, frame: pd.DataFrame, x: str, y: str, label: str) -> 
         place = hidden.index(min(hidden))
         taken.append(boxes[place])
         dx, dy, side = _PLACES[place]
+        led = {"arrowstyle": "-", "linewidth": 0.4, "color": "0.5", "shrinkB": 3} if abs(dy) > 10 else None
         ax.annotate(
             text, (frame[x].iloc[row], frame[y].iloc[row]), (dx, dy), textcoords="offset points", ha=side,
-            va="center", fontsize=FONT - 1,
+            va="center", fontsize=FONT - 1, arrowprops=led,
         )  # fmt: skip
 
 
 # Offsets in points and the side of the text that stands there.
 _PLACES = ((5, 0, "left"), (-5, 0, "right"), (0, 8, "center"), (0, -8, "center"), (5, 7, "left"), (5, -7, "left"),
-           (-5, 7, "right"), (-5, -7, "right"), (0, 16, "center"), (0, -16, "center"))  # fmt: skip
+           (-5, 7, "right"), (-5, -7, "right"), (0, 17, "center"), (0, -17, "center"), (12, 17, "left"),
+           (12, -17, "left"), (-12, 17, "right"), (-12, -17, "right"), (0, 28, "center"), (0, -28, "center"),
+           (14, 28, "left"), (14, -28, "left"), (-14, 28, "right"), (-14, -28, "right"))  # fmt: skip
 
 
 def _overlap(a: Sequence[float], b: Sequence[float]) -> float:

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from archlab import plots
 
@@ -45,13 +46,28 @@ def test_tradeoff_points_labels_and_front():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("GMACs", "SSIM")
 
 
+def test_tradeoff_over_seeds_is_their_mean_with_bars_and_a_zone_is_in_sight():
+    frame = pd.DataFrame(
+        {"ms": [1.0, 3.0, 5.0, 5.0], "SSIM": [0.7, 0.9, 0.6, 0.6], "row": list("aabb"), "seed": [0, 1] * 2}
+    )
+    ax = plots.tradeoff(frame, x="ms", y="SSIM", label="row", over="seed", zone={"ms": 0.5, "SSIM": 0.95})
+    points = next(c for c in ax.collections if hasattr(c, "get_sizes"))
+    assert [tuple(round(v, 6) for v in point) for point in points.get_offsets()] == [(2.0, 0.8), (5.0, 0.6)]
+    (zone,) = (patch for patch in ax.patches if patch.get_hatch())
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    assert left <= zone.get_x() and zone.get_x() + zone.get_width() == 0.5 <= right
+    assert zone.get_y() == 0.95 and zone.get_y() + zone.get_height() <= high and low < 0.6
+    with pytest.raises(ValueError, match="no column 'FPS'"):
+        plots.tradeoff(frame, x="ms", y="SSIM", label="row", zone={"FPS": 25})
+
+
 def test_labels_of_close_points_do_not_cover_each_other():
     frame = pd.DataFrame(
         {"x": [1.0, 1.02, 1.04, 5.0], "y": [1.0, 1.01, 1.0, 5.0], "row": ["one", "two", "three", "far"]}
     )
     ax = plots.tradeoff(frame, x="x", y="y", label="row")
     renderer = ax.figure.canvas.get_renderer()
-    boxes = [text.get_window_extent(renderer) for text in ax.texts]
+    boxes = [Text.get_window_extent(text, renderer) for text in ax.texts]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 

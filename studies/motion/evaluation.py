@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -92,6 +93,15 @@ def interval(values: pd.Series) -> tuple[float, float]:
     """The 95 % bootstrap interval of the mean, over samples."""
     found = bootstrap((values.to_numpy(),), np.mean, n_resamples=2000, method="percentile", rng=0).confidence_interval
     return float(found.low), float(found.high)
+
+
+def summary(frame: pd.DataFrame) -> dict[str, Any]:
+    """Means of what `judged` found, and the interval of SSIM."""
+    low, high = interval(frame["ssim"])
+    means: dict[str, Any] = {name: float(frame[name].mean()) for name in ("ssim", "ssim_crop8", "lpips")}
+    if frame["lpips"].isna().all():
+        means["lpips"] = None
+    return means | {"ssim_low": low, "ssim_high": high, "judged": len(frame), "no_lpips": frame.attrs["no_lpips"]}
 
 
 @torch.inference_mode()

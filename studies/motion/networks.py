@@ -1,141 +1,174 @@
-"""The networks that Figures 1, 6, 7, 8, 10 and 11 compare, each trained once, from scratch, on the same samples.
+"""The networks of the paper's figures, each trained once, judged, and timed; the figures' studies take them from here.
 
 ``python -m studies.motion.networks --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES] [--only GLOB]``
 
-The figures' studies train what they need of it by themselves; this command trains and judges all of it. Every network
-sees the same samples in the same order for the same number of steps, so that a row differs from its neighbour by its
-design alone. Output: ``reports/networks/<preset>/``, with the weights of the proposed network.
+A figure's study runs what it needs of these rows by itself; this command runs all. cpu takes about 90 minutes for the
+thirteen trainings on one core, 5 for the speeds. Output: ``reports/networks/<preset>/`` with the weights.
 """
 
-import functools
-from collections.abc import Callable
-from dataclasses import replace
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors.torch import load_model, save_model
-from torch import Tensor
+from safetensors.torch import load_model
 
-from archlab.cells import OutOfTime, Scratch
-from archlab.quality import BackboneMissing, lpips_network
+import archlab as al
+from archlab import tables
+from archlab.cells import Scratch
+from archlab.quality import BackboneMissing
 from archlab.running import command
-from archlab.training import fit
 
 from . import training
-from .data import Batch
-from .models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, scaled
+from .costing import STREAMED, costs, streamed
+from .evaluation import HeldOut, copy_b, judged, summary
+from .family import LARGE_ONLY, NETWORKS, WEIGHTS, budget_for, train
+from .models import MagnificationNet
 from .sources import find_sources, fingerprint
 
-__all__ = ["NETWORKS", "PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report", "trained"]
+__all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
 
 PRESETS = ("smoke", "cpu", "gpu", "paper")
-WIDTHS = (28, 24, 20, 16, 12, 8, 4)  # Fig. 6, beside the baseline's 32
-NETWORKS: dict[str, Config] = {
-    "baseline": Config(),
-    "quarter": QUARTER,
-    "linear A": LINEAR["A"],
-    "scaled A": scaled(LINEAR["A"]),
-    "proposed": scaled(LINEAR["A"]),
-    "eighth": EIGHTH,
-    **{f"width {width}": Config(width=width) for width in WIDTHS},
-    **{f"linear {reading}": LINEAR[reading] for reading in ("B", "C")},
-    **{f"scaled {reading}": scaled(LINEAR[reading]) for reading in ("B", "C")},
+SPEED, COPY = "speed", "copy of B"
+KEPT = ("baseline", "proposed")  # whose weights the report keeps
+ROWS: list[dict[str, Any]] = [
+    *({"name": name} for name in NETWORKS),
+    *({"name": f"quality of {name}", "what": "quality", "network": name} for name in NETWORKS),
+    {"name": f"quality of {COPY}", "what": "quality", "network": COPY},
+    {"name": SPEED, "what": "speed"},
+]
+JUDGED = {"smoke": 8, "cpu": 256, "gpu": 512, "paper": 5000}
+# Frames whose streaming is timed: full HD, as the paper's (height, width); smoke takes a small one.
+FULL_HD = {"smoke": (96, 160), "cpu": (1080, 1920), "gpu": (1080, 1920), "paper": (1080, 1920)}
+# How the networks are timed: what is possible on the device. The paper says neither.
+VARIANTS = {
+    "cpu": [{}],
+    "cuda": [
+        {"precision": precision, "mode": mode, "memory_format": "channels_last"}
+        for precision in ("fp32", "tf32", "fp16", "bf16")
+        for mode in ("eager", "graph", "compile")
+    ],
 }
-LARGE_ONLY = ("linear B", "scaled B", "linear C", "scaled C")  # trained at gpu and paper
-PERCEPTUAL = "proposed"  # the network that is trained with a perceptual loss as well
-# Weight of LPIPS (VGG-16, version 0.1) beside L1. The paper gives neither network nor weight.
-PERCEPTUAL_WEIGHT = 0.1
-VGG = Path("weights") / "vgg16_features_torchvision.pth"  # below the data folder; else torchvision's own copy
-KEPT_BYTES = 2 << 30  # a training set up to this size is rendered once and kept in memory for the next network
-
-ROWS = [{"name": name} for name in NETWORKS]
-
-BUDGETS = training.BASELINE | {
-    "cpu": replace(training.BASELINE["cpu"], steps=2000),
-    "cpu-fp32": replace(training.BASELINE["cpu-fp32"], steps=2000),
-}
-
-
-def budget_for(preset: str) -> training.Budget:
-    """The budget of one network: on a CPU less than Table 1's, as there are thirteen of them."""
-    return BUDGETS[training.on_this_machine(preset)]
-
-
-def depends(row: dict[str, Any]) -> list[str]:
-    """A training stays valid while what it computes is unchanged."""
-    names = ("data", "models", "networks", "sources", "training")
-    return ["archlab.training", "archlab.quality", *(f"studies.motion.{name}" for name in names)]
+SECONDS = {"smoke": 0.2, "cpu": 20.0, "gpu": 1.0, "paper": 2.0}
 
 
 def needs(row: dict[str, Any]) -> list[str]:
-    return []
+    return [row["network"]] if row.get("network") in NETWORKS else []
+
+
+def depends(row: dict[str, Any]) -> list[str]:
+    """A training stays valid while what it computes is unchanged; how it is judged may be edited."""
+    base = ["archlab.training", "archlab.quality"]
+    base += [f"studies.motion.{name}" for name in ("data", "family", "models", "sources", "training")]
+    more = {"quality": ["studies.motion.evaluation"], "speed": ["archlab.timing", "archlab.preparing"]}
+    return [*base, *more.get(row.get("what", ""), [])]
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    """Train one network; its weights lie in the cell's folder as net.safetensors."""
-    name, budget = row["name"], budget_for(preset)
+    """One network trained or judged, or all of them timed."""
+    name = row.get("network", row["name"])
+    if row.get("what") == "speed":
+        return {"speeds": speeds(preset).round(5).to_dict("records")}
     if name in LARGE_ONLY and preset in ("smoke", "cpu"):
         return {"steps": 0, "why_not": f"trained at the presets gpu and paper only, not at {preset}"}
-    loss = training.loss
-    if name == PERCEPTUAL:
-        try:
-            loss = with_perceptual(scratch.data)
-        except BackboneMissing as error:
-            return {"steps": 0, "why_not": str(error)}
-    net = training.new_network(NETWORKS[name], seed=seed)
-    task = training.task(
-        find_sources(scratch.data, "train"), budget, seed=seed, quality=lambda net: {}, loss=loss
-    )  # fmt: skip
-    batches = task.batches
-    if budget.patch is not None and 48 * budget.patch**2 * budget.batch * budget.steps <= KEPT_BYTES:
-        batches = rendered_once(scratch.data, budget, seed)
-    went = fit(
-        net, replace(task, batches=batches), folder=scratch.folder, time_limit_s=scratch.time_left_s(), title=name,
-        settings={"network": name, "size": budget.size, "batch": budget.batch}, **training.fit_options(budget),
-    )  # fmt: skip
-    if not went.finished:
-        raise OutOfTime
-    save_model(net, str(scratch.folder / "net.safetensors"))
-    every = max(1, len(went.history) // 200)
-    losses = went.history["loss"].groupby(went.history["step"] // every).mean()
-    return {
-        "steps": went.steps_done, "loss": losses.iloc[-1], "losses": [round(v, 5) for v in losses],
-        "params": sum(p.numel() for p in net.parameters()),
-    }  # fmt: skip
+    if row.get("what") == "quality":
+        return quality(name, preset, scratch)
+    try:
+        return train(name, preset, seed, scratch)
+    except BackboneMissing as error:
+        return {"steps": 0, "why_not": str(error)}
 
 
-@functools.lru_cache(maxsize=1)
-def rendered_once(data: Path | None, budget: training.Budget, seed: int) -> Callable[[int], Batch]:
-    """The batches of `training.task`, each kept when it was made: rendering takes as long as a small network's step."""
-    task = training.task(find_sources(data, "train"), budget, seed=seed, quality=lambda net: {})
-    return functools.cache(task.batches)
+def quality(name: str, preset: str, scratch: Scratch) -> dict[str, Any]:
+    """SSIM and LPIPS on held-out samples, with the costs."""
+    held_out = find_sources(scratch.data, "val")
+    samples = HeldOut(held_out, budget_for(preset).size, JUDGED[preset])
+    if name == COPY:
+        return summary(judged(copy_b, samples, data=scratch.data)) | {"val_data": held_out.fingerprint}
+    net = trained(name, scratch, key=name)
+    if net is None:
+        return {"steps": 0, "why_not": scratch.needed[name].values["why_not"]}
+    about = {"steps": scratch.needed[name].values["steps"], "val_data": held_out.fingerprint}
+    return costs(net) | summary(judged(net, samples, data=scratch.data)) | about
 
 
-def with_perceptual(data: Path | None) -> Callable[[Any, Batch], Tensor]:
-    """`training.loss` and LPIPS (VGG-16) of the magnified frame. Raises BackboneMissing."""
-    backbone = data / VGG if data is not None and (data / VGG).is_file() else None
-    network = lpips_network("vgg", None if backbone is None else str(backbone)).to(training.device())
-
-    def loss(net: Any, batch: Batch) -> Tensor:
-        value, image = training.loss_and_image(net, batch)
-        return value + PERCEPTUAL_WEIGHT * network(image, batch.target).mean()
-
-    return loss
-
-
-def trained(name: str, scratch: Scratch) -> MagnificationNet | None:
+def trained(name: str, scratch: Scratch, *, key: str | None = None) -> MagnificationNet | None:
     """The network `name` with the weights of its cell, which the caller's row needed; None where it was not trained."""
-    found = scratch.needed[f"{__name__}:{name}"]
+    found = scratch.needed[key or of(name)]
     if not found.values["steps"]:
         return None
     net = training.new_network(NETWORKS[name], seed=0)
-    load_model(net, str(found.folder / "net.safetensors"))
+    load_model(net, str(found.folder / WEIGHTS))
     return net.eval()
 
 
+def of(row: str) -> str:
+    """A row of this study as another one's `needs` names it."""
+    return f"{__name__}:{row}"
+
+
+def speeds(preset: str) -> pd.DataFrame:
+    """All networks timed in turns on one streamed frame (one encoder pass), by module as well where eager.
+
+    Columns: network, variant, fps, median_ms, p10_ms, p90_ms, runs, and the share of encoder, manipulator, decoder.
+    """
+    height, width = FULL_HD[preset]
+    where = training.device()
+    height, width = (-(-side // 8) * 8 for side in (height, width))  # 1080 is no multiple of the coarsest stride
+    nets = {name: training.new_network(config, seed=0).eval() for name, config in NETWORKS.items()}
+    calls = {name: streamed(net, height, width, where) for name, net in nets.items()}
+    frames = []
+    for variant in VARIANTS[where.type]:
+        depth = 1 if variant.get("mode", "eager") == "eager" else None
+        measured = al.speed(nets, calls, seconds=SECONDS[preset], by_module=depth, **variant)
+        frame = measured.frame().rename(columns={"model": "network"})
+        frame["conditions"] = str(measured).splitlines()[-1]
+        if depth is not None:
+            parts = measured.by_module().pivot(index="model", columns="module", values="total_share")
+            frame = frame.join(parts[["encoder", "manipulator", "decoder"]], on="network")
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True).assign(height=height, width=width)
+
+
 def report(rows: pd.DataFrame, folder: Path) -> None:
-    raise NotImplementedError
+    """Write table.md, report.md and the weights of the proposed network."""
+    first = rows[rows["seed"] == 0].set_index("row")
+    shown = [name for name in NETWORKS if first.loc[name, "steps"]]
+    folders = rows.attrs["folders"]
+    for name in KEPT:
+        if name in shown:
+            shutil.copy(Path(folders[name]) / WEIGHTS, folder / f"{name}.safetensors")
+    speed = pd.DataFrame(first.loc[SPEED, "speeds"])
+    frame = pd.DataFrame(
+        {
+            "network": name, "params [K]": first.loc[f"quality of {name}", "params_k"],
+            "FLOPs [G]": first.loc[f"quality of {name}", "flops_g"],
+            "SSIM": first.loc[f"quality of {name}", "ssim"], "LPIPS": first.loc[f"quality of {name}", "lpips"],
+            "FPS": speed.loc[speed["network"] == name, "fps"].iloc[0], "loss": first.loc[name, "loss"],
+            "training [min]": first.loc[name, "seconds"] / 60,
+        }
+        for name in shown
+    )  # fmt: skip
+    digits = {"params [K]": 0, "FLOPs [G]": 2, "FPS": 3, "training [min]": 1}
+    table = tables.table(frame, base=0, deltas=["SSIM", "LPIPS"], digits=digits)
+    table.save(folder)
+    about, made = first.loc["baseline"], rows.attrs["conditions"]
+    left = "".join(f"- {name}: {first.loc[name, 'why_not']}\n" for name in NETWORKS if name not in shown)
+    (folder / "report.md").write_text(
+        f"# The networks of the figures, preset {made['preset']}\n\n"
+        f"`python -m studies.motion.networks --preset {made['preset']}`, {made['wall_s'] / 60:.0f} minutes on "
+        f"{made['device']}, torch {made['torch']}, commit {made['commit']}.\n\n"
+        f"Each from scratch, {about['steps']:.0f} steps of {about['batch']:.0f} samples of {about['size']:.0f} "
+        f"pixels ({about['patch']:.0f} seen), {about['precision']}, the same samples in the same order; "
+        f"{about['train_data']}. "
+        f"Judged on {first.loc['quality of baseline', 'judged']:.0f} held-out samples, "
+        f"{first.loc['quality of baseline', 'val_data']}; copying frame B gives SSIM "
+        f"{first.loc[f'quality of {COPY}', 'ssim']:.3f}. FPS: one streamed frame of {speed['width'].iloc[0]} x "
+        f"{speed['height'].iloc[0]} (one encoder pass), {speed['conditions'].iloc[0]}, all networks in turns. "
+        f"FLOPs by the paper's rule, at {STREAMED} x {STREAMED}.\n\n"
+        f"{table.markdown()}\n\n" + (f"Not trained:\n\n{left}" if left else ""),
+        encoding="utf-8",
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ cut-outs; without it, scikit-image's sample photos are used. Everything resumes.
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from safetensors.torch import load_model, save_model
 
 import archlab as al
@@ -22,7 +21,8 @@ from archlab.running import command
 from archlab.training import Task, cosine, fit
 
 from . import training
-from .evaluation import HeldOut, copy_b, displacements, interval, judged, line
+from .costing import costs
+from .evaluation import HeldOut, copy_b, displacements, interval, judged, line, summary
 from .models import MagnificationNet, ResidualBlock
 from .reference import reference
 from .sources import find_sources, fingerprint
@@ -47,7 +47,6 @@ ROWS: list[dict[str, Any]] = [
 # Fixed before any row was run, the same for all nine. The paper gives none of them.
 LAM, P, TAU = 0.05, 1.0, 0.5
 FACTORS = (5.0, 10.0, 20.0, 50.0)
-STREAMED = 384  # pixels a side, on which costs are counted
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
     about = {"size": budget.size, "batch": budget.batch, "precision": budget.precision}
     about["patch"] = budget.patch or budget.size
     about |= {"train_data": train_data.fingerprint, "val_data": held_out.fingerprint}
-    return found | costs(net) | quality_of(net, samples, scratch) | about
+    return found | costs(net) | summary(judged(net.eval(), samples, data=scratch.data)) | about
 
 
 def train(preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
@@ -193,24 +192,6 @@ def in_residual_blocks(net: MagnificationNet, part: str) -> Any:
     """Chooses the sites inside the residual blocks of `part`, and the blocks themselves (paper, section 4.3)."""
     inside = {path for path, m in net.named_modules() if isinstance(m, ResidualBlock) and path.startswith(part)}
     return lambda site: site.path in inside or site.module in inside
-
-
-def costs(net: Any) -> dict[str, float]:
-    """Parameters in thousands, and the paper's FLOPs of one streamed frame at 384 x 384 (one encoder pass), in G."""
-    shape = torch.empty(1, net.config.width, STREAMED // 2, STREAMED // 2)
-    frame = torch.empty(1, 3, STREAMED, STREAMED)
-    cost = al.cost(net, al.Call(lambda net, f, s: net.stream(f, s, 10.0), frame, shape), convention="paper")
-    return {"params_k": cost.params / 1e3, "flops_g": cost.macs / 1e9}
-
-
-def quality_of(net: Any, samples: HeldOut, scratch: Scratch) -> dict[str, Any]:
-    """Means over the held-out samples; the interval of SSIM."""
-    frame = judged(net.eval(), samples, data=scratch.data)
-    low, high = interval(frame["ssim"])
-    means = {name: float(frame[name].mean()) for name in ("ssim", "ssim_crop8", "lpips")}
-    if frame["lpips"].isna().all():
-        means["lpips"] = None  # type: ignore[assignment]
-    return means | {"ssim_low": low, "ssim_high": high, "judged": len(frame), "no_lpips": frame.attrs["no_lpips"]}
 
 
 def check(net: Any, samples: HeldOut, scratch: Scratch) -> dict[str, Any]:

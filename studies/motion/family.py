@@ -1,0 +1,97 @@
+"""The networks that Figures 1, 6, 7, 8, 10 and 11 compare, and how one of them is trained.
+
+Every network sees the same samples in the same order for the same number of steps, from scratch, so that a row differs
+from its neighbour by its design alone.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_model
+from torch import Tensor
+
+from archlab.cells import OutOfTime, Scratch
+from archlab.quality import lpips_network
+from archlab.training import fit
+
+from . import training
+from .data import Batch
+from .models import EIGHTH, LINEAR, QUARTER, Config, scaled
+from .sources import find_sources
+
+WIDTHS = (28, 24, 20, 16, 12, 8, 4)  # Fig. 6, beside the baseline's 32
+NETWORKS: dict[str, Config] = {
+    "baseline": Config(),
+    "quarter": QUARTER,
+    "linear A": LINEAR["A"],
+    "scaled A": scaled(LINEAR["A"]),
+    "proposed": scaled(LINEAR["A"]),
+    "eighth": EIGHTH,
+    **{f"width {width}": Config(width=width) for width in WIDTHS},
+    **{f"linear {reading}": LINEAR[reading] for reading in ("B", "C")},
+    **{f"scaled {reading}": scaled(LINEAR[reading]) for reading in ("B", "C")},
+}
+LARGE_ONLY = ("linear B", "scaled B", "linear C", "scaled C")  # trained at gpu and paper
+PERCEPTUAL = "proposed"  # the network that is trained with a perceptual loss as well
+# Weight of LPIPS (VGG-16, version 0.1) beside L1. The paper gives neither network nor weight.
+PERCEPTUAL_WEIGHT = 0.1
+VGG = Path("weights") / "vgg16_features_torchvision.pth"  # below the data folder; else torchvision's own copy
+KEPT_BYTES = 2 << 30  # a training set up to this size is rendered once and kept in memory for the next network
+WEIGHTS = "net.safetensors"  # in the folder of the cell that trained it
+
+BUDGETS = training.BASELINE | {
+    "cpu": replace(training.BASELINE["cpu"], steps=2000),
+    "cpu-fp32": replace(training.BASELINE["cpu-fp32"], steps=2000),
+}
+
+
+def budget_for(preset: str) -> training.Budget:
+    """The budget of one network: on a CPU less than Table 1's, as there are thirteen of them."""
+    return BUDGETS[training.on_this_machine(preset)]
+
+
+def train(name: str, preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    """Train one network; its weights lie in the cell's folder. Raises BackboneMissing where a loss has no network."""
+    budget = budget_for(preset)
+    loss = with_perceptual(scratch.data) if name == PERCEPTUAL else training.loss
+    net = training.new_network(NETWORKS[name], seed=seed)
+    pictures = find_sources(scratch.data, "train")
+    task = training.task(pictures, budget, seed=seed, quality=lambda net: {}, loss=loss)
+    if budget.patch is not None and 48 * budget.patch**2 * budget.batch * budget.steps <= KEPT_BYTES:
+        task = replace(task, batches=rendered_once(scratch.data, budget, seed))
+    went = fit(
+        net, task, folder=scratch.folder, time_limit_s=scratch.time_left_s(), title=name,
+        settings={"network": name, "size": budget.size, "batch": budget.batch}, **training.fit_options(budget),
+    )  # fmt: skip
+    if not went.finished:
+        raise OutOfTime
+    save_model(net, str(scratch.folder / WEIGHTS))
+    every = max(1, len(went.history) // 200)
+    losses = went.history["loss"].groupby(went.history["step"] // every).mean()
+    about = {"size": budget.size, "batch": budget.batch, "patch": budget.patch or budget.size}
+    about |= {"precision": budget.precision, "train_data": pictures.fingerprint}
+    return {
+        "steps": went.steps_done, "loss": losses.iloc[-1], "losses": [round(v, 5) for v in losses], **about,
+    }  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1)
+def rendered_once(data: Path | None, budget: training.Budget, seed: int) -> Callable[[int], Batch]:
+    """The batches of `training.task`, each kept when it was made: rendering takes as long as a small network's step."""
+    task = training.task(find_sources(data, "train"), budget, seed=seed, quality=lambda net: {})
+    return functools.cache(task.batches)
+
+
+def with_perceptual(data: Path | None) -> Callable[[Any, Batch], Tensor]:
+    """`training.loss` and LPIPS (VGG-16) of the magnified frame. Raises BackboneMissing."""
+    backbone = data / VGG if data is not None and (data / VGG).is_file() else None
+    network = lpips_network("vgg", None if backbone is None else str(backbone)).to(training.device())
+
+    def loss(net: Any, batch: Batch) -> Tensor:
+        value, image = training.loss_and_image(net, batch)
+        return value + PERCEPTUAL_WEIGHT * network(image, batch.target).mean()
+
+    return loss

@@ -1,0 +1,59 @@
+"""Figure 6: fewer channels alone. SSIM against FPS of baselines of 32 to 4 channels, and the zone that was wanted.
+
+``python -m studies.motion.fig6_width --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
+
+The trainings are those of `networks`. Output: ``reports/fig6_width/<preset>/``.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from archlab import plots
+from archlab.cells import Scratch
+from archlab.running import command
+
+from .family import WIDTHS
+from .figures import REAL_TIME, SSIM_THRESHOLD, conditions, gathered, needs_of, plain, table_of, write, zone
+from .networks import PRESETS
+from .sources import fingerprint
+
+__all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
+
+ROWS = [{"name": "baseline"}, *({"name": f"width {width}"} for width in WIDTHS)]
+
+
+def needs(row: dict[str, Any]) -> list[str]:
+    return needs_of(row["name"])
+
+
+def depends(row: dict[str, Any]) -> list[str]:
+    return ["studies.motion.figures"]
+
+
+def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    return gathered(row["name"], scratch)
+
+
+def report(rows: pd.DataFrame, folder: Path) -> None:
+    """Write table.md, tradeoff.png and report.md."""
+    table, target = table_of(rows, published=False), zone(rows)
+    table.save(folder)
+    frame = plain(rows)
+    ax = plots.tradeoff(frame, x="FPS", y="SSIM", label="network", better={"FPS": "higher"}, zone=target)
+    if frame["FPS"].max() / frame["FPS"].min() > 10:
+        ax.set_xscale("log")
+    plots.save(ax, folder / "tradeoff.png")
+    inside = frame[(frame["FPS"] >= REAL_TIME) & (frame["SSIM"] >= target["SSIM"])]["network"]
+    found = f"In the zone: {', '.join(inside)}." if len(inside) else "None of them is in the zone (as in the paper)."
+    write(
+        folder, "Figure 6: channel-reduced baselines", conditions(rows, "fig6_width"),
+        f"Hatched: at least {REAL_TIME:.0f} FPS and SSIM {target['SSIM']:.3f}, the baseline's less .011 (the paper's "
+        f".921 less its threshold {SSIM_THRESHOLD}, which short trainings do not reach). {found}",
+        "![SSIM against FPS](tradeoff.png)", table.markdown(),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    command("studies.motion.fig6_width")

@@ -1,0 +1,89 @@
+"""The paper's two tests of small motions (Figs. 8 and 17): how SSIM falls with smaller motion, and with more noise.
+
+A sample is a background photo and one cut-out that moves by d; the network sees d, the target has moved by factor · d.
+Lengths are pixels of a 384 x 384 sample and shrink with smaller ones, as in the training data.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from archlab.quality import ssim
+
+from .data import REFERENCE_SIZE, Generator, quantise
+from .evaluation import Magnifier, unit
+from .sources import Sources
+from .training import VALIDATION_SEED, device
+
+MAGNIFIED = 10.0  # pixels: factor · d of the sub-pixel test and of the noise test's small motion
+MOTIONS = np.geomspace(0.04, 1.0, 15)  # pixels, the sub-pixel test
+NOISES = np.geomspace(0.01, 100.0, 21)  # photon noise: its variance over the pixel's value, both of 8 bits
+NOISE_MOTIONS = {0.05: 200.0, 5.0: 2.0}  # motion -> factor of the two noise tests
+
+
+class Point(NamedTuple):
+    """One point of a curve."""
+
+    test: str
+    motion: float
+    factor: float
+    noise: float
+
+
+def points() -> list[Point]:
+    """15 motions without noise, and for both motions of the noise test 21 levels of it."""
+    found = [Point("sub-pixel", d, MAGNIFIED / d, 0.0) for d in MOTIONS]
+    return found + [Point("noise", d, factor, noise) for d, factor in NOISE_MOTIONS.items() for noise in NOISES]
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """`count` scenes of `size` pixels, the same at every point but for the motion and the noise."""
+
+    sources: Sources
+    size: int
+    count: int
+
+    def at(self, point: Point) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Frames A and B and the target, 1 x 3 x size x size in [-1, 1].
+
+        In the sub-pixel test the background moves as far in another direction; in the noise test it is still. All is
+        rounded to 8 bits as the training data is; noise is on A and B.
+        """
+        generator = Generator(self.sources, self.size, device=device())
+        ratio = self.size / REFERENCE_SIZE
+        for index in range(self.count):
+            draw = np.random.default_rng((VALIDATION_SEED, index, self.size))
+            angle, turn = draw.uniform(0, 2 * np.pi), draw.uniform(np.pi / 4, 7 * np.pi / 4)
+            moves = point.motion * ratio * np.array([[np.sin(a), np.cos(a)] for a in (angle, angle + turn)])
+            moves[1] *= point.test == "sub-pixel"
+            back, front = generator.background(draw, moves[1], blurred=False), generator.object(draw, moves[0])
+            frames = generator.render([back, front], (0.0, 1.0, point.factor))
+            maker = torch.Generator(generator.device).manual_seed(int(draw.integers(2**62)))
+            a, b, target = (quantise(frame, maker) for frame in frames)
+            a, b = (noisy(frame, point.noise, maker) for frame in (a, b))
+            yield a[None] * 2 - 1, b[None] * 2 - 1, target[None] * 2 - 1
+
+
+def noisy(image: Tensor, level: float, maker: torch.Generator) -> Tensor:
+    """`image` in [0, 1] with noise of variance `level` times the pixel's 8-bit value, in [0, 1] again."""
+    if not level:
+        return image
+    normal = torch.randn(image.shape, generator=maker, device=image.device)
+    return (image + normal * (level * image / 255).sqrt()).clamp(0, 1)
+
+
+@torch.inference_mode()
+def measure(magnify: Magnifier, scenes: Scenes) -> pd.DataFrame:
+    """Mean SSIM at every point: test, motion, factor, noise, ssim, sd."""
+    rows = []
+    for point in points():
+        gain = torch.tensor([point.factor], device=device())
+        found = [float(ssim(unit(magnify(a, b, gain)), unit(target))) for a, b, target in scenes.at(point)]
+        rows.append({**point._asdict(), "ssim": float(np.mean(found)), "sd": float(np.std(found))})
+    return pd.DataFrame(rows)

@@ -63,7 +63,8 @@ class Recipe:
                 f"{unit} {step.before[unit]:,} -> {step.after[unit]:,}" for unit in step.before if unit in step.after
             )
             idle = f"; {len(step.idle)} parameters left idle" if step.idle else ""
-            lines.append(f"  {step.name}: {len(step.taken)} of {len(step.found)} sites; {cost}; {step.equality}{idle}")
+            what = "sites" if step.name in ("switch", "discard") else "modules"
+            lines.append(f"  {step.name}: {len(step.taken)} of {len(step.found)} {what}; {cost}; {step.equality}{idle}")
         return "\n".join(lines)
 
 

@@ -48,11 +48,11 @@ def scale_width(
     Raises ValueError for options that do not go together, a glob without a layer, a layer that cannot change (which,
     and why), and where the new model does not run.
 
-    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 2, 1))
     >>> scale_width(net, torch.zeros(1, 3, 8, 8), ratio=0.5)
     Sequential(
       (0): Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
-      (1): BatchNorm2d(4, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
+      (1): GroupNorm(2, 4, eps=1e-05, affine=True)
       (2): ReLU()
       (3): Conv2d(4, 2, kernel_size=(1, 1), stride=(1, 1))
     )
@@ -255,7 +255,8 @@ def _made(
     if init == "preserve":
         equality = _checked(model, new, example, layers)
     step = Step(
-        "scale_width", {"layers": layers, "init": init}, tuple(g.root for g in groups) or tuple(layers), tuple(layers),
+        "scale_width", {"layers": layers, "init": init}, tuple(dict.fromkeys(m.name for g in groups for m in g.members)) or tuple(layers),
+        tuple(layers),
         left, {}, costs(record), costs(after), equality,
     )  # fmt: skip
     return with_step(new, recipe(model), step)

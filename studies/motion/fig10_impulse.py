@@ -140,9 +140,8 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         folder, "Figure 10: filters of the shape encoder", conditions(rows, "fig10_impulse"),
         f"The filter of {SIDE} x {SIDE} pixels (mean over RGB shown) that predicts a channel of the shape map best, for "
         f"the {SHOWN} strongest channels, by least squares over {about['patches']} patches; below, the share of a "
-        f"channel's variance that it explains on a fifth of them that it was not fitted to. The linear encoder is the "
-        f"baseline "
-        f"without any activation in the encoder, trained on for {about['tuned']} steps.",
+        "channel's variance that it explains on a fifth of them that it was not fitted to. The linear encoder is the "
+        f"baseline without any activation in the encoder, trained on for {about['tuned']} steps.",
         "![filters](filters.png)", table.markdown(),
     )  # fmt: skip
 

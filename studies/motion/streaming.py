@@ -1,0 +1,158 @@
+"""One frame of a stream through a magnification network: eager, compiled or as a CUDA graph; 8-bit pixels in and out.
+
+Conversions happen on the device, and what a step keeps for the next stays in place, so that the same step can be
+captured as a graph.
+"""
+
+import copy
+import types
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .models import MagnificationNet
+
+Result = tuple[Tensor, Tensor]  # a magnified frame, uint8 H x W x 3, and whether the network's output was finite
+Run = Callable[[Tensor], Result]
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+STRIDES = (1, 2, 4, 8, 16)
+SIDE_RUNS = 3  # on a side stream before a capture, as torch's documentation asks for
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """A network and how frames go through it; `moving`: each is the reference of the next."""
+
+    net: MagnificationNet
+    factor: float
+    stride: int
+    moving: bool
+    dtype: torch.dtype
+
+
+def half_of(device: torch.device) -> torch.dtype:
+    """What ``precision="auto"`` is: half precision where `device` is made for it.
+
+    On GPUs fp16, not bf16: it rounds eight times finer, and the rounding of the shapes is magnified as a motion is.
+    """
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if has_bf16(device) else torch.float32
+
+
+def has_bf16(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return _cpu_has_bf16()
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _cpu_has_bf16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+@torch.no_grad()
+def coarsest_stride(net: nn.Module) -> int:
+    """What both sides of an image must be multiples of, found by running `net` on the meta device, without data.
+
+    Raises ValueError where it returns no image of its input's size for any of 1, 2, 4, 8, 16.
+
+    >>> from studies.motion.models import EIGHTH, baseline
+    >>> coarsest_stride(baseline()), coarsest_stride(MagnificationNet(EIGHTH))
+    (4, 8)
+    """
+    blank = copy.deepcopy(net).to("meta")
+    dtype, why = next(blank.parameters()).dtype, ""
+    for stride in STRIDES:
+        image = torch.empty(1, 3, 17 * stride, 17 * stride, dtype=dtype, device="meta")  # 17: no further factor of 2
+        try:
+            if blank(image, image, 2.0).shape == image.shape:
+                return stride
+        except RuntimeError as error:  # maps of two grids do not fit together
+            why = f": {error}"
+    raise ValueError(f"{type(net).__name__} returns no image of its input's size, 17 to {17 * STRIDES[-1]} pixels{why}")
+
+
+def first_step(stream: Stream, pixels: Tensor) -> tuple[Result, Tensor]:
+    """The first frame, magnified against itself, and its shape, against which the next is."""
+    texture, shape = stream.net.encode(_image(stream, pixels))
+    image = stream.net.decoder(texture, stream.net.manipulator(shape, shape, stream.factor))
+    return _result(image, pixels), shape.clone()
+
+
+def later_step(stream: Stream, reference: Tensor, pixels: Tensor) -> Result:
+    """A later frame, magnified against the shape `reference`; where that is moving it becomes this frame's."""
+    image, shape = stream.net.stream(_image(stream, pixels), reference, stream.factor)
+    if stream.moving:
+        reference.copy_(shape)
+    return _result(image, pixels)
+
+
+def _image(stream: Stream, pixels: Tensor) -> Tensor:
+    """uint8 H x W x 3 as 1 x 3 x H' x W' in [-1, 1], sides mirrored up to multiples of the stride."""
+    image = (pixels.permute(2, 0, 1)[None].float() / 127.5 - 1).to(stream.dtype)
+    height, width = image.shape[-2:]
+    if height % stream.stride or width % stream.stride:
+        image = F.pad(image, (0, -width % stream.stride, 0, -height % stream.stride), mode="reflect")
+    return image.contiguous(memory_format=torch.channels_last)
+
+
+def _result(image: Tensor, like: Tensor) -> Result:
+    """An image in [-1, 1] as uint8 of the size of `like`, and whether all of it is finite."""
+    levels = ((image[0, :, : like.shape[0], : like.shape[1]].float() + 1) * 127.5).round().clamp(0, 255)
+    return levels.to(torch.uint8).permute(1, 2, 0).contiguous(), image.isfinite().all()
+
+
+def eager(stream: Stream, reference: Tensor, pixels: Tensor) -> Run:
+    return lambda pixels: later_step(stream, reference, pixels.to(reference.device))
+
+
+def compiled(stream: Stream, reference: Tensor, pixels: Tensor) -> Run:
+    """`later_step` compiled as a whole for one size.
+
+    torch keeps what it compiles by code object and refuses the ninth version, so each video gets one of its own.
+    """
+    code = later_step.__code__
+    own = types.FunctionType(code.replace(co_name=code.co_name), later_step.__globals__)
+    fast = torch.compile(own, dynamic=False, fullgraph=True)
+    return lambda pixels: fast(stream, reference, pixels.to(reference.device))
+
+
+def graphed(stream: Stream, reference: Tensor, pixels: Tensor) -> Run:
+    """`later_step` captured as a CUDA graph on the current device; frames are copied to where it reads them."""
+    held = pixels.to(reference.device, copy=True)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(SIDE_RUNS):
+            later_step(stream, reference.clone(), held)  # the true one must not move yet
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = later_step(stream, reference, held)
+
+    def run(pixels: Tensor) -> Result:
+        held.copy_(pixels)
+        graph.replay()
+        return result
+
+    return run
+
+
+MODES = {"eager": eager, "compile": compiled, "graph": graphed}
+
+
+@contextmanager
+def inference(device: torch.device) -> Iterator[None]:
+    """No gradients and none of the caller's autocast; `device` is the current one."""
+    with ExitStack() as stack:
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        yield

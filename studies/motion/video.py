@@ -1,0 +1,212 @@
+"""Videos in and out, frame by frame: what a magnifier reads and writes, through PyAV.
+
+PyAV decodes whatever FFmpeg does, and since version 17 converts colours by the space that a frame says it is in. It
+leaves to its user which way is up, where in time a frame lies, and errors that name the file.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.reformatter import ColorRange, Colorspace
+from av.video.stream import VideoStream
+
+SLACK_S = 5e-4  # containers round a frame's time to as much as a millisecond
+BT709 = 1  # FFmpeg's number for the primaries and the transfer function of HD video
+CRF = 18  # x264's constant rate factor, at which the eye sees no loss; its default is 23
+WRITTEN = (".mp4", ".mov", ".mkv")
+
+
+def frames(path: str | Path, *, start: float = 0.0, end: float | None = None) -> Iterator[np.ndarray]:
+    """The frames of a video as RGB, uint8 H x W x 3, decoded one by one as they are asked for.
+
+    Those shown from second `start` on and before `end`, counted from the first frame. Upright, where the file says how
+    the camera was held. What is not RGB becomes it by the file's own colour space; times between frames are not kept
+    (see `frame_rate`).
+
+    Raises FileNotFoundError for a missing file, ValueError for one that cannot be read as a video, both at once; and
+    ValueError where decoding fails or no frame lies between `start` and `end`.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "grey.mp4"
+    >>> save_video(np.full((50, 48, 64, 3), 128, np.uint8), path, 25)
+    50
+    >>> next(frames(path)).shape, len(list(frames(path, start=0.4, end=1)))
+    ((48, 64, 3), 15)
+    """
+    last = math.inf if end is None else end
+    if not 0 <= start < last:
+        raise ValueError(f"start must be at least 0 and before end, got start={start}, end={end} (seconds)")
+    container, stream = _opened(path)
+    if start and not _sought(container, stream, start):
+        container.close()
+        container, stream = _opened(path)
+    return _decoded(path, container, stream, start, last)
+
+
+def frame_rate(path: str | Path) -> Fraction:
+    """Frames per second of a video, on average over it. Raises as `frames` does, and ValueError where it has none."""
+    container, stream = _opened(path)
+    with container:
+        rate = stream.average_rate or stream.guessed_rate
+    if not rate:
+        raise ValueError(f"{path}: says no frame rate")
+    return rate
+
+
+def about_frames(path: str | Path, *, start: float = 0.0, end: float | None = None) -> int | None:
+    """About how many frames `frames` will give, by what the file says of its length; None where it says nothing."""
+    rate = frame_rate(path)
+    container, stream = _opened(path)
+    with container:
+        if stream.duration is not None and stream.time_base is not None:
+            seconds = float(stream.duration * stream.time_base)
+        elif container.duration is not None:
+            seconds = container.duration / av.time_base
+        else:
+            return None
+    return max(1, round(rate * (min(seconds, math.inf if end is None else end) - start)))
+
+
+def save_video(frames: Iterable[np.ndarray], path: str | Path, fps: Fraction | float) -> int:
+    """Write frames (uint8 H x W x 3, RGB) as H.264 to `path`, an .mp4, .mov or .mkv, as they come. Returns how many.
+
+    Colours are BT.709, at half resolution as in most videos (at full resolution where a side is odd, which not every
+    player shows). The file is begun when the first frame is there; where a later one fails, those before it are kept.
+
+    Raises ValueError where there is no frame, their size changes, or `path` cannot be written as such a video.
+    """
+    if Path(path).suffix.lower() not in WRITTEN:
+        raise ValueError(f"{path}: a video is written as {', '.join(WRITTEN)}, not as {Path(path).suffix!r}")
+    if not 1e-3 <= fps < math.inf:
+        raise ValueError(f"fps must be at least 0.001, got {fps}")
+    rate = Fraction(fps).limit_denominator(65_535)  # 29.97, not the float next to it
+    iterator = iter(frames)
+    first = next(iterator, None)
+    if first is None:
+        raise ValueError(f"{path}: there is no frame to write")
+    check_frame(first, 0, first.shape)
+    count = 0
+    try:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=rate, options={"crf": str(CRF)})
+            stream.height, stream.width = first.shape[:2]
+            stream.pix_fmt = "yuv444p" if stream.height % 2 or stream.width % 2 else "yuv420p"
+            codec = stream.codec_context
+            codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
+            codec.color_primaries = codec.color_trc = BT709
+            try:
+                for frame in chain([first], iterator):
+                    check_frame(frame, count, first.shape)
+                    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
+                        format=stream.pix_fmt, dst_colorspace=codec.colorspace, dst_color_range=codec.color_range
+                    )
+                    picture.pts, picture.time_base = count, 1 / rate
+                    container.mux(stream.encode(picture))
+                    count += 1
+            finally:
+                container.mux(stream.encode())  # what the encoder holds back: dozens of frames
+    except FFmpegError as error:
+        raise ValueError(f"{path} cannot be written as a video: {error.strerror}") from error
+    return count
+
+
+def check_frame(frame: Any, number: int, shape: tuple[int, ...]) -> None:
+    """Raise ValueError where frame `number`, an array or a tensor, is no RGB image of 8 bits, or not of `shape`."""
+    found, dtype = tuple(frame.shape), str(frame.dtype).removeprefix("torch.")
+    if len(found) != 3 or found[2] != 3 or dtype != "uint8":
+        raise ValueError(f"a frame must be uint8, H x W x 3, got {dtype}, {_in_words(found)} as frame {number}")
+    if found != tuple(shape):
+        raise ValueError(
+            f"all frames must be of one size: frame {number} is {_in_words(found)}, those before are {_in_words(shape)}"
+        )
+
+
+def xt_slice(frames: Iterable[np.ndarray], row: int) -> np.ndarray:
+    """One row of every frame under that of the frame before, T x W x 3: motion along the row shows as a wave.
+
+    >>> xt_slice(np.zeros((5, 48, 64, 3), np.uint8), row=20).shape
+    (5, 64, 3)
+    """
+    return np.stack([frame[row] for frame in frames])
+
+
+def yt_slice(frames: Iterable[np.ndarray], column: int) -> np.ndarray:
+    """One column of every frame beside that of the frame before, H x T x 3."""
+    return np.stack([frame[:, column] for frame in frames], axis=1)
+
+
+def _opened(path: str | Path) -> tuple[InputContainer, VideoStream]:
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        container = av.open(str(path), metadata_errors="replace")
+    except FFmpegError as error:
+        raise ValueError(f"{path} cannot be read as a video: {error.strerror}") from error
+    if not container.streams.video:
+        kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
+        container.close()
+        raise ValueError(f"{path} holds no video: {kinds} was found in it")
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    return container, stream
+
+
+def _sought(container: InputContainer, stream: VideoStream, start: float) -> bool:
+    """Go to the last key frame before second `start`, without decoding what is before; False where that fails.
+
+    An MPEG transport stream has no index and may be entered too late.
+    """
+    if stream.start_time is None or not stream.time_base:
+        return False
+    place = stream.start_time + int(start / stream.time_base)
+    try:
+        container.seek(place, stream=stream)
+        picture = next(container.decode(stream), None)
+        container.seek(place, stream=stream)
+    except FFmpegError:
+        return False
+    return picture is not None and picture.pts is not None and _time(picture, stream, 0) <= start
+
+
+def _decoded(
+    path: str | Path, container: InputContainer, stream: VideoStream, start: float, end: float
+) -> Iterator[np.ndarray]:
+    with container:
+        decoded, seen, given = container.decode(stream), 0, 0
+        while True:
+            try:
+                picture = next(decoded, None)
+                if picture is None:
+                    break
+                image = picture.to_ndarray(format="rgb24")
+            except FFmpegError as error:
+                after = f"{seen} frames" + (f" from second {start:g} on" if start else "")
+                raise ValueError(f"{path} is broken: decoding fails after {after}: {error.strerror}") from error
+            time = _time(picture, stream, seen)
+            seen += 1
+            if time >= end - SLACK_S:
+                break
+            if time >= start - SLACK_S:
+                given += 1
+                yield np.rot90(image, round(picture.rotation / 90))
+    if not given:
+        raise ValueError(f"{path}: no frame lies between seconds {start:g} and {end:g}, {seen} were decoded")
+
+
+def _time(picture: av.VideoFrame, stream: VideoStream, seen: int) -> float:
+    """Seconds from the first frame; without time stamps, as in a bare H.264 stream, by the number of frames."""
+    if picture.pts is None or stream.start_time is None or stream.time_base is None:
+        return float(seen / (stream.guessed_rate or stream.average_rate or 25))
+    return float((picture.pts - stream.start_time) * stream.time_base)
+
+
+def _in_words(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

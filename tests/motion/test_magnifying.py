@@ -1,0 +1,418 @@
+"""The magnifier's fast path shows what the plain network shows: each frame encoded once, any size, any mode."""
+
+import doctest
+import runpy
+import sys
+import warnings
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import count, islice
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_model
+from skimage.data import astronaut
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import archlab as al
+from studies.motion import magnifying, models, streaming
+from studies.motion.magnifying import DESIGNS, magnify, network
+from studies.motion.models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, baseline
+from studies.motion.streaming import coarsest_stride
+from studies.motion.video import frame_rate, frames, save_video
+
+TINY = Config(width=4, encoder_blocks=(1, 1, 1), decoder_blocks=1)
+CPU = {"device": "cpu", "precision": "fp32"}
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+
+
+def clip(count=4, height=40, width=56):
+    """A photo that moves by a quarter of a pixel a frame."""
+    photo, moved = astronaut(), []
+    for t in range(count):
+        part = photo[80 + t : 80 + t + 4 * height, 120 : 120 + 4 * width].astype(float)
+        moved.append(part.reshape(height, 4, width, 4, 3).mean(axis=(1, 3)).round().astype(np.uint8))
+    return moved
+
+
+def levels(net, a, b, factor):
+    """What the plain network shows of frame `b` moving away from `a`: float32 levels, not rounded, H x W x 3."""
+    images = [torch.from_numpy(np.array(x)).permute(2, 0, 1)[None].float() / 127.5 - 1 for x in (a, b)]
+    with torch.inference_mode():
+        return ((net(*images, factor)[0].permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).numpy()
+
+
+def assert_within(tolerance, image, wanted):
+    """`image`, 8 bits, is the rounding of something within `tolerance` of `wanted` on the network's scale [-1, 1]."""
+    assert image.dtype == np.uint8 and image.shape == wanted.shape
+    assert np.abs(image - wanted).max() <= 0.5 + 127.5 * tolerance
+    assert np.abs(image.astype(int) - wanted.round().astype(int)).max() <= 1
+
+
+def plain(net, video, factor, reference="first"):
+    before = [video[0], *([video[0]] * (len(video) - 1) if reference == "first" else video[:-1])]
+    return [levels(net, a, b, factor) for a, b in zip(before, video, strict=True)]
+
+
+@pytest.fixture
+def without_inductor(monkeypatch):
+    """torch.compile as ever but for the last step: writing C++ and compiling it takes a minute."""
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda step, **options: compile(step, backend="aot_eager", **options))
+
+
+@pytest.mark.parametrize("reference", ["first", "previous"])
+@pytest.mark.parametrize("mode", ["eager", "compile"])
+def test_the_fast_path_equals_the_plain_network(reference, mode, without_inductor):
+    net, video = MagnificationNet(TINY), clip()
+    fast = list(magnify(net, video, factor=100, reference=reference, mode=mode, **CPU))
+    wanted = plain(net, video, 100.0, reference)
+    assert len(fast) == len(video)
+    for image, levels in zip(fast, wanted, strict=True):
+        assert_within(1e-4, image, levels)
+    other = plain(net, video, 100.0, "previous" if reference == "first" else "first")
+    assert np.abs(wanted[-1] - other[-1]).max() > 2, "the references make no difference: the test would miss a mistake"
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return baseline(pretrained=True).eval()
+
+
+@pytest.mark.parametrize("factor", [1.0, 50.0])
+def test_the_stated_tolerance_of_fp32_holds_for_the_trained_baseline(trained, factor):
+    video = clip(2, 64, 64)
+    _, fast = magnify(trained, video, factor=factor, **CPU)
+    assert_within(1e-4, fast, levels(trained, *video, factor))
+
+
+@pytest.mark.parametrize("precision, most, mean", [("bf16", 16, 1.0), ("fp16", 2, 0.15)])
+def test_the_stated_tolerance_of_half_precision_holds(trained, precision, most, mean, monkeypatch):
+    """On a CPU, which computes both, though too slowly to be allowed to where it lacks the instructions."""
+    monkeypatch.setattr(magnifying, "_check", lambda *args: None)
+    video = clip(2, 64, 64)
+    _, fast = magnify(trained, video, factor=50, device="cpu", precision=precision)
+    difference = np.abs(fast - levels(trained, *video, 50.0).round())
+    assert 0 < difference.mean() <= mean and difference.max() <= most
+
+
+def test_auto_is_half_precision_where_the_cpu_has_it(monkeypatch):
+    for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(streaming, "_cpu_has_bf16", lambda has=has: has)
+        assert streaming.half_of(torch.device("cpu")) == dtype
+        seen = []
+        net = MagnificationNet(TINY)
+        net.decoder.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0].dtype))
+        next(magnify(net, clip(1), factor=2, device="cpu"))
+        assert seen[-1] == dtype
+
+
+def test_factor_1_shows_the_frame_whatever_the_reference(trained):
+    video = clip(2, 64, 64)
+    static, moved = (list(magnify(trained, given, factor=1, **CPU))[1] for given in (video, [video[1], video[1]]))
+    assert np.array_equal(static, moved)
+    assert np.abs(static.astype(int) - video[1]).mean() < 15
+
+
+class Counting(MagnificationNet):
+    encoded = 0
+
+    def encode(self, frame):
+        Counting.encoded += frame.device.type != "meta"
+        return super().encode(frame)
+
+
+@pytest.mark.parametrize("reference", ["first", "previous"])
+def test_each_frame_is_taken_when_it_is_needed_and_encoded_once(reference):
+    taken = []
+
+    def endless():
+        for number in count():
+            taken.append(number)
+            yield clip(8)[number % 8]
+
+    Counting.encoded = 0
+    magnified = magnify(Counting(TINY), endless(), factor=5, reference=reference, **CPU)
+    assert (len(taken), Counting.encoded) == (0, 0)
+    for number, _ in enumerate(islice(magnified, 5), start=1):
+        assert (len(taken), Counting.encoded) == (number, number)
+
+
+def test_the_network_and_the_callers_modes_are_untouched():
+    net = MagnificationNet(TINY).train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    magnified = magnify(net, clip(), factor=3, **CPU)
+    first = next(magnified)
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    assert net.training and all(p.requires_grad for p in net.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    with torch.no_grad():
+        net.decoder.conv2.bias.add_(1)  # nor does the magnifier see what happens to it later
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # nor the caller's autocast
+        rest = list(magnified)
+    with torch.no_grad():
+        net.decoder.conv2.bias.sub_(1)
+    for image, wanted in zip([first, *rest], plain(net, clip(), 3.0), strict=True):
+        assert_within(1e-4, image, wanted)
+
+
+@pytest.mark.parametrize("design, stride", [(TINY, 4), (QUARTER, 4), (EIGHTH, 8), *((c, 4) for c in LINEAR.values())])
+def test_any_size_will_do_and_only_the_frames_pixels_come_back(design, stride):
+    net = MagnificationNet(replace(design, width=4))
+    assert coarsest_stride(net) == stride
+    for height, width in ((16, 16), (17, 29), (stride * 5, stride * 4 + 1)):
+        video = clip(2, height, width)
+        fast = list(magnify(net, video, factor=4, **CPU))
+        side = [-x % stride for x in (height, width)]
+        mirrored = [np.pad(x, ((0, side[0]), (0, side[1]), (0, 0)), mode="reflect") for x in video]
+        for image, wanted in zip(fast, plain(net, mirrored, 4.0), strict=True):
+            assert_within(1e-4, image, wanted[:height, :width])
+
+
+def test_a_network_that_keeps_no_size_is_refused():
+    class Halving(torch.nn.Conv2d):
+        def forward(self, a, b, factor):
+            return F.avg_pool2d(super().forward(a), 2)
+
+    with pytest.raises(ValueError, match="Halving returns no image of its input's size, 17 to 272 pixels"):
+        coarsest_stride(Halving(3, 3, 3, padding=1))
+
+
+def test_arrays_and_tensors_of_any_layout_are_frames():
+    net, video = MagnificationNet(TINY), clip(3)
+    wanted = list(magnify(net, video, factor=4, **CPU))
+    read_only = [np.array(x) for x in video]
+    for array in read_only:
+        array.flags.writeable = False
+    mirrored = [np.array(x[:, ::-1])[:, ::-1] for x in video]
+    columns = [np.asfortranarray(x) for x in video]
+    tensors = [torch.from_numpy(np.array(x)) for x in video]
+    for given in (read_only, mirrored, columns, tensors, np.stack(video), iter(video)):
+        assert all(np.array_equal(a, b) for a, b in zip(magnify(net, given, factor=4, **CPU), wanted, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"factor": 0}, "factor must be positive and finite, got 0"),
+        ({"factor": -2.0}, "factor must be positive and finite, got -2"),
+        ({"factor": float("nan")}, "factor must be positive and finite, got nan"),
+        ({"factor": float("inf")}, "factor must be positive and finite, got inf"),
+        ({"reference": "last"}, "reference must be one of first, previous, got 'last'"),
+        ({"precision": "fp8"}, "precision must be one of auto, fp32, fp16, bf16, got 'fp8'"),
+        ({"mode": "fast"}, "mode must be one of eager, compile, graph, got 'fast'"),
+        ({"mode": "graph"}, "mode='graph' is a CUDA graph, and the device is cpu: use 'eager' or 'compile'"),
+        ({"precision": "fp16"}, "precision='fp16' is for GPUs, and the device is cpu: use 'fp32' or 'auto'"),
+        ({"precision": "bf16"}, "precision='bf16': cpu has no instructions for it and would be slower: use 'auto'"),
+        ({"device": "meta"}, "device must be a cpu or cuda device, got 'meta'"),
+        ({"device": "gpu"}, "device must be a cpu or cuda device, got 'gpu'"),
+        ({"device": "cuda:99"}, r"device='cuda:99': (torch finds no CUDA|there are \d+ CUDA)"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(options, words, monkeypatch):
+    monkeypatch.setattr(streaming, "_cpu_has_bf16", lambda: False)
+    with pytest.raises(ValueError, match=words):
+        magnify(MagnificationNet(TINY), clip(), **({"factor": 2, "device": "cpu"} | options))
+
+
+def test_wrong_frames_are_named():
+    net, video = MagnificationNet(TINY), clip(3)
+    for given, words in (
+        ([], "there is no frame to magnify: the video is empty"),
+        ([*video, video[0][:-1]], "frame 3 is 39 x 56 x 3, those before are 40 x 56 x 3"),
+        ([x[..., 0] for x in video], "a frame must be uint8, H x W x 3, got uint8, 40 x 56 as frame 0"),
+        ([video[0], video[1] / 255], "a frame must be uint8, H x W x 3, got float64, 40 x 56 x 3 as frame 1"),
+        ([x[:15] for x in video], "frames must have at least 16 pixels a side, got 15 x 56"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            list(magnify(net, given, factor=2, **CPU))
+
+
+def test_an_overflow_is_no_black_frame():
+    net = MagnificationNet(TINY)
+    with torch.no_grad():
+        net.manipulator.conv2.weight.mul_(1e6)
+    with pytest.raises(ValueError, match=r"frame 0: the output is not finite in torch\.float32 at factor 1e\+38"):
+        next(magnify(net, clip(), factor=1e38, **CPU))
+
+
+class Same(torch.nn.Conv2d):
+    """The least that can be magnified with."""
+
+    def __init__(self):
+        super().__init__(3, 3, 1)
+        self.manipulator, self.decoder = (lambda a, b, factor: b), (lambda texture, shape: texture)
+
+    def encode(self, frame):
+        return frame, super().forward(frame)
+
+    def stream(self, frame, previous_shape, factor):
+        return frame, previous_shape
+
+    def forward(self, a, b, factor):
+        return b
+
+
+def test_more_videos_are_compiled_than_torch_keeps_versions_of_a_function(without_inductor):
+    for width in range(16, 16 + torch._dynamo.config.recompile_limit + 2):
+        video = clip(2, 16, width)
+        fast = list(magnify(Same(), video, factor=2, mode="compile", **CPU))
+        assert all(np.array_equal(a, b) for a, b in zip(fast, video, strict=True))
+
+
+class Graph(TorchDispatchMode):
+    """What a CUDA graph does, on a CPU: operations are noted, without effect, and repeated on the same memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.before = [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.is_mutable:
+            self.before.append((args[0], args[0].clone()))
+        result = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, result))
+        return result
+
+    def __exit__(self, *raised):
+        super().__exit__(*raised)
+        for tensor, value in self.before:
+            tensor.copy_(value)
+
+    def replay(self):
+        for func, args, kwargs, result in self.calls:
+            again = func(*args, **kwargs)
+            if isinstance(result, torch.Tensor):
+                result.copy_(again)
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_a_graph_replays_what_eager_does(moving, monkeypatch):
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, Mock())
+    monkeypatch.setattr(torch.cuda, "stream", lambda side: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: graph)
+    stream = streaming.Stream(MagnificationNet(TINY), 100.0, 4, moving, torch.float32)
+    pixels = [torch.from_numpy(image) for image in clip(5)]
+    shown = []
+    with streaming.inference(torch.device("cpu")):
+        for mode in (streaming.graphed, streaming.eager):
+            _, reference = streaming.first_step(stream, pixels[0])
+            run = mode(stream, reference, pixels[1])
+            shown.append([run(frame)[0].clone() for frame in pixels[1:]])
+    assert all(torch.equal(a, b) for a, b in zip(*shown, strict=True))
+    assert not torch.equal(shown[0][1], shown[0][2])
+
+
+@needs_cuda
+@pytest.mark.parametrize("reference", ["first", "previous"])
+@pytest.mark.parametrize("precision, most, mean", [("fp32", 2, 0.15), ("fp16", 2, 0.15), ("bf16", 16, 1.0)])
+@pytest.mark.parametrize("mode", ["eager", "compile", "graph"])
+def test_the_stated_tolerance_holds_on_a_gpu(trained, mode, precision, most, mean, reference):
+    video = clip(4, 64, 62)
+    mirrored = [np.pad(x, ((0, 0), (0, 2), (0, 0)), mode="reflect") for x in video]
+    fast = list(magnify(trained, video, factor=20, reference=reference, precision=precision, mode=mode))
+    for image, wanted in zip(fast, plain(trained, mirrored, 20.0, reference), strict=True):
+        difference = np.abs(image - wanted[:, :62].round())
+        assert difference.mean() <= mean and difference.max() <= most
+
+
+@needs_cuda
+def test_a_graph_takes_frames_that_are_on_the_gpu_already():
+    net, video = MagnificationNet(TINY), clip()
+    there = [torch.from_numpy(np.array(x)).cuda() for x in video]
+    graphed, eager = (list(magnify(net, there, factor=5, mode=mode)) for mode in ("graph", "eager"))
+    assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(graphed, eager, strict=True))
+
+
+def test_a_file_of_weights_says_which_network_it_is(tmp_path):
+    for design in DESIGNS:
+        net = MagnificationNet(replace(design, width=4))
+        save_model(net, str(tmp_path / "net.safetensors"))
+        again = network(str(tmp_path / "net.safetensors"))
+        assert again.config == net.config
+        assert torch.equal(again.decoder.conv1.weight, net.decoder.conv1.weight)
+
+
+def test_a_network_thinned_by_archlab_magnifies(tmp_path):
+    image = torch.zeros(1, 3, 32, 32)
+    thin = al.remove(baseline(), (image, image, 2.0), kinds="block", where="encoder*")
+    al.save(thin, tmp_path / "thin.safetensors")
+    net = network(str(tmp_path / "thin.safetensors"))
+    assert sum(p.numel() for p in net.parameters()) < 900_000
+    video = clip(2, 32, 32)
+    for fast, wanted in zip(magnify(net, video, factor=5, **CPU), plain(thin, video, 5.0), strict=True):
+        assert_within(1e-4, fast, wanted)
+
+
+def test_weights_that_are_none_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "PRETRAINED_PROPOSED", tmp_path / "proposed.safetensors")
+    with pytest.raises(
+        FileNotFoundError, match=r"weights of the proposed network are not in this checkout \(.*proposed"
+    ):
+        network("proposed")
+    with pytest.raises(FileNotFoundError, match="basline: no such file, and none of baseline, proposed"):
+        network("basline")
+    (tmp_path / "junk.safetensors").write_bytes(b"junk" * 9)
+    with pytest.raises(ValueError, match=r"junk\.safetensors cannot be read as safetensors"):
+        network(str(tmp_path / "junk.safetensors"))
+    save_model(torch.nn.Linear(2, 2), str(tmp_path / "linear.safetensors"))
+    with pytest.raises(ValueError, match=r"linear\.safetensors holds the weights of no magnification network"):
+        network(str(tmp_path / "linear.safetensors"))
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """Runs ``python -m studies.motion.magnifying WORDS`` in this process, in a folder of its own; its exit status."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["magnifying", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
+            runpy.run_module("studies.motion.magnifying", run_name="__main__")
+        return stopped.value.code
+
+    return run
+
+
+def test_the_command_line_magnifies_a_part_of_a_video(command, capsys):
+    net = MagnificationNet(Config(width=4))
+    save_model(net, "net.safetensors")
+    save_video(clip(20), "in.mp4", 10)
+    window = ("--start", 0.5, "--end", 1.2, "--weights", "net.safetensors")
+    assert command("in.mp4", "out.mp4", "--factor", 5, "--device", "cpu", "--precision", "fp32", *window) == 0
+    said = capsys.readouterr()
+    assert "out.mp4: 7 frames" in said.out and "magnify 7/7" in said.err
+    assert frame_rate("out.mp4") == 10
+    wanted = magnify(net, frames("in.mp4", start=0.5, end=1.2), factor=5, **CPU)
+    for image, written in zip(wanted, frames("out.mp4"), strict=True):
+        assert np.abs(image.astype(int) - written).mean() < 3
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("absent.mp4", "out.mp4"), "absent.mp4: no such file"),
+        (("in.mp4", "in.mp4"), "in.mp4: the output would overwrite the input while it is read"),
+        (("in.mp4", "out.gif"), "out.gif: a video is written as .mp4, .mov, .mkv, not as '.gif'"),
+        (("in.mp4", "out.mp4", "--factor", "0"), "factor must be positive and finite, got 0.0"),
+        (("in.mp4", "out.mp4", "--weights", "absent"), "absent: no such file, and none of baseline, proposed"),
+    ],
+)
+def test_the_command_line_says_in_a_line_what_is_wrong(command, capsys, words, said):
+    save_video(clip(2), "in.mp4", 10)
+    assert command(*words) == 2
+    assert capsys.readouterr().err == f"magnifying: {said}\n"
+    assert len(list(frames("in.mp4"))) == 2 and len(list(Path.cwd().iterdir())) == 1
+
+
+@pytest.mark.parametrize("module", [magnifying, streaming])
+def test_the_examples(module):
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed

@@ -166,8 +166,8 @@ def _no_link(module: nn.Module, calls: Sequence[ModuleCall], tied: dict[int, int
             return "it is called from outside the model"
         if isinstance(module, nn.BatchNorm1d) and len(call.in_shapes[0]) == 2:
             continue
-        dims = {nn.Linear: None}.get(type(module), getattr(module, "kernel_size", None))
-        if dims is not None and len(call.in_shapes[0]) != len(dims) + 2:
+        kernel = getattr(module, "kernel_size", None)
+        if kernel is not None and len(call.in_shapes[0]) != len(kernel) + 2:
             return "its input has no batch dimension"
     if len({call.in_shapes[0][1:] for call in calls}) > 1:
         return "its calls are of different shapes"
@@ -288,7 +288,7 @@ def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tupl
 
     def best(segment: Segment) -> tuple[float, list[Segment]]:
         """The cheapest way to compute what follows, given that nothing of `segment` is computed yet."""
-        readers = segment.links[-1].readers or ()
+        readers: tuple[Link, ...] = segment.links[-1].readers or ()
         apart = [alone(reader) for reader in readers]
         stopping = (
             price(segment) + sum(total for total, _ in apart),

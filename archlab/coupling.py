@@ -74,14 +74,12 @@ def groups_of(model: nn.Module, example: Any, globs: Sequence[str] = ("*",)) -> 
         found = []
         try:
             with torch.enable_grad(), torch.random.fork_rng(devices=devices_of(net)), _bounded(tp, net):
-                graph.build_dependency(
-                    net, example, forward_fn=lambda net, given: tensors_in(run(net, fresh(given))), verbose=False
-                )
+                graph.build_dependency(net, example, forward_fn=_outputs, verbose=False)
                 seen: set[nn.Module] = set()
                 for root in sorted(roots, key=lambda module: order.get(names[module], len(order))):
                     if root in seen or root not in graph.module2node:
                         continue
-                    pruner = graph.get_pruner_of_module(root)
+                    pruner: Any = graph.get_pruner_of_module(root)
                     channels = list(range(pruner.get_out_channels(root)))
                     group = graph.get_pruning_group(root, pruner.prune_out_channels, channels)
                     found.append(group)
@@ -93,6 +91,10 @@ def groups_of(model: nn.Module, example: Any, globs: Sequence[str] = ("*",)) -> 
             ) from error
     fixed = _fixed(record)
     return [_group(group, graph, names, dict(net.named_parameters()), fixed) for group in found]
+
+
+def _outputs(net: nn.Module, example: Any) -> Any:
+    return tensors_in(run(net, fresh(example)))
 
 
 @contextmanager

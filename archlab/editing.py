@@ -112,8 +112,12 @@ def edit_graph(graph: fx.Graph, edits: dict[Place, Edit], mutating: set[Place]) 
         if place in edits:
             found.add(place)
             edit = edits[place]
-            how = _feed if isinstance(edit, Feed) else _wrap if isinstance(edit, Wrap) else _edit
-            how(graph, node, edit)
+            if isinstance(edit, Feed):
+                _feed(graph, node, edit)
+            elif isinstance(edit, Wrap):
+                _wrap(graph, node, edit)
+            else:
+                _edit(graph, node, edit)
     _drop_dead(graph, idle, mutating)
     graph.lint()
     return found

@@ -80,8 +80,9 @@ class Layer:
         return f"{self.inputs}->{self.outputs} {kernel}{stride}{' transposed' if self.form == 'transposed' else ''}"
 
 
-def why_not_linear(module: nn.Module) -> str | None:
+def why_not_linear(given: nn.Module) -> str | None:
     """None for a module that is a linear layer as it stands, "" for one that is of no such kind, else the reason."""
+    module: Any = given
     plain = {nn.Linear: ("forward",), **dict.fromkeys(CONVOLUTIONS, ("forward", "_conv_forward"))}
     plain |= dict.fromkeys(TRANSPOSED, ("forward",)) | dict.fromkeys(NORMS, ("forward",))
     base = next((cls for cls in plain if isinstance(module, cls)), None)
@@ -93,8 +94,7 @@ def why_not_linear(module: nn.Module) -> str | None:
         return "it has hooks"
     if isinstance(module, NORMS) and (module.training or module.running_mean is None):
         return "it normalises by the batch, not by fixed statistics: call .eval() first"
-    padding = getattr(module, "padding", 0)
-    if padding == "same" and any(d * (k - 1) % 2 for d, k in zip(module.dilation, module.kernel_size, strict=True)):
+    if getattr(module, "padding", 0) == "same" and any(d * (k - 1) % 2 for d, k in zip(module.dilation, module.kernel_size, strict=True)):
         return "its padding is not the same on both sides"
     if any(name not in ("weight", "bias") for name, _ in module.named_parameters()):
         return "its weight is computed from other parameters"
@@ -156,14 +156,15 @@ def module_of(layer: Layer, like: Tensor) -> nn.Module:
         options = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups}
         if layer.form == "transposed":
             options["output_padding"] = layer.output_padding
-        kind = (TRANSPOSED if layer.form == "transposed" else CONVOLUTIONS)[layer.dims - 1]
+        kind: Any = (TRANSPOSED if layer.form == "transposed" else CONVOLUTIONS)[layer.dims - 1]
         made = kind(layer.inputs, layer.outputs, layer.kernel, padding_mode=layer.mode, **options, **given)
     weight = _swapped(layer.weight, layer.groups) if layer.form == "transposed" else layer.weight
     for parameter, value in ((made.weight, weight), (made.bias, layer.bias)):
-        if parameter is not None and not value.is_meta:
-            parameter.data.copy_(value)
         if parameter is not None:
+            assert value is not None
             parameter.requires_grad_(like.requires_grad)
+            if not value.is_meta:
+                parameter.data.copy_(value)
     return made
 
 

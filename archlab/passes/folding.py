@@ -360,7 +360,8 @@ def _checked_rings(model: nn.Module, padded: Mapping[str, nn.Module], chains: Ch
     for address in padded:
         link, pair = chains.links[address], (model.get_submodule(address), padded[address])
         if not any(link in (other.readers or ()) for other in chains.links.values()):
-            x = torch.randn(1, *link.in_shape[1:], dtype=torch.float64, device=pair[0].weight.device)
+            device = next(pair[0].parameters()).device
+            x = torch.randn(1, *link.in_shape[1:], dtype=torch.float64, device=device)
             follow(link, 0, *(_apply(layer_of(module), x) for module in pair))
     return rings
 

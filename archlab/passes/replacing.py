@@ -62,7 +62,7 @@ def _replaced(
         put_modules_(made, {path: new})
     else:
         made = with_modules(model, {path: new}, example)
-    counts = [{"params": sum(p.numel() for p in m.parameters())} for m in (model, made)]
+    before, after = ({"params": sum(p.numel() for p in m.parameters())} for m in (model, made))
     options = {"path": path, "factory": name, "kwargs": kwargs}
-    step = Step("replace", options, (path,), (path,), {}, {}, *counts, "none: another module stands there")
+    step = Step("replace", options, (path,), (path,), {}, {}, before, after, "none: another module stands there")
     return with_step(made, recipe(model), step)

@@ -26,7 +26,7 @@ FACTORS = (1 / 8, 1 / 4, 1 / 2, 2, 4, 8)
 ACTIVATIONS = {
     c.__name__: c for c in (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Hardswish)
 }
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVOLUTIONS: tuple[Any, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _LINEAR = ("linear", "bilinear", "trilinear")
 

@@ -48,13 +48,12 @@ def scale_width(
     Raises ValueError for options that do not go together, a glob without a layer, a layer that cannot change (which,
     and why), and where the new model does not run.
 
-    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Conv2d(8, 2, 1))
     >>> scale_width(net, torch.zeros(1, 3, 8, 8), ratio=0.5)
     Sequential(
       (0): Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
-      (1): GroupNorm(2, 4, eps=1e-05, affine=True)
-      (2): ReLU()
-      (3): Conv2d(4, 2, kernel_size=(1, 1), stride=(1, 1))
+      (1): PReLU(num_parameters=4)
+      (2): Conv2d(4, 2, kernel_size=(1, 1), stride=(1, 1))
     )
     """
     refuse_switched(model)
@@ -145,9 +144,9 @@ def _classes(group: Group, model: nn.Module) -> list[list[int]]:
         share = 0
         if member.side != "parameter":
             module = model.get_submodule(member.name)
-            parts = module.num_groups if isinstance(module, nn.GroupNorm) else getattr(module, "groups", 1)
+            apart = module.num_groups if isinstance(module, nn.GroupNorm) else getattr(module, "groups", 1)
             total = _extent(module, member.side)
-            share = total // parts if 1 < parts < total else 0
+            share = total // apart if 1 < apart < total else 0
         for position, root in zip(member.positions, member.roots, strict=True):
             signature[root].append((number, position // share if share else 0))
     parts: dict[tuple, list[int]] = {}
@@ -254,9 +253,9 @@ def _made(
     equality = "none: the channels that stay are as they were" if init == "prune" else "none: changed layers are fresh"
     if init == "preserve":
         equality = _checked(model, new, example, layers)
+    names = (member.name for group in groups for member in group.members)
     step = Step(
-        "scale_width", {"layers": layers, "init": init}, tuple(dict.fromkeys(m.name for g in groups for m in g.members)) or tuple(layers),
-        tuple(layers),
+        "scale_width", {"layers": layers, "init": init}, tuple(dict.fromkeys(names)) or tuple(layers), tuple(layers),
         left, {}, costs(record), costs(after), equality,
     )  # fmt: skip
     return with_step(new, recipe(model), step)

@@ -28,7 +28,7 @@ from .sources import fingerprint
 __all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
 
 ROWS = [{"name": "baseline"}, {"name": "proposed"}]
-MODULES = ("encoder", "manipulator", "decoder")
+MODULES: tuple[str, ...] = ("encoder", "manipulator", "decoder")
 PUBLISHED = {"baseline": (967, 41.3, 9.6), "proposed": (731, 9.86, 25.8)}  # params [K], FLOPs [G], FPS
 
 

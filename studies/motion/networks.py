@@ -132,28 +132,28 @@ def speeds(preset: str) -> pd.DataFrame:
 
 def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write table.md, report.md and the weights of the proposed network."""
-    first = rows[rows["seed"] == 0].set_index("row")
-    shown = [name for name in NETWORKS if first.loc[name, "steps"]]
+    first: dict[str, Any] = {row["row"]: row for row in rows[rows["seed"] == 0].to_dict("records")}
+    shown = [name for name in NETWORKS if first[name]["steps"]]
     folders = rows.attrs["folders"]
     for name in KEPT:
         if name in shown:
             shutil.copy(Path(folders[name]) / WEIGHTS, folder / f"{name}.safetensors")
-    speed = pd.DataFrame(first.loc[SPEED, "speeds"])
+    speed = pd.DataFrame(first[SPEED]["speeds"])
     frame = pd.DataFrame(
         {
-            "network": name, "params [K]": first.loc[f"quality of {name}", "params_k"],
-            "FLOPs [G]": first.loc[f"quality of {name}", "flops_g"],
-            "SSIM": first.loc[f"quality of {name}", "ssim"], "LPIPS": first.loc[f"quality of {name}", "lpips"],
-            "FPS": speed.loc[speed["network"] == name, "fps"].iloc[0], "loss": first.loc[name, "loss"],
-            "training [min]": first.loc[name, "seconds"] / 60,
+            "network": name, "params [K]": first[f"quality of {name}"]["params_k"],
+            "FLOPs [G]": first[f"quality of {name}"]["flops_g"],
+            "SSIM": first[f"quality of {name}"]["ssim"], "LPIPS": first[f"quality of {name}"]["lpips"],
+            "FPS": speed.loc[speed["network"] == name, "fps"].iloc[0], "loss": first[name]["loss"],
+            "training [min]": first[name]["seconds"] / 60,
         }
         for name in shown
     )  # fmt: skip
     digits = {"params [K]": 0, "FLOPs [G]": 2, "FPS": 3, "training [min]": 1}
     table = tables.table(frame, base=0, deltas=["SSIM", "LPIPS"], digits=digits)
     table.save(folder)
-    about, made = first.loc["baseline"], rows.attrs["conditions"]
-    left = "".join(f"- {name}: {first.loc[name, 'why_not']}\n" for name in NETWORKS if name not in shown)
+    about, made = first["baseline"], rows.attrs["conditions"]
+    left = "".join(f"- {name}: {first[name]['why_not']}\n" for name in NETWORKS if name not in shown)
     (folder / "report.md").write_text(
         f"# The networks of the figures, preset {made['preset']}\n\n"
         f"`python -m studies.motion.networks --preset {made['preset']}`, {made['wall_s'] / 60:.0f} minutes on "
@@ -161,9 +161,9 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         f"Each from scratch, {about['steps']:.0f} steps of {about['batch']:.0f} samples of {about['size']:.0f} "
         f"pixels ({about['patch']:.0f} seen), {about['precision']}, the same samples in the same order; "
         f"{about['train_data']}. "
-        f"Judged on {first.loc['quality of baseline', 'judged']:.0f} held-out samples, "
-        f"{first.loc['quality of baseline', 'val_data']}; copying frame B gives SSIM "
-        f"{first.loc[f'quality of {COPY}', 'ssim']:.3f}. FPS: one streamed frame of {speed['width'].iloc[0]} x "
+        f"Judged on {first['quality of baseline']['judged']:.0f} held-out samples, "
+        f"{first['quality of baseline']['val_data']}; copying frame B gives SSIM "
+        f"{first[f'quality of {COPY}']['ssim']:.3f}. FPS: one streamed frame of {speed['width'].iloc[0]} x "
         f"{speed['height'].iloc[0]} (one encoder pass), {speed['conditions'].iloc[0]}, all networks in turns. "
         f"FLOPs by the paper's rule, at {STREAMED} x {STREAMED}.\n\n"
         f"{table.markdown()}\n\n" + (f"Not trained:\n\n{left}" if left else ""),

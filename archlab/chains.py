@@ -296,10 +296,11 @@ def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tupl
         )
         if not readers:
             return stopping
+        later = readers[-1].address
         try:
             going = [best(joined(segment, reader)) for reader in readers]
         except NotExact as error:
-            left.setdefault(readers[-1].address, f"not merged with {segment.links[-1].address}: {error}")
+            left.setdefault(later, f"not merged with {segment.links[-1].address}: {error}")
             return stopping
         total = sum(total for total, _ in going)
         if len(readers) > 1 and any(_held_before(found[0], segment) for _, found in going):
@@ -307,7 +308,7 @@ def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tupl
         if total <= stopping[0]:
             return total, [s for _, found in going for s in found]
         left.setdefault(
-            readers[-1].address,
+            later,
             f"not merged with {segment.links[-1].address}: {total:.4g} instead of {stopping[0]:.4g} with what follows",
         )
         return stopping

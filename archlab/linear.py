@@ -94,7 +94,8 @@ def why_not_linear(given: nn.Module) -> str | None:
         return "it has hooks"
     if isinstance(module, NORMS) and (module.training or module.running_mean is None):
         return "it normalises by the batch, not by fixed statistics: call .eval() first"
-    if getattr(module, "padding", 0) == "same" and any(d * (k - 1) % 2 for d, k in zip(module.dilation, module.kernel_size, strict=True)):
+    sides = zip(module.dilation, module.kernel_size, strict=True) if getattr(module, "padding", 0) == "same" else ()
+    if any(d * (k - 1) % 2 for d, k in sides):
         return "its padding is not the same on both sides"
     if any(name not in ("weight", "bias") for name, _ in module.named_parameters()):
         return "its weight is computed from other parameters"

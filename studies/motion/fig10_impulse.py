@@ -138,8 +138,8 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     about = first.iloc[1]
     write(
         folder, "Figure 10: filters of the shape encoder", conditions(rows, "fig10_impulse"),
-        f"The filter of {SIDE} x {SIDE} pixels (mean over RGB shown) that predicts a channel of the shape map best, for "
-        f"the {SHOWN} strongest channels, by least squares over {about['patches']} patches; below, the share of a "
+        f"The filter of {SIDE} x {SIDE} pixels (mean over RGB shown) that predicts a channel of the shape map best, "
+        f"for the {SHOWN} strongest channels, by least squares over {about['patches']} patches; below, the share of a "
         "channel's variance that it explains on a fifth of them that it was not fitted to. The linear encoder is the "
         f"baseline without any activation in the encoder, trained on for {about['tuned']} steps.",
         "![filters](filters.png)", table.markdown(),

@@ -30,6 +30,7 @@ from .recipes import Recipe, Step, recipe
 from .running import run
 from .surveying import sites
 from .tables import table
+from .timing import Speed, speed
 from .training import Task
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ACTIVATIONS", "KINDS", "Call", "Cost", "Recipe", "Removal", "Site", "Sites", "Step", "Study", "Task",
-    "apply", "cost", "discard", "fvcore_cost", "learn_to_remove", "load", "lpips", "omega_parameters", "omegas",
+    "ACTIVATIONS", "KINDS", "Call", "Cost", "Recipe", "Removal", "Site", "Sites", "Speed", "Step", "Study",
+    "Task", "apply", "cost", "discard", "fvcore_cost", "learn_to_remove", "load", "lpips", "omega_parameters", "omegas",
     "penalty", "plot", "project_", "psnr", "recipe", "remove", "run", "save", "sensitivity", "set_omegas_", "sites",
-    "ssim", "switch", "table",
+    "speed", "ssim", "switch", "table",
 ]  # fmt: skip
 
 

@@ -47,6 +47,7 @@ from .recipes import Recipe, Step, recipe
 from .running import run
 from .surveying import sites
 from .tables import table
+from .timing import Speed, speed
 from .training import Task
 
 if TYPE_CHECKING:
@@ -55,48 +56,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ACTIVATIONS",
-    "KINDS",
-    "Call",
-    "Cost",
-    "Recipe",
-    "Removal",
-    "Site",
-    "Sites",
-    "Step",
-    "Study",
-    "Task",
-    "apply",
-    "cost",
-    "discard",
-    "fold",
-    "fvcore_cost",
-    "hoist_padding",
-    "learn_to_remove",
-    "load",
-    "lpips",
-    "omega_parameters",
-    "omegas",
-    "penalty",
-    "plot",
-    "project_",
-    "psnr",
-    "recipe",
-    "remove",
-    "replace",
-    "run",
-    "save",
-    "scale_depth",
-    "scale_resolution",
-    "scale_width",
-    "sensitivity",
-    "set_omegas_",
-    "share",
-    "sites",
-    "ssim",
-    "sweep_resolution",
-    "switch",
-    "table",
+    "ACTIVATIONS", "KINDS", "Call", "Cost", "Recipe", "Removal", "Site", "Sites", "Speed", "Step", "Study", "Task",
+    "apply", "cost", "discard", "fold", "fvcore_cost", "hoist_padding", "learn_to_remove", "load", "lpips",
+    "omega_parameters", "omegas", "penalty", "plot", "project_", "psnr", "recipe", "remove", "replace", "run", "save",
+    "scale_depth", "scale_resolution", "scale_width", "sensitivity", "set_omegas_", "share", "sites", "speed", "ssim",
+    "sweep_resolution", "switch", "table",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The command line: `archlab sites` and `archlab cost`, for a model named as package.module:factory.
+"""The command line: `archlab sites`, `cost`, `speed`, `profile`, for models named as package.module:factory.
 
 What is asked for goes to standard output and nothing else does: what a model prints while it is made or run goes to
 standard error. Exit status: 0 done, 1 archlab itself failed, 2 what was asked cannot be done (one line says why).
@@ -6,36 +6,34 @@ standard error. Exit status: 0 done, 1 archlab itself failed, 2 what was asked c
 
 import json
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import pandas as pd
-import torch
 import typer
-from rich.console import Console
-from rich.table import Table
-from torch import nn
 
 from . import __version__
+from .cli_options import (
+    SHOWN,
+    Args,
+    AsCsv,
+    AsJson,
+    Factory,
+    High,
+    Inputs,
+    Method,
+    Trace,
+    Train,
+    WrongUsage,
+    named,
+    one_format,
+    readable_errors,
+    show,
+)
+from .cli_timing import profile_command, speed_command
 from .costing import cost, fvcore_cost
-from .examples import Call
 from .listing import KINDS
-from .parsing import check_call, in_words, make_example, make_model, one_line
+from .parsing import in_words, one_line
 from .surveying import sites
-
-INPUT = "The model and its input"
-SHOWN = "What is shown"
-PRINTED = "How it is printed"
-
-
-class WrongUsage(typer.TyperException):
-    """What was asked cannot be done; the message is one line."""
-
-    exit_code = 2
-
 
 app = typer.Typer(
     add_completion=False,
@@ -45,52 +43,16 @@ app = typer.Typer(
     help="""Which parts of my network can go, and what does each cost?
 
 A model is named by what makes it: torchvision.models:resnet18, or, for a
-file mynet.py in this folder, mynet:Net. It is run once on random inputs of
-the shapes given; no weights and no data are needed.
+file mynet.py in this folder, mynet:Net. It is run on random inputs of the
+shapes given; no weights and no data are needed.
 
   archlab sites torchvision.models:resnet18 --input 1,3,224,224
   archlab cost torchvision.models:resnet18 --input 1,3,224,224 --depth 1
+  archlab speed torchvision.models:resnet18 --input 1,3,224,224
+  archlab profile torchvision.models:resnet18 --input 1,3,224,224
 
-archlab sites --help and archlab cost --help show all that they can do.""",
+archlab sites --help and so on show all that a command can do.""",
 )
-
-Factory = Annotated[
-    str,
-    typer.Argument(
-        metavar="PACKAGE.MODULE:FACTORY",
-        help="A function or a class that makes the model; imported, from this folder first.",
-        show_default=False,
-    ),
-]
-Inputs = Annotated[
-    list[str],
-    typer.Option(
-        "--input",
-        metavar="INPUT",
-        help="An argument of the model; say it again for the next. A shape 1,3,224,224; a shape with a dtype "
-        "2,12:int64; a number 10.0; name=INPUT for a keyword argument.",
-        show_default=False,
-        rich_help_panel=INPUT,
-    ),
-]
-High = Annotated[
-    int, typer.Option(min=0, help="Largest value of integer inputs, such as token ids.", rich_help_panel=INPUT)
-]
-Method = Annotated[str, typer.Option("--call", help="The method that runs the model.", rich_help_panel=INPUT)]
-Args = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--args",
-        metavar="NAME=VALUE",
-        help="A keyword argument of the factory; say it again for the next.",
-        show_default=False,
-        rich_help_panel=INPUT,
-    ),
-]
-Train = Annotated[bool, typer.Option("--train", help="In train mode, not in eval mode.", rich_help_panel=INPUT)]
-AsJson = Annotated[bool, typer.Option("--json", help="As one JSON object.", rich_help_panel=PRINTED)]
-AsCsv = Annotated[bool, typer.Option("--csv", help="As one CSV table.", rich_help_panel=PRINTED)]
-Trace = Annotated[bool, typer.Option("--traceback", help="Where an error came from.", rich_help_panel=PRINTED)]
 
 
 def main() -> None:
@@ -163,9 +125,9 @@ def sites_command(
 
     --csv --left writes what was left, not the sites; --json holds both.
     """
-    _one_format(as_json, as_csv)
-    with _readable_errors(trace):
-        model, example = _named(factory, args, train, inputs, high, call)
+    one_format(as_json, as_csv)
+    with readable_errors(trace):
+        model, example = named(factory, args, train, inputs, high, call)
         wanted = [kind.strip() for kind in kinds.split(",")] if kinds else None
         found = sites(model, example, kinds=wanted, where=where or None)
     if as_json:
@@ -175,12 +137,12 @@ def sites_command(
         print((found.left_frame() if left else found.frame()).to_csv(index=False), end="")
     else:
         frame = found.frame()
-        _show(frame.drop(columns=["params", "macs", "span", "grad"]))
+        show(frame.drop(columns=["params", "macs", "span", "grad"]))
         counts = ", ".join(f"{n} {kind}" for kind, n in frame["kind"].value_counts(sort=False).items())
         print(f"{len(found)} sites: {counts}" if counts else "no sites")
         if left:
             print("\nseen and left:")
-            _show(found.left_frame())
+            show(found.left_frame())
         elif found.left:
             print(f"{len(found.left)} seen and left; --left says why")
 
@@ -227,11 +189,11 @@ def cost_command(
 
     --csv writes one row, or with --depth a row for each module.
     """
-    _one_format(as_json, as_csv)
+    one_format(as_json, as_csv)
     if as_csv and depth and fvcore:
         raise WrongUsage("--csv writes one table: give --depth or --fvcore, not both")
-    with _readable_errors(trace):
-        model, example = _named(factory, args, train, inputs, high, call)
+    with readable_errors(trace):
+        model, example = named(factory, args, train, inputs, high, call)
         counted = cost(model, example, convention=convention)
         opinion = fvcore_cost(model, example) if fvcore else None
     modules = counted.by_module(depth)
@@ -249,60 +211,8 @@ def cost_command(
             skipped = ", ".join(f"{name} x{count}" for name, count in opinion.uncounted.items())
             print(f"by fvcore    {opinion.macs / 1e9:>15.3f}   (MACs [G]; it did not count: {skipped or 'nothing'})")
         if depth:
-            _show(modules)
+            show(modules)
 
 
-def _named(
-    factory: str, args: list[str] | None, train: bool, inputs: list[str], high: int, method: str
-) -> tuple[nn.Module, tuple | Call]:
-    """The model and the example that the command line names."""
-    torch.manual_seed(0)
-    model = make_model(factory, args or ()).train(train)
-    example = make_example(inputs, method=method, high=high)
-    check_call(model, method, example)
-    return model, example
-
-
-@contextmanager
-def _readable_errors(trace: bool) -> Iterator[None]:
-    """What is wrong with what was asked becomes WrongUsage; what is printed meanwhile goes to standard error."""
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    except Exception as error:
-        if trace:
-            traceback.print_exc()
-        notes = getattr(error, "__notes__", None)
-        if notes:  # capture says so where in the model it was raised
-            raise WrongUsage(f"the model does not run on this input: {in_words(error)}; {notes[0]}") from error
-        if isinstance(error, ValueError):
-            raise WrongUsage(str(error)) from error
-        raise
-
-
-def _one_format(as_json: bool, as_csv: bool) -> None:
-    if as_json and as_csv:
-        raise WrongUsage("--json and --csv: choose one")
-
-
-_TITLES = {"params_share": "% params", "macs_share": "% MACs", "macs": "MACs"}
-_LONG = ("site", "module", "path", "how", "reason")  # columns whose text may go on in the next line
-
-
-def _show(frame: pd.DataFrame) -> None:
-    """`frame` as a table, as wide as it needs where the output is no terminal."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in map(str, frame):
-        title = _TITLES.get(name, name)
-        side = "right" if pd.api.types.is_numeric_dtype(frame[name]) else "left"
-        table.add_column(title, justify=side, overflow="fold", no_wrap=name not in _LONG)
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(name, value) for name, value in zip(map(str, frame), row, strict=True)))
-    width = None if sys.stdout.isatty() else 10_000
-    Console(markup=False, highlight=False, emoji=False, width=width).print(table)
-
-
-def _cell(name: str, value: Any) -> str:
-    if name.endswith("_share"):
-        return f"{100 * value:.1f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+app.command("speed")(speed_command)
+app.command("profile")(profile_command)

@@ -138,6 +138,34 @@ def _draw_zone(ax: Axes, names: tuple[str, str], better: Mapping[str, str], zone
     ax.set_ylim(min(ax.get_ylim()[0], bottom), max(ax.get_ylim()[1], top))
 
 
+def breakdown(
+    frame: pd.DataFrame, *, value: str, label: str = "module", title: str | None = None, most: int = 30,
+    ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    """How a whole is made up: a bar a row of `frame`, in its order, as long as `value`, named by the column `label`.
+
+    Each bar says its share. Of more than `most` rows the smallest are added up in a last bar, so that the bars are
+    always the whole. `title`: of the axis (default: `value`). Raises ValueError for a column that is not there.
+    """
+    for name in (value, label):
+        if name not in frame:
+            raise ValueError(f"no column {name!r}: the columns are {', '.join(map(str, frame))}")
+    large = frame[value].rank(method="first", ascending=False) < (most if len(frame) > most else most + 1)
+    names, values = list(frame.loc[large, label]), list(frame.loc[large, value])
+    if not large.all():
+        names.append(f"{(~large).sum()} others")
+        values.append(frame.loc[~large, value].sum())
+    ax = _axes(ax, height=max(1.2, 0.14 * len(values) + 0.5))
+    bars = ax.barh(range(len(values)), values, color=COLOURS[0], height=0.75)
+    whole = sum(values)
+    ax.bar_label(bars, [f"{100 * v / whole:.1f} %" if whole else "" for v in values], fontsize=FONT - 2, padding=2)
+    ax.set_yticks(range(len(values)), [name or "(between them)" for name in names])
+    ax.margins(x=0.14, y=0.01)
+    ax.invert_yaxis()
+    _labelled(ax, title or value, "").tick_params(axis="y", labelsize=FONT - 2)
+    return ax
+
+
 def pareto(frame: pd.DataFrame, better: Mapping[str, str]) -> pd.Series:
     """Which rows no other row beats: as good in every column of `better` and better in one. A boolean Series.
 

@@ -33,6 +33,22 @@ class Net(nn.Module):
     def encode(self, x):
         return torch.tanh(self.body[0](x))
 
+class Wide(Net):
+    def __init__(self):
+        super().__init__(width=32)
+
+class Tied(nn.Module):
+    """One matrix in two layers, and a bias of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4, bias=False), nn.Linear(4, 4)
+        self.two.weight = self.one.weight
+        self.body = nn.Linear(3, 1, bias=False)
+
+    def forward(self, x):
+        return self.one(self.two(self.one(x)))
+
 class Tokens(nn.Module):
     def __init__(self):
         super().__init__()
@@ -211,6 +227,98 @@ def test_networks_of_others(archlab, words, params):
     assert archlab("cost", *words, "--json").json()["params"] == params
 
 
+# --- speed and profile ------------------------------------------------------------------------
+
+QUICK = ("--device", "cpu", "--seconds", "0.01")
+STREAM = ("--call", "stream", "--input", "1,3,32,32", "--input", "1,32,16,16", "--input", "10.0")
+
+
+def test_speed_prints_a_row_a_model_and_the_conditions(archlab):
+    said = archlab("speed", "mynet:Net", "mynet:Wide", "mynet:Net", "--input", "2,3,8,8", *QUICK)
+    assert said.lines()[0] == ["model", "median", "[ms]", "p10", "p90", "FPS", "runs"]
+    assert [line[0] for line in said.lines()[1:4]] == ["mynet:Net", "mynet:Wide", "mynet:Net"]
+    assert said.lines()[3][1] == "(2)"
+    assert "fp32, eager, batch 2" in said.out and "clock: wall clock" in said.out.splitlines()
+
+
+def test_speed_as_json_and_csv(archlab):
+    words = ("speed", "mynet:Net", *IMAGE, *QUICK, "--precision", "bf16", "--channels-last")
+    told = archlab(*words, "--json").json()
+    model = told["models"][0]
+    assert {name: model[name] for name in ("model", "device", "precision", "mode", "memory_format")} == {
+        "model": "mynet:Net", "device": "cpu", "precision": "bf16", "mode": "eager", "memory_format": "channels_last"
+    }  # fmt: skip
+    assert model["p10_ms"] <= model["median_ms"] <= model["p90_ms"] and model["runs"] >= 3
+    assert told["conditions"]["torch"] and told["conditions"]["seconds"] == 0.01
+    assert list(archlab(*words, "--csv").csv()) == list(model)
+
+
+def test_profile_is_one_table_that_adds_up(archlab):
+    said = archlab("profile", "mynet:Net", *IMAGE, *QUICK)
+    assert said.lines()[0] == ["module", "type", "params", "MACs", "%", "MACs", "time", "[ms]", "%", "time"]
+    rows = {line[0]: line for line in said.lines() if line}
+    assert rows["body.0"][1:5] == ["Conv2d", "112", "6,912", "50.0"]
+    assert rows["body"][1:5] == ["Sequential", "0", "0", "0.0"], "what is in its parts is theirs"
+    assert rows["sum"][1:4] == ["223", "13,824", "100.0"] and rows["sum"][5] == "100.0"
+    assert max(line.count("█") for line in said.out.splitlines()) == 24
+    assert "apart [ms]" in said.out
+
+
+@pytest.mark.parametrize("depth", ["1", "2"])
+def test_profile_adds_up_to_what_cost_and_speed_say(archlab, depth):
+    words = ("studies.motion.models:baseline", *STREAM)
+    told = archlab("profile", *words, *QUICK, "--depth", depth, "--json").json()
+    cost = archlab("cost", *words, "--json").json()
+    modules = pd.DataFrame(told["modules"])
+    assert modules["params"].sum() == cost["params"] == told["sum"]["params"]
+    assert modules["macs"].sum() == cost["macs"] == told["sum"]["macs"]
+    assert modules["self_ms"].sum() == pytest.approx(told["whole"]["apart_ms"], rel=1e-9)
+    assert modules["self_share"].sum() == pytest.approx(1) and modules["macs_share"].sum() == pytest.approx(1)
+    assert modules["module"].str.count(r"\.").max() == int(depth) - 1
+    assert (modules[["params", "macs", "self_ms"]] >= 0).all(axis=None)
+    assert told["conditions"]["measured_on"] == "cpu"
+
+
+def test_profile_of_modules_that_share_parameters(archlab):
+    rows = archlab("profile", "mynet:Tied", "--input", "2,4", *QUICK, "--csv").csv().set_index("module")
+    assert rows["params"].to_dict() == {"one": 16, "two": 4, "body": 3} | {rows.index[0]: 0}
+    assert rows.loc["one", "calls"] == 2
+
+
+def test_profile_draws_a_chart(archlab, here):
+    archlab("profile", "mynet:Net", *IMAGE, *QUICK, "--chart", "parts.png")
+    assert (here / "parts.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_speed_and_profile_of_another_method(archlab):
+    for command in ("speed", "profile"):
+        archlab(command, "studies.motion.models:baseline", *STREAM, *QUICK)
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (("speed", "--precision", "tf32"), "precision='tf32' is of NVIDIA GPUs"),
+        (("speed", "--mode", "graph"), "mode='graph' is a CUDA graph, and the device is cpu"),
+        (("speed", "--mode", "fast"), "'fast'"),
+        (("speed", "--seconds", "0"), "seconds must be above 0"),
+        (("speed", "--device", "gpu"), "device must be a cpu or cuda device, got 'gpu'"),
+        (("profile", "--depth", "0"), "'--depth'"),
+        (("profile", "--chart", "parts.gif"), "--chart parts.gif: name a file that ends in .png, .pdf, .svg"),
+        (("profile", "--chart", "nowhere/parts.png"), "--chart nowhere/parts.png: there is no folder nowhere"),
+        (("profile", "--json", "--csv"), "--json and --csv: choose one"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_one_line(archlab, words, reason):
+    command, *rest = words
+    assert reason in archlab(command, "mynet:Net", *IMAGE, "--device", "cpu", *rest, status=2).err
+
+
+def test_a_model_that_fails_while_it_is_measured_says_where(archlab):
+    said = archlab("speed", "mynet:Net", "--input", "1,4,8,8", "--device", "cpu", status=2)
+    assert "the model does not run on this input: RuntimeError" in said.err and "raised in body.0 (Conv2d)" in said.err
+
+
 # --- models put in their mode; output kept clean -----------------------------------------------
 
 
@@ -229,7 +337,7 @@ def test_a_process_of_its_own_prints_the_answer_and_nothing_else_to_standard_out
 
 def test_help_teaches_by_examples_that_run(archlab):
     assert "archlab cost torchvision.models:resnet18 --input 1,3,224,224 --depth 1" in archlab("--help").out
-    for command, option in (("sites", "--left"), ("cost", "--fvcore")):
+    for command, option in (("sites", "--left"), ("cost", "--fvcore"), ("speed", "--mode"), ("profile", "--chart")):
         said = archlab(command, "--help").out
         assert f"archlab {command} torchvision.models" in said and option in said
     assert archlab("--version").out == f"{al.__version__}\n"

@@ -23,7 +23,8 @@ ORDER = """
     passes.replacing passes surveying
     checkpoints keeping ledger progress training phases learning probing
     sourcing leasing cells running
-    parsing cli
+    clocks environment preparing timing
+    parsing cli_options cli_timing cli
 """.split()
 # They stand apart: tables and figures are made of DataFrames, qualities of tensors.
 APART = ("tables", "plots", "quality")

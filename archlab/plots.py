@@ -10,7 +10,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.textpath import TextPath
 
 COLUMN = (3.5, 2.6)  # inches: one column of a two-column paper
 # Okabe and Ito's colours, which the colour-blind tell apart.
@@ -189,13 +191,14 @@ def curve(frame: pd.DataFrame, *, x: str, y: str, ax: Axes | None = None, name: 
 def _place_labels(ax: Axes, frame: pd.DataFrame, x: str, y: str, label: str) -> None:
     """Each label at the nearest place around its point where it covers least: other labels, points, the border."""
     ax.figure.canvas.draw()  # fixes the axes' place and limits, which the boxes below are measured in
+    font = FontProperties(size=FONT - 1)
     unit = ax.figure.dpi / 72
     points = ax.transData.transform(frame[[x, y]].to_numpy(float)) / unit
     inside = [edge / unit for edge in ax.bbox.extents]
     taken = [(px - 4, py - 4, px + 4, py + 4) for px, py in points]
     for row, (px, py) in enumerate(points):
         text = str(frame[label].iloc[row])
-        width, height = 0.55 * (FONT - 1) * len(text), FONT + 1
+        width, height = TextPath((0, 0), text, prop=font).get_extents().width + 2, FONT + 1
         boxes = []
         for dx, dy, side in _PLACES:
             left = px + dx - {"left": 0, "center": width / 2, "right": width}[side]

@@ -10,11 +10,13 @@ is its *container*.
 
 import copy
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +32,9 @@ from .locating import MODULE_CALL, ORIGINS, Place, chain_from, is_module_call, i
 
 # Calls and properties that mostly ask a tensor something; they are most of what a mode sees.
 _QUESTIONS = frozenset({"__get__", "size", "dim", "numel", "stride", "is_floating_point", "is_complex", "element_size"})
+_OF_KIND = frozenset({"dim", "ndim", "is_floating_point", "is_complex", "element_size", "dtype", "device", "is_cuda",
+                      "requires_grad", "layout", "is_meta", "names", "grad", "grad_fn", "is_leaf"})  # fmt: skip
+_NO_MODEL = tuple(str(Path(file).parent) + os.sep for file in (torch.__file__, __file__))  # asks on nobody's behalf
 # The place and origin of code that archlab generated for no op of the original.
 _GENERATED = (None, (None, "<archlab>", None))
 
@@ -110,6 +115,7 @@ class Capture:
     buffer_bytes: int
     storage: dict[int, int]  # value id -> number of the storage it lies on
     storage_bytes: list[int]  # by that number
+    asked: set[int]  # values of which the model's own code asked the shape, or what they hold
 
     def consumers(self) -> dict[int, list[Op]]:
         """For each value, the ops that read it."""
@@ -220,6 +226,7 @@ def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
         buffer_bytes=sum(b.numel() * b.element_size() for b in probe.buffers()),
         storage=recorder.storage,
         storage_bytes=recorder.storage_bytes,
+        asked=recorder.asked,
     )
 
 
@@ -265,6 +272,7 @@ class _Recorder(TorchFunctionMode):
         self.storage_at: dict[int, int] = {}  # address of a storage -> number of the one that lies there now
         self.storage: dict[int, int] = {}
         self.storage_bytes: list[int] = []
+        self.asked: set[int] = set()
         self.producer: dict[int, Op] = {}
         self.constants: dict[int, str] = {}
         self.next_value = 0
@@ -366,6 +374,7 @@ class _Recorder(TorchFunctionMode):
         if name in _QUESTIONS:
             answer = func(*args, **kwargs)
             if not isinstance(answer, Tensor):
+                self._note_question(getattr(func, "__self__", func), args, sys._getframe(1))
                 return answer
         given = tensors_in((args, kwargs))
         versions = [_version(t) for t in given]
@@ -376,6 +385,7 @@ class _Recorder(TorchFunctionMode):
         made = tensors_in(result)
         changed = [t for t, v in zip(given, versions, strict=True) if _version(t) != v]
         if not made and not changed:
+            self._note_question(func, args, sys._getframe(1))
             return result
         if made and not changed and all(any(m is g for g in given) for m in made):
             return result  # handed through: .to() of the same device, .contiguous() of a contiguous tensor
@@ -402,6 +412,11 @@ class _Recorder(TorchFunctionMode):
         op.view = not changed and any(self.storage.get(v) in read for v in op.outputs)
         self.ops.append(op)
         return result
+
+    def _note_question(self, func: Any, args: tuple, frame: Any) -> None:
+        """The model's own code asked a tensor for more than its kind: its shape, or what it holds."""
+        if getattr(func, "__name__", "") not in _OF_KIND and not frame.f_code.co_filename.startswith(_NO_MODEL):
+            self.asked |= {value for t in args if isinstance(t, Tensor) and (value := self.values.get(t)) is not None}
 
     # module calls
 

@@ -5,8 +5,9 @@ a parameter of one value a channel. A link's `readers` are set where nothing but
 its output: then it may be merged into all of them and need not be computed by itself.
 """
 
+import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +18,7 @@ from .flow import Flow
 from .linear import Layer, NotExact, identity, layer_of, plus, then, why_not_linear
 from .ops import ADDS, MULS
 
+LONGEST = 64  # layers in one chain that is merged
 LayerCost = Callable[["Layer", tuple[int, ...], tuple[int, ...]], float]  # of a layer, its input's and output's shape
 _SUBTRACTS = ("sub", "__sub__")
 _DIVIDES = ("div", "true_divide", "__truediv__")
@@ -63,6 +65,7 @@ class Chains:
     left: dict[str, str]
     flow: Flow
     ops: dict[str, tuple[Op, ...]] = field(default_factory=dict)  # every op by its address
+    seen: set[int] = field(default_factory=set)  # values that more than the layers look at
 
     def owner(self, value: int) -> Link | None:
         """The link that makes `value`."""
@@ -72,8 +75,8 @@ class Chains:
         return {value: link for link in self.links.values() for value in link.outputs}
 
 
-def find_chains(model: nn.Module, record: Capture) -> Chains:
-    """Every linear layer of the recorded run of `model`."""
+def find_chains(model: nn.Module, record: Capture, *, apart: Collection[str] = ()) -> Chains:
+    """Every linear layer of the recorded run of `model`. Those in `apart` are not merged with what follows."""
     flow = Flow(record)
     modules = dict(model.named_modules())
     chains = Chains({}, {}, flow, _addresses(record))
@@ -84,30 +87,42 @@ def find_chains(model: nn.Module, record: Capture) -> Chains:
     for path, its_calls in calls.items():
         module = modules[path]
         reason = why_not_linear(module)
-        if reason is None and path:
-            reason = _no_link(module, its_calls, tied)
         if reason == "" or not path:
             continue
+        reason = reason or _no_link(module, its_calls, tied, record)
         if reason:
             chains.left[path] = reason
             continue
-        first = its_calls[0]
-        values = [tuple(c.inputs[0] for c in its_calls), tuple(c.outputs[0] for c in its_calls)]
-        chains.links[path] = Link(
-            path, layer_of(module, meta=True), (), values[0], values[1], first.in_shapes[0], first.out_shapes[0]
-        )
+        given, made = (tuple(values) for values in zip(*((c.inputs[0], c.outputs[0]) for c in its_calls), strict=True))
+        shape = its_calls[0].in_shapes[0]
+        layer = layer_of(module, meta=True, dims=len(shape) - 2)
+        chains.links[path] = Link(path, layer, (), given, made, shape, its_calls[0].out_shapes[0])
     for address, ops in _scales(chains.ops, record).items():
         layer = affine_of(ops, model, chains, meta=True)
         if layer is not None:
             data = tuple(_data(op, record) for op in ops)
             shapes = ops[0].in_shapes[ops[0].inputs.index(data[0])], ops[0].out_shapes[0]
             chains.links[address] = Link(address, layer, ops, data, tuple(op.outputs[0] for op in ops), *shapes)
-    owner = {(op.call.module if op.call else None): None for op in record.ops}
     owner = {link.address: link for link in chains.links.values() if link.is_module}
     by_op = {op: link for link in chains.links.values() for op in link.ops}
+    seen = chains.seen = _seen(modules, record)
     for link in chains.links.values():
-        link.readers = _readers(link, owner, by_op, flow)
+        if link.address not in apart:
+            link.readers = _readers(link, owner, by_op, flow, seen)
     return chains
+
+
+def _seen(modules: Mapping[str, nn.Module], record: Capture) -> set[int]:
+    """Values that somebody looks at between the layers: the model's code at their shapes, hooks, modules that hand them
+    on now and would not in training (dropout)."""
+    found = set(record.asked)
+    for call in record.calls:
+        module = modules[call.module]
+        hooked = bool(module._forward_hooks or module._forward_pre_hooks)
+        hands_on = call.outputs == call.inputs[:1] and not any(module.children())
+        if hooked or (hands_on and type(module) is not nn.Identity and getattr(module, "p", 1) != 0):
+            found.update((*call.inputs, *call.outputs))
+    return found
 
 
 def _addresses(record: Capture) -> dict[str, tuple[Op, ...]]:
@@ -129,7 +144,8 @@ def _scales(addresses: dict[str, tuple[Op, ...]], record: Capture) -> dict[str, 
     groups: dict[tuple, dict[str, tuple[Op, ...]]] = {}
     for address, ops in addresses.items():
         if len(ops[0].inputs) == 2 and sum(value in record.constants for value in ops[0].inputs) == 1:
-            key = ops[0].execution.module, ops[0].name, ops[0].params
+            op, order = ops[0], ops[0].inputs[0] in record.constants
+            key = op.execution.module, op.name, op.params, order, op.out_shapes[0][1:], tuple(sorted(op.options))
             groups.setdefault(key, {})[address] = ops
     found = {}
     for parts in groups.values():
@@ -155,23 +171,28 @@ def _tied(model: nn.Module) -> dict[int, int]:
     return counts
 
 
-def _no_link(module: nn.Module, calls: Sequence[ModuleCall], tied: dict[int, int]) -> str | None:
+def _no_link(module: nn.Module, calls: Sequence[ModuleCall], tied: dict[int, int], record: Capture) -> str | None:
     """Why calls of a linear module are not plain ones; None where they are."""
     if any(tied[id(p)] > 1 for p in module.parameters()):
         return "its weights are another module's as well"
+    names = {f"{calls[0].module}.{name}" for name, _ in module.named_parameters()}
+    if any(names & set(op.params) for op in record.ops if op.call is None or op.call.module != calls[0].module):
+        return "its weights are read by other code as well"
     for call in calls:
         if len(call.inputs) != 1 or not (call.direct and call.tensor_out) or call.mutates_input:
             return "it is called with more than one tensor"
         if call.execution is None:
             return "it is called from outside the model"
-        if isinstance(module, nn.BatchNorm1d) and len(call.in_shapes[0]) == 2:
-            continue
         kernel = getattr(module, "kernel_size", None)
         if kernel is not None and len(call.in_shapes[0]) != len(kernel) + 2:
             return "its input has no batch dimension"
     if len({call.in_shapes[0][1:] for call in calls}) > 1:
         return "its calls are of different shapes"
-    return None
+    with torch.no_grad():
+        usual = copy.deepcopy(module).to("meta")(
+            torch.empty(calls[0].in_shapes[0], device="meta", dtype=calls[0].dtypes[0])
+        )
+    return None if tuple(usual.shape) == calls[0].out_shapes[0] else "it is called with further arguments"
 
 
 def _data(op: Op, record: Capture) -> int:
@@ -184,6 +205,8 @@ def affine_of(ops: Sequence[Op], model: nn.Module, chains: Chains, *, meta: bool
     op, record = ops[0], chains.flow.record
     scales, shifts = op.func in MULS or op.name in _DIVIDES, op.func in ADDS or op.name in _SUBTRACTS
     if not (scales or shifts) or any(o.mutated or o.execution.method.startswith("<") for o in ops) or op.options:
+        return None
+    if any(chains.flow.changed_later(v) for o in ops for v in o.inputs if v in record.constants):
         return None
     data = [value for value in op.inputs if value not in record.constants]
     if len(data) != 1 or len(op.inputs) != 2 or len({o.out_shapes[0][1:] for o in ops}) > 1:
@@ -230,11 +253,13 @@ def _channel_layout(value: Tensor, shape: tuple[int, ...], neighbour: int | None
     return None
 
 
-def _readers(link: Link, owner: dict[str, Link], by_op: dict[Op, Link], flow: Flow) -> tuple[Link, ...] | None:
+def _readers(
+    link: Link, owner: dict[str, Link], by_op: dict[Op, Link], flow: Flow, seen: set[int]
+) -> tuple[Link, ...] | None:
     """The links that read what `link` makes; None where anything else does, or where their calls do not pair up."""
     found: dict[Link, int] = {}
     for value, given in zip(link.outputs, link.inputs, strict=True):
-        if value in flow.record.outputs or flow.changed_later(value) or flow.changed_later(given):
+        if value in flow.record.outputs or value in seen or flow.changed_later(value) or flow.changed_later(given):
             return None
         for op in flow.consumers.get(value, ()):
             reader = by_op.get(op) or (owner.get(op.call.module) if op.call is not None else None)
@@ -270,14 +295,14 @@ def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tupl
     `hoist`: as if all padding of a segment were done by its first convolution.
     """
     left: dict[str, str] = {}
-    spatial = {link: link.in_shape[2:] if link.layer.dims else () for link in chains.links.values()}
 
     def price(segment: Segment) -> float:
         return cost(segment.layer, segment.links[0].in_shape, segment.links[-1].out_shape)
 
     def joined(segment: Segment, reader: Link) -> Segment:
-        sizes = spatial[segment.links[0]]
-        return Segment((*segment.links, reader), then(segment.layer, reader.layer, sizes=sizes, hoist=hoist))
+        if len(segment.links) == LONGEST:
+            raise NotExact(f"longer chains than {LONGEST} layers are not tried")
+        return Segment((*segment.links, reader), then(segment.layer, reader.layer, hoist=hoist))
 
     memo: dict[Link, tuple[float, list[Segment]]] = {}
 
@@ -313,6 +338,8 @@ def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tupl
         )
         return stopping
 
+    for link in reversed(chains.links.values()):  # what comes last first, so that no call goes deep
+        alone(link)
     followers = {reader for link in chains.links.values() for reader in link.readers or ()}
     segments = [s for link in chains.links.values() if link not in followers for s in alone(link)[1]]
     merged = [s for s in segments if len(s.links) > 1 and any(_can_hold(link) for link in s.links)]
@@ -330,7 +357,7 @@ def _held_before(segment: Segment, start: Segment) -> bool:
     return not any(_can_hold(link) for link in later)
 
 
-def plan_sums(chains: Chains, cost: LayerCost) -> tuple[list[Sum], dict[str, str]]:
+def plan_sums(chains: Chains, cost: LayerCost, *, refused: Collection[str] = ()) -> tuple[list[Sum], dict[str, str]]:
     """The adds of two linear layers of one input that are cheaper as one, no link twice; and why others are not."""
     owner = {value: link for link in chains.links.values() for value in link.outputs}
     found: list[Sum] = []
@@ -339,7 +366,7 @@ def plan_sums(chains: Chains, cost: LayerCost) -> tuple[list[Sum], dict[str, str
     for address, ops in chains.ops.items():
         if ops[0].func not in ADDS or ops[0].options or any(p is not None for p in ops[0].positional):
             continue
-        pair = _summands(ops, owner, chains.flow)
+        pair = None if address in refused else _summands(ops, owner, chains)
         if pair is None or used & set(pair):
             continue
         try:
@@ -365,15 +392,15 @@ def sum_of(address: str, ops: tuple[Op, ...], pair: tuple[Link, Link | None]) ->
     return Sum(address, ops, first, second, plus(first.layer, other))
 
 
-def _summands(ops: Iterable[Op], owner: dict[int, Link], flow: Flow) -> tuple[Link, Link | None] | None:
+def _summands(ops: Sequence[Op], owner: dict[int, Link], chains: Chains) -> tuple[Link, Link | None] | None:
     """The two links whose outputs every one of `ops` adds and nothing else reads; the second is None for the input."""
     pairs = set()
     for op in ops:
-        if len(op.inputs) != 2 or op.in_shapes[0] != op.in_shapes[1] or op.inputs[0] == op.inputs[1] or op.mutated:
+        if len(op.inputs) != 2 or op.in_shapes[0] != op.in_shapes[1] or op.inputs[0] == op.inputs[1]:
             return None
         links = [owner.get(value) for value in op.inputs]
         links = [
-            link if link and not _read_elsewhere(value, op, flow) else None
+            link if link and not _read_elsewhere(value, op, chains) else None
             for link, value in zip(links, op.inputs, strict=True)
         ]
         first = next((link for link in links if link is not None and _can_hold(link)), None)
@@ -382,27 +409,28 @@ def _summands(ops: Iterable[Op], owner: dict[int, Link], flow: Flow) -> tuple[Li
         values = dict(zip(first.outputs, first.inputs, strict=True))
         mine = op.inputs[0] if first is links[0] else op.inputs[1]
         other = op.inputs[1] if first is links[0] else op.inputs[0]
-        second = links[1] if first is links[0] else None
+        second = links[1] if first is links[0] else links[0]
         source = values[mine]
         if second is not None:
             if dict(zip(second.outputs, second.inputs, strict=True))[other] != source:
                 return None
         elif other != source:
             return None
-        if flow.changed_later(source):
+        if chains.flow.changed_later(source):
             return None
         pairs.add((first, second))
     if len(pairs) != 1:
         return None
     ((first, second),) = pairs
-    count = len(list(ops))
-    if any(link is not None and len(link.outputs) != count for link in (first, second)):
+    if any(link is not None and len(link.outputs) != len(ops) for link in (first, second)):
         return None
     return first, second
 
 
-def _read_elsewhere(value: int, op: Op, flow: Flow) -> bool:
-    return value in flow.record.outputs or any(other is not op for other in flow.consumers.get(value, ()))
+def _read_elsewhere(value: int, op: Op, chains: Chains) -> bool:
+    if value in chains.flow.record.outputs or value in chains.seen:
+        return True
+    return any(other is not op for other in chains.flow.consumers.get(value, ()))
 
 
 def by_macs(layer: Layer, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> float:

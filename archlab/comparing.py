@@ -36,7 +36,7 @@ def compare(model: nn.Module, other: nn.Module, example: Any) -> float:
             return float("inf")
         a, b = a.double(), b.double()
         finite = a.isfinite()
-        if not torch.equal(finite, b.isfinite()):
+        if not torch.equal(finite, b.isfinite()) or not finite.any():
             return float("nan")
         if finite.any():
             scale = a[finite].abs().max().clamp(min=1e-30)
@@ -63,9 +63,15 @@ def in_double(model: nn.Module, example: Any) -> tuple[nn.Module, Any] | None:
 EXACT, CLOSE = 1e-10, 1e-5  # relative differences that a pass allows itself in float64 and in the model's own dtype
 
 
-def checked_equal(pairs: list[tuple[nn.Module, nn.Module, Any]], what: str, allowed: float) -> str:
+def checked_equal(model: nn.Module, other: nn.Module, example: Any, what: str, allowed: float) -> str:
     """Raise AssertionError where two models differ on an example by more than `allowed`; how far they do, in words."""
-    worst = max(compare(*pair) for pair in pairs)
-    if not worst <= allowed:
-        raise AssertionError(f"{what}, the output differs by {worst:.3g} from the original's, over {allowed}")
-    return f"{worst:.2g}"
+    difference = compare(model, other, example)
+    if not difference <= allowed:
+        raise AssertionError(f"{what}, the output differs by {difference:.3g} from the original's, over {allowed}")
+    return f"{difference:.2g}"
+
+
+def output_shapes(record: Capture) -> list[tuple[int, ...]]:
+    """The shapes of the outputs of a recorded run."""
+    shapes = {value: shape for op in record.ops for value, shape in zip(op.outputs, op.out_shapes, strict=False)}
+    return [shapes.get(value, ()) for value in record.outputs]

@@ -92,4 +92,6 @@ def _collect(tree: Any, found: list[Tensor]) -> None:
         for item in tree.values():
             _collect(item, found)
     elif hasattr(tree, "__dict__") and not isinstance(tree, (nn.Module, type)) and not callable(tree):
-        found.extend(item for item in vars(tree).values() if isinstance(item, Tensor))
+        for item in vars(tree).values():
+            if isinstance(item, (Tensor, tuple, list, Mapping)):
+                _collect(item, found)

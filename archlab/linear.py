@@ -90,10 +90,16 @@ def why_not_linear(given: nn.Module) -> str | None:
         return ""
     if any(getattr(type(module), name) is not getattr(base, name) for name in plain[base]):
         return f"{type(module).__name__} computes in its own way"
+    if "forward" in vars(module):
+        return "it has a forward of its own, set on the instance"
     if any(vars(module).get(f"_{name}_hooks") for name in ("forward", "forward_pre", "backward", "backward_pre")):
         return "it has hooks"
-    if isinstance(module, NORMS) and (module.training or module.running_mean is None):
+    if isinstance(module, NORMS) and module.running_mean is None:
+        return "it keeps no statistics to normalise by"
+    if isinstance(module, NORMS) and module.training:
         return "it normalises by the batch, not by fixed statistics: call .eval() first"
+    if any(p.is_complex() for p in module.parameters()):
+        return "its weights are complex"
     sides = zip(module.dilation, module.kernel_size, strict=True) if getattr(module, "padding", 0) == "same" else ()
     if any(d * (k - 1) % 2 for d, k in sides):
         return "its padding is not the same on both sides"
@@ -102,33 +108,27 @@ def why_not_linear(given: nn.Module) -> str | None:
     return None
 
 
-def layer_of(module: nn.Module, *, meta: bool = False) -> Layer:
-    """`module`, for which `why_not_linear` is None, as a Layer in float64, or on the meta device."""
+def layer_of(module: Any, *, meta: bool = False, dims: int | None = None) -> Layer:
+    """`module`, for which `why_not_linear` is None, as a Layer in float64, or on the meta device.
 
-    def read(tensor: Tensor | None) -> Tensor | None:
+    What shapes it has never hangs on what the weights hold. `dims`: the spatial dimensions of its input, which a norm
+    does not know.
+    """
+
+    def read(tensor: Tensor | None) -> Any:
         if tensor is None:
             return None
         tensor = tensor.detach()
         return torch.empty_like(tensor, device="meta", dtype=torch.float64) if meta else tensor.double()
 
-    def nonzero(bias: Tensor | None) -> Tensor | None:
-        return read(bias) if bias is not None and (bias.is_meta or bool(bias.any())) else None
-
     if isinstance(module, NORMS):
-        assert module.running_mean is not None and module.running_var is not None
-        scale = (module.running_var.detach().double() + module.eps).rsqrt()
-        if module.weight is not None:
-            scale = scale * module.weight.detach().double()
-        shift = -module.running_mean.detach().double() * scale
-        if module.bias is not None:
-            shift = shift + module.bias.detach().double()
-        dims = {nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}.get(type(module), 1)
-        scale, shift = read(scale), nonzero(shift)
-        assert scale is not None
-        return Layer("affine", dims, scale, shift)
-    weight = read(module.weight)  # type: ignore[arg-type]
-    assert weight is not None
-    bias = nonzero(module.bias)  # type: ignore[arg-type]
+        variance, mean, weight, bias = map(read, (module.running_var, module.running_mean, module.weight, module.bias))
+        scale = (variance + module.eps).rsqrt()
+        scale = scale if weight is None else scale * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        known = next((n for n, cls in ((2, nn.BatchNorm2d), (3, nn.BatchNorm3d)) if isinstance(module, cls)), 1)
+        return Layer("affine", known if dims is None else dims, scale, shift)
+    weight, bias = read(module.weight), read(module.bias)
     if isinstance(module, nn.Linear):
         return Layer("conv", 0, weight, bias)
     assert isinstance(module, nn.modules.conv._ConvNd)
@@ -166,6 +166,10 @@ def module_of(layer: Layer, like: Tensor) -> nn.Module:
             parameter.requires_grad_(like.requires_grad)
             if not value.is_meta:
                 parameter.data.copy_(value)
+                if value.isfinite().all() and not parameter.isfinite().all():
+                    raise NotExact(f"the merged weights are too large for {like.dtype}")
+    if like.dim() == made.weight.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
+        made = made.to(memory_format=torch.channels_last)
     return made
 
 
@@ -180,6 +184,8 @@ def then(first: Layer, second: Layer, *, sizes: tuple[int, ...] = (), hoist: boo
     Raises NotExact where no layer does. `sizes`: the spatial sizes of the input, which circular padding asks for.
     `hoist`: as if all padding were done by the first layer, which is then the only reason not to be exact.
     """
+    if first.dims != second.dims:
+        raise NotExact("one works on the last dimension of its input, the other on the second")
     if first.outputs != second.inputs:
         raise NotExact(f"{first.outputs} channels come, {second.inputs} are read")
     if first.form == "affine" or second.form == "affine":
@@ -201,6 +207,8 @@ def then(first: Layer, second: Layer, *, sizes: tuple[int, ...] = (), hoist: boo
 
 def plus(first: Layer, second: Layer) -> Layer:
     """The one layer whose output is the sum of both layers' on one input. Raises NotExact where there is none."""
+    if first.dims != second.dims:
+        raise NotExact("one works on the last dimension of its input, the other on the second")
     if first.form == "affine" and second.form == "affine":
         return replace(first, weight=first.weight + second.weight, bias=_sum(first.bias, second.bias))
     if first.form == "affine":
@@ -280,6 +288,8 @@ def _transposed_then(first: Layer, second: Layer) -> Layer:
     axes = tuple(range(2, 2 + first.dims))
     pairs = zip(_blocks(first, groups), _blocks(second, groups), strict=True)
     weight = torch.cat([_convolved(b.flip(axes), a, far, near) for a, b in pairs])
+    if any(op >= max(s, d) for op, s, d in zip(first.output_padding, first.stride, dilation, strict=True)):
+        raise NotExact("an output padding that no transposed convolution of the merged kernel can have")
     reach = [d * (k - 1) for d, k in zip(second.dilation, second.kernel, strict=True)]
     padding = tuple(p + r for p, r in zip(first.padding, reach, strict=True))
     return replace(

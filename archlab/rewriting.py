@@ -140,11 +140,7 @@ def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], record: Cap
     earlier = runners[len(above)] if len(runners) > len(above) else None
     inner = earlier or (above[-1] if above else None)
     function = inner.function if inner is not None else getattr(type(module), site.method)
-    method = Method(site.path, site.method, site.entry, function)
-    if earlier is not None:
-        method.edits, method.mutating = dict(earlier.edits), set(earlier.mutating)
-        method.calls, method.traced_calls = dict(earlier.calls), dict(earlier.traced_calls)
-        method.children = dict(earlier.children)
+    method = earlier.anew(function) if earlier is not None else Method(site.path, site.method, site.entry, function)
     for edit in edits:
         method.edits.setdefault(edit.site.place, edit)
     changing = [(op.execution, op.place) for op in record.ops if op.mutated]

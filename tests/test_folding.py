@@ -173,7 +173,7 @@ def test_tied_weights_and_other_readers_are_left():
             x = self.a(x)
             return self.b(x), x.relu()
 
-    with pytest.raises(ValueError, match="no two follow each other"):
+    with pytest.raises(ValueError, match="nothing to fold among 2 linear layers: no two of them follow"):
         al.fold(Net(), IMAGE)
 
 
@@ -240,7 +240,7 @@ def test_padding_is_hoisted_where_the_merge_would_pay_and_the_ring_is_named():
     hoisted = al.hoist_padding(net, example)
     assert (hoisted[0].padding, hoisted[1].padding) == ((4, 4), (0, 0))
     step = al.recipe(hoisted).steps[-1]
-    assert step.left == {"1": "its output has changed in a ring of 1 pixels"}
+    assert step.how == {"1": "its output has changed in a ring of 1 pixels"}
     x = noise(1, 3, 32, 32)
     with torch.no_grad():
         difference = (hoisted(x) - net(x)).abs().amax(dim=(0, 1))
@@ -312,3 +312,139 @@ def test_a_parameter_that_only_removed_ops_read_may_be_missing_in_a_later_trace(
     folded = al.fold(net, IMAGE)
     assert folded.scale is None
     assert_equal(folded, net, noise(1, 4, 8, 8))
+
+
+# --- what may not be merged, and what must not depend on the weights -----------------------------------
+
+
+class Between(nn.Module):
+    """Two convolutions that could be one, and something that looks at what lies between."""
+
+    def __init__(self, look, *, between: nn.Module | None = None):
+        super().__init__()
+        self.a, self.between, self.b = conv(4, 8, 1), between or nn.Identity(), conv(8, 4, 1)
+        self.look = look
+
+    def forward(self, x):
+        h = self.between(self.a(x))
+        self.look(self, h)
+        return self.b(h)
+
+
+LOOKS = {
+    "its shape": lambda net, h: h.reshape(h.shape),
+    "what it holds": lambda net, h: h.mean().item(),
+    "the layer's attributes": lambda net, h: net.a.weight.dtype,
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_what_code_looks_at_stays(look):
+    net = Between(LOOKS[look])
+    with pytest.raises(ValueError, match="nothing to fold"):
+        al.fold(net, IMAGE)
+
+
+def test_dropout_and_hooks_stand_between():
+    with pytest.raises(ValueError, match="nothing to fold"):
+        al.fold(Between(lambda net, h: None, between=nn.Dropout(0.5)).eval(), IMAGE)
+    assert al.fold(Between(lambda net, h: None, between=nn.Dropout(0.0)).eval(), IMAGE)
+    hooked = Between(lambda net, h: None)
+    hooked.between.register_forward_hook(lambda *args: None)
+    with pytest.raises(ValueError, match="nothing to fold"):
+        al.fold(hooked, IMAGE)
+
+
+def test_layers_that_are_called_from_a_list_are_left():
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = conv(4, 8, 1), conv(8, 4, 1)
+            self.all = [self.a, self.b]
+
+        def forward(self, x):
+            for layer in self.all:
+                x = layer(x)
+            return x
+
+    with pytest.raises(ValueError, match="called in another way than by its name"):
+        al.fold(Listed(), IMAGE)
+
+
+def test_one_chain_that_cannot_be_merged_does_not_keep_others_from_it():
+    net = nn.Sequential(conv(4, 8, 1), conv(8, 4, 1), nn.ReLU(), Between(LOOKS["the layer's attributes"]))
+    folded = al.fold(net, IMAGE)
+    assert layers_of(folded) == ["1", "3.a", "3.b"]
+    assert "not merged" in al.recipe(folded).steps[-1].left["3.a"]
+
+
+def test_weights_too_large_for_their_dtype_are_not_merged():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).half()
+    for layer in net:
+        nn.init.constant_(layer.weight, 300.0)
+    with pytest.raises(ValueError, match=r"too large for torch\.float16"):
+        al.fold(net, torch.zeros(1, 4).half())
+
+
+def test_the_structure_does_not_hang_on_the_weights(tmp_path):
+    def fresh() -> nn.Module:
+        return nn.Sequential(conv(bias=False), nn.BatchNorm2d(4), nn.ReLU()).eval()
+
+    trained = fresh()
+    trained[1].running_mean += 1
+    folded = al.fold(trained, IMAGE)
+    al.save(folded, tmp_path / "folded.safetensors")
+    again = al.load(tmp_path / "folded.safetensors", fresh, IMAGE).eval()
+    x = noise(1, 4, 8, 8)
+    assert torch.equal(again(x), folded(x))
+    zero = conv(padding=1)
+    nn.init.zeros_(zero.bias)
+    assert (
+        al.hoist_padding(nn.Sequential(zero, conv(padding=1)), IMAGE, cost=lambda layer, shape: 1.0)[0].bias is not None
+    )
+
+
+def test_layers_of_other_layouts_do_not_merge():
+    tokens = torch.zeros(2, 8, 8)
+    with pytest.raises(ValueError, match="the last dimension of its input, the other on the second"):
+        al.fold(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)).eval(), tokens)
+    assert al.fold(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)).eval(), tokens[0], cost="latency")
+
+
+def test_padding_that_several_would_need_differently_is_not_hoisted():
+    class Forked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = conv(4, 16, padding=1), conv(16, 1, padding=1), conv(16, 1)
+
+        def forward(self, x):
+            x = self.a(x)
+            return self.b(x), self.c(x)
+
+    with pytest.raises(ValueError, match="another one than that of its neighbour"):
+        al.hoist_padding(Forked(), IMAGE, cost=lambda layer, shape: 1.0)
+
+
+def test_the_parameter_may_stand_on_either_side_and_the_add_be_in_place():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.g, self.a, self.b = nn.Parameter(torch.rand(4, 1, 1)), conv(padding=1), conv(kernel=1)
+
+        def forward(self, x):
+            y = self.g * self.a(x)
+            y += self.b(x)
+            return y
+
+    net = Net()
+    folded = al.fold(net, IMAGE)
+    assert [op.name for op in capture(folded, IMAGE).ops] == ["conv2d"]
+    assert_equal(folded, net, noise(1, 4, 8, 8))
+
+
+def test_a_deep_stack_is_planned_and_a_bad_cost_is_named():
+    net = nn.Sequential(*(nn.Linear(2, 2) for _ in range(90)))
+    folded = al.fold(net, torch.zeros(1, 2))
+    assert layers_of(folded) == ["89"]
+    with pytest.raises(ValueError, match="cost must give a finite number"):
+        al.fold(nn.Sequential(conv(), conv()), IMAGE, cost=lambda layer, shape: float("nan"))

@@ -8,12 +8,11 @@ import torch
 from torch import nn
 
 from ..capture import Capture, capture, copied
-from ..comparing import checked_equal, costs
+from ..comparing import checked_equal, costs, output_shapes
 from ..examples import Call, fresh, run, tensors_in
 from ..finding import find
 from ..recipes import Step, recipe, with_step
 from ..rewriting import renew_methods_, with_modules
-from .sharing import output_shapes
 from .switching import refuse_switched
 
 
@@ -80,7 +79,7 @@ def scale_depth(
         )
     equality = "none: blocks were dropped" if count < have else "none: the new blocks are fresh"
     if new and init == "preserve":
-        equality = f"exact: equal within {checked_equal([(model, made, example)], 'deepened', 0.0)}"
+        equality = f"exact: equal within {checked_equal(model, made, example, 'deepened', 0.0)}"
     changed = [prefix + name for name in new or names[count:]]
     step = Step(
         "scale_depth", {"span": span, "count": count, "init": init}, tuple(prefix + n for n in names), tuple(changed),

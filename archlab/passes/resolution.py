@@ -9,13 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..capture import Capture, ModuleCall, capture, copied
-from ..comparing import costs
+from ..comparing import costs, output_shapes
 from ..editing import Edit, Wrap
 from ..finding import site_of_calls
 from ..flow import Flow
 from ..recipes import Step, recipe, with_step
 from ..rewriting import rewrite, with_modules
-from .sharing import output_shapes
 from .switching import refuse_switched
 
 Down = Literal["conv", "average", "pixel-unshuffle"]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..capture import Capture, ModuleCall, Op, capture, copied
-from ..comparing import costs
+from ..comparing import costs, output_shapes
 from ..editing import Edit, Feed
 from ..finding import site_of, site_of_calls
 from ..flow import Flow
@@ -96,12 +96,6 @@ def share(model: nn.Module, example: Any, *, keep: str, drop: str) -> nn.Module:
         "none: values change; the outputs keep their shapes",
     )  # fmt: skip
     return with_step(new, recipe(model), step)
-
-
-def output_shapes(record: Capture) -> list[tuple[int, ...]]:
-    """The shapes of the outputs of a recorded run."""
-    shapes = {value: shape for op in record.ops for value, shape in zip(op.outputs, op.out_shapes, strict=False)}
-    return [shapes.get(value, ()) for value in record.outputs]
 
 
 def _seen_together(

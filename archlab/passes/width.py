@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..capture import capture, copied
-from ..comparing import CLOSE, EXACT, checked_equal, costs, in_double
+from ..comparing import CLOSE, EXACT, checked_equal, costs, in_double, output_shapes
 from ..coupling import Group, groups_of
 from ..recipes import Step, recipe, with_step
 from ..rewriting import put_modules_, with_modules
-from .sharing import output_shapes
 from .switching import refuse_switched
 
 Init = Literal["fresh", "prune", "preserve"]
@@ -264,10 +263,10 @@ def _made(
 def _checked(model: nn.Module, new: nn.Module, example: Any, layers: dict[str, dict[str, Any]]) -> str:
     doubled = in_double(model, example)
     if doubled is None:
-        return f"equal within {checked_equal([(model, new, example)], 'widened', CLOSE)} (relative)"
+        return f"equal within {checked_equal(model, new, example, 'widened', CLOSE)} (relative)"
     double, varied = doubled
     wide = _rewidthed(double, varied, layers, "preserve")
-    return f"exact: equal within {checked_equal([(double, wide, varied)], 'widened', EXACT)} (relative) in float64"
+    return f"exact: equal within {checked_equal(double, wide, varied, 'widened', EXACT)} (relative) in float64"
 
 
 def _rewidthed(model: nn.Module, example: Any, layers: Mapping[str, Mapping[str, Any]], init: Init) -> nn.Module:

@@ -18,6 +18,7 @@ from .capture import Capture, Op, capture, copied
 from .comparing import devices_of
 from .examples import fresh, run, tensors_in
 
+COMPUTED = "has a weight that is"
 _SHUFFLES = ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.PReLU, nn.RMSNorm)
 WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
@@ -89,7 +90,7 @@ def groups_of(model: nn.Module, example: Any, globs: Sequence[str] = ("*",)) -> 
                 f"torch-pruning cannot find which channels go together: {type(error).__name__}: {error}. Where some "
                 "layers of the model can change, name these"
             ) from error
-    fixed = _fixed(record)
+    fixed = _fixed(record) | _not_plain(net)
     return [_group(group, graph, names, dict(net.named_parameters()), fixed) for group in found]
 
 
@@ -100,19 +101,25 @@ def _outputs(net: nn.Module, example: Any) -> Any:
 @contextmanager
 def _bounded(tp: Any, model: nn.Module) -> Iterator[None]:
     """While open, torch-pruning gives up where it multiplies indices without end, as it does at windowed attention."""
-    mapping = tp.dependency.index_mapping._FlattenIndexMapping
+    mapping, group = tp.dependency.index_mapping._FlattenIndexMapping, tp.dependency.group.Group
     original, most = mapping.__call__, max(p.numel() for p in model.parameters())
+    add, members = group.add_dep, 200 + 50 * sum(1 for _ in model.modules())
+
+    def add_dep(self: Any, dep: Any, idxs: list) -> None:
+        if len(self) > members:
+            raise RecursionError("it goes round in circles")
+        add(self, dep, idxs)
 
     def call(self: Any, idxs: list) -> list:
         if not self.reverse and len(idxs) * int(self._stride) > most:
             raise RecursionError("it loses track of the channels where a tensor is reshaped")
         return original(self, idxs)
 
-    mapping.__call__ = call
+    mapping.__call__, group.add_dep = call, add_dep
     try:
         yield
     finally:
-        mapping.__call__ = original
+        mapping.__call__, group.add_dep = original, add
 
 
 def _group(group: Any, graph: Any, names: dict[nn.Module, str], parameters: dict[str, Tensor], fixed: dict) -> Group:
@@ -130,8 +137,9 @@ def _group(group: Any, graph: Any, names: dict[nn.Module, str], parameters: dict
             if depthwise and module.out_channels != module.in_channels:
                 reasons.append(f"{names[module]} has one input channel a group")
             members.append(Member(names[module], "norm" if depthwise else "out" if out else "in", positions, roots))
-            if out and names[module] in fixed:
-                reasons.append(f"{names[module]} {fixed[names[module]]}")
+            why = fixed.get(names[module], "")
+            if why and (out or why.startswith(COMPUTED)):
+                reasons.append(f"{names[module]} {why}")
         elif isinstance(module, NORMS):
             members.append(Member(names[module], "norm", positions, roots))
         elif module in names and any(True for _ in module.parameters(recurse=False)):
@@ -149,6 +157,22 @@ def _group(group: Any, graph: Any, names: dict[nn.Module, str], parameters: dict
             ) from error
 
     return Group(names[root], len(group[0].idxs), unique, "; ".join(dict.fromkeys(reasons)), scores)
+
+
+def _not_plain(model: nn.Module) -> dict[str, str]:
+    """Layers whose weights cannot be cut by themselves: shared with another module, or computed from others."""
+    counts: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            counts[id(parameter)] = counts.get(id(parameter), 0) + 1
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, (*WEIGHTED, *NORMS)):
+            if isinstance(module, WEIGHTED) and "weight" not in module._parameters:
+                found[name] = f"{COMPUTED} from other parameters"
+            elif any(counts[id(p)] > 1 for p in module._parameters.values() if p is not None):
+                found[name] = f"{COMPUTED} another module's as well"
+    return found
 
 
 def _fixed(record: Capture) -> dict[str, str]:

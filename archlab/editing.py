@@ -58,6 +58,7 @@ class Wrap(Edit):
 def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: dict) -> Any:
     """The edited result of ``func(*args, **kwargs)``, the op or call at the edit's site. ω is read from `owner`."""
     site = edit.site
+    assert not isinstance(edit, Feed | Wrap), "only a graph can be wired otherwise"
     operands = tensors_in((args, kwargs))
     target = operands[0]
     omega = getattr(owner, edit.omega) if isinstance(edit.omega, str) else edit.omega

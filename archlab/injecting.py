@@ -97,6 +97,15 @@ def _injected_class(cls: type) -> type:
     return lowest
 
 
+def free_name(module: nn.Module, wanted: str) -> str:
+    """`wanted`, or with a number behind it where `module` has an attribute of that name."""
+    name, number = wanted, 1
+    while hasattr(module, name):
+        number += 1
+        name = f"{wanted}_{number}"
+    return name
+
+
 def injected(module: nn.Module) -> tuple[type, list[dict[str, Any]]]:
     """The class that `module` had before anything was injected, and what runs in its methods' place, first to last."""
     tables = [cls.__dict__["_archlab_runners"] for cls in type(module).__mro__ if "_archlab_runners" in cls.__dict__]

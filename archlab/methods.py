@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .editing import Edit, edit_graph, perform
+from .editing import Edit, Feed, Wrap, edit_graph, perform
 from .intercepting import Interceptor, intercepted_call
 from .locating import Place
 from .tracing import Untraceable, trace
@@ -38,11 +38,22 @@ class Method:
         self.reason = ""  # why it is intercepted, if it is
         self.stand_ins: dict[str, nn.Parameter] = {}  # of parameters that only removed ops read: for another trace
 
-    def anew(self, function: Callable) -> "Method":
-        """The same edits of `function`, with no graph made yet: for a module whose children have changed."""
-        new = Method(self.path, self.method, self.entry, function)
-        new.edits, new.calls, new.mutating = dict(self.edits), dict(self.calls), set(self.mutating)
-        new.traced_calls, new.children = dict(self.traced_calls), dict(self.children)
+    def anew(self, function: Callable, path: str | None = None) -> "Method":
+        """The same edits of `function`, with no graph made yet: for a module that has other children now, or stands at
+        another `path` of the model."""
+        path = self.path if path is None else path
+
+        def moved(child: str) -> str:
+            if self.path and not child.startswith(f"{self.path}."):
+                return child
+            inside = child[len(self.path) + 1 :] if self.path else child
+            return f"{path}.{inside}" if path else inside
+
+        new = Method(path, self.method, self.entry, function)
+        new.edits, new.mutating = dict(self.edits), set(self.mutating)
+        new.calls = {(moved(child), *rest): edit for (child, *rest), edit in self.calls.items()}
+        new.traced_calls = {(moved(child), *rest): edit for (child, *rest), edit in self.traced_calls.items()}
+        new.children = {moved(child): inside for child, inside in self.children.items()}
         new.stand_ins = dict(self.stand_ins)
         return new
 
@@ -82,6 +93,14 @@ class Method:
         return replace(variant, run=graph if variant.grad is None else _restoring_grad(graph))
 
     def intercept(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
+        wired = [edit.site.module for edit in self.edits.values() if isinstance(edit, Feed | Wrap)]
+        if wired and self.variants:
+            raise RuntimeError(
+                f"{self.path or 'the model'} is called in a way that cannot be traced, and {wired[0]} is wired "
+                "otherwise in its traced code: make the model with an example that calls it so"
+            )
+        if wired:  # it could never be traced, and whoever asked will refuse it
+            return self.function(module, *args, **kwargs)
         if not (self.edits or self.calls):  # each of its sites is a child's call, and the child itself was edited
             return self.function(module, *args, **kwargs)
         interceptor = Interceptor(module, self.entry, self.edits, self.calls | self.traced_calls, self.met)

@@ -260,22 +260,29 @@ def put_modules_(model: nn.Module, new: Mapping[str, nn.Module]) -> None:
     old = {id(model.get_submodule(path)): module for path, module in new.items()}
     for path, module in list(model.named_modules(remove_duplicate=False)):
         if id(module) in old and path:
-            _put(model, path, old[id(module)].train(module.training))
+            old[id(module)].training = module.training  # of this one alone: what it holds has modes of its own
+            _put(model, path, old[id(module)])
     renew_methods_(model)
 
 
 def renew_methods_(model: nn.Module) -> None:
-    """Let every rewritten method of `model` forget its graphs, which copies of it go on sharing among themselves."""
-    for module in model.modules():
+    """Let every rewritten method of `model` forget its graphs, which copies of it go on sharing among themselves, and
+    know where in the model it is now."""
+    for path, module in model.named_modules():
         base, tables = injected(module)
         if not tables:
             continue
         module.__class__ = base
         for runners in tables:
-            new = {}
+            new: dict[str, Any] = {}
             for name, runner in runners.items():
                 function = getattr(type(module), name)
-                new[name] = runner.anew(runner.function) if isinstance(runner, Method) else runner.around(function)
+                if isinstance(runner, Method):
+                    new[name] = runner.anew(runner.function, path)
+                elif isinstance(runner, WatchedChild):
+                    new[name] = WatchedChild(path, function)
+                else:
+                    new[name] = runner.around(function)
             inject(module, new)
 
 

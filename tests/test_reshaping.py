@@ -132,10 +132,14 @@ def test_share_refuses_what_is_computed_too_late():
             self.a, self.b = conv(), conv()
 
         def forward(self, x):
-            return self.b(self.a(x).relu())
+            first = self.a(x).relu()
+            return first + self.b(x)
 
     with pytest.raises(ValueError, match="computed only after"):
         al.share(Late(), IMAGE, keep="b", drop="a")
+    chain = nn.Sequential(conv(), conv())
+    with pytest.raises(ValueError, match="1 is computed from 0"):
+        al.share(chain, IMAGE, keep="1", drop="0")
 
 
 # --- scale_resolution -----------------------------------------------------------------------------
@@ -406,3 +410,127 @@ def test_branches_of_transformers_can_go(name):
     assert set(step.how.values()) == {"local"}
     assert params(net) - params(thin) >= sum(site.params for site in sites) > 0
     assert al.cost(thin, example).macs < al.cost(net, example).macs
+
+
+# --- what a review by fresh eyes found ----------------------------------------------------------------
+
+
+class Gated(nn.Module):
+    """Halves of one layer, of which one gates the other, taken in an order of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.both, self.first, self.second = conv(4, 12), conv(8, 3), conv(4, 3)
+
+    def forward(self, x):
+        a, b = self.both(x).split([8, 4], 1)
+        return self.first(a) + self.second(b)
+
+
+class Doubled(nn.Module):
+    """One map joined with itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = conv(4, 8), conv(16, 3)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(torch.cat([x, -x], 1))
+
+
+@pytest.mark.parametrize("kind", [Gated, Doubled])
+def test_narrower_is_the_network_of_the_channels_that_stay_or_refused(kind):
+    """The pruned network is the whole one whose consumers do not read the channels that went."""
+    net = kind().double().eval()
+    try:
+        thin = al.scale_width(net, IMAGE.double(), ratio=0.5, init="prune")
+    except ValueError as error:
+        assert "cannot" in str(error)
+        return
+    layers = al.recipe(thin).steps[-1].options["layers"]
+    whole = copy.deepcopy(net)
+    with torch.no_grad():
+        for name, sides in layers.items():
+            if "in" in sides:
+                layer = whole.get_submodule(name)
+                layer.weight[:, [i for i in range(layer.in_channels) if i not in sides["in"]]] = 0
+        x = noise(1, 4, 9, 9).double()
+        assert torch.allclose(thin(x), whole(x))
+
+
+def test_weights_that_others_hold_or_compute_are_refused_by_name():
+    tied = nn.Sequential(conv(4, 8), conv(8, 8), conv(8, 8), conv(8, 3))
+    tied[2].weight = tied[1].weight
+    with pytest.raises(ValueError, match="another module's as well"):
+        al.scale_width(tied, IMAGE, ratio=0.5, where="1")
+    normed = nn.Sequential(nn.utils.parametrizations.weight_norm(conv(4, 8)), conv(8, 3))
+    with pytest.raises(ValueError, match="from other parameters"):
+        al.scale_width(normed, IMAGE, widths={"0": 4})
+
+
+def test_copies_of_a_channel_are_read_unevenly():
+    net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    wide = al.scale_width(net, torch.zeros(1, 4), ratio=2, init="preserve")
+    assert not torch.allclose(wide[2].weight[:, :3], wide[2].weight[:, 3:])
+
+
+def test_an_importance_must_score_every_channel():
+    net = nn.Sequential(conv(4, 8), conv(8, 3))
+    with pytest.raises(ValueError, match="gives no score for each of the 8 channels"):
+        al.scale_width(net, IMAGE, ratio=0.5, init="prune", importance="bn-scale")
+
+
+def test_norms_keep_their_mode_inside_a_span():
+    net = nn.Sequential(nn.Sequential(conv(), nn.BatchNorm2d(4).eval()), conv()).train()
+    net[0][1].eval()
+    made = al.scale_resolution(net, IMAGE, span="0")
+    assert made.training and made[0].before.training and not made[0].span[1].training
+
+
+def test_a_call_that_cannot_be_traced_is_no_silent_removal():
+    class Odd(Code):
+        def forward(self, x, twice=False):
+            x = self.b(self.a(x))
+            return x * 2 if twice and float(x.sum()) > 0 else x  # decides by what it computes, in this call only
+
+    made = al.scale_resolution(Odd(), IMAGE, span=("a", "b"))
+    assert made(IMAGE).shape == IMAGE.shape
+    with pytest.raises(RuntimeError, match="a is wired otherwise in its traced code"):
+        made(noise(*IMAGE.shape), twice=True)
+
+
+def test_blocks_that_were_rewritten_know_their_place_when_copied():
+    net = nn.Sequential(conv(), nn.Sequential(Block(), Block()))
+    thin = al.remove(net, IMAGE, kinds="skip", where="1.1/*")
+    deep = al.scale_depth(thin, IMAGE, span="1", count=4)
+    assert {s.path for s in al.sites(deep, IMAGE, kinds="activation")} == {f"1.{i}" for i in range(4)}
+    coarse = al.scale_resolution(thin, IMAGE, span="1")
+    assert al.remove(coarse, IMAGE, kinds="activation", where="1.span*")(IMAGE).shape == IMAGE.shape
+
+
+def test_fresh_blocks_are_fresh_or_refused_and_identities_are_tried_on_noise():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 4, 1, 1))
+
+        def forward(self, x):
+            return x + F.conv2d(x, self.weight)
+
+    with pytest.raises(ValueError, match=r"0\.weight would be a copy in the new blocks"):
+        al.scale_depth(nn.Sequential(Own()), IMAGE, span="", count=2)
+    assert len(al.scale_depth(nn.Sequential(Own()), IMAGE, span="", count=2, init="preserve")) == 2
+    with pytest.raises(ValueError, match="cannot start as an identity"):
+        al.scale_depth(nn.Sequential(nn.Conv2d(4, 4, 1, bias=False)), IMAGE, span="", count=2, init="preserve")
+
+
+def test_spans_in_the_wrong_order_and_names_taken_before():
+    net = nn.Sequential(Block(), Block(), Block())
+    with pytest.raises(ValueError, match="'0' runs before '2'"):
+        al.scale_resolution(net, IMAGE, span=("2", "0"))
+    once = al.scale_resolution(Code(), IMAGE, span=("a", "b"))
+    names = [name for name, _ in once.named_children()]
+    assert "a_before" in names and "b_after" in names
+    with pytest.raises(ValueError, match="the factory needs a name"):
+        al.replace(net, "0", lambda: nn.Identity())

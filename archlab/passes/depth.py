@@ -9,7 +9,7 @@ from torch import nn
 
 from ..capture import Capture, capture, copied
 from ..comparing import checked_equal, costs, output_shapes
-from ..examples import Call, fresh, run, tensors_in
+from ..examples import Call, fresh, run, tensors_in, varied
 from ..finding import find
 from ..recipes import Step, recipe, with_step
 from ..rewriting import renew_methods_, with_modules
@@ -43,6 +43,10 @@ def scale_depth(
         what = "no module of this model" if blocks is None else f"a {type(blocks).__name__}"
         raise ValueError(f"scale_depth: span={span!r} is {what}, not a Sequential or ModuleList: {', '.join(there)}")
     have = len(blocks)
+    if not have:
+        raise ValueError(f"scale_depth: {span!r} holds no block to drop or to repeat")
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise TypeError(f"scale_depth: count must be a whole number, got {count!r}")
     if count < 1 or count == have:
         raise ValueError(f"scale_depth: count must be at least 1 and not {have}, which {span!r} has; got {count}")
     if init not in ("fresh", "preserve"):
@@ -51,20 +55,31 @@ def scale_depth(
     made = copied(model)
     grown = made.get_submodule(span)
     names = list(grown._modules)
-    path = f"{span}.{names[-1]}" if span else names[-1]
     left: dict[str, str] = {}
     for name in names[count:]:
         del grown._modules[name]
-    new = [str(int(names[-1]) + 1 + i) for i in range(count - have)]
+    new = _names(names, count - have)
     if new:
-        block = copied(grown._modules[names[-1]])  # type: ignore[arg-type]
-        left = {f"{path}.{n}": "has no reset_parameters(): new blocks begin with a copy" for n in _reset_(block)}
+        last = next((n for n in reversed(names) if any(True for _ in grown._modules[n].parameters())), names[-1])  # type: ignore[union-attr]
+        path = f"{span}.{last}" if span else last
+        block = copied(grown._modules[last])  # type: ignore[arg-type]
         if init == "preserve":
-            _start_as_identity_(block, _call_of(model, path, example), path)
-        for name in new:
-            grown.add_module(name, copy.deepcopy(block) if init == "preserve" else _anew(block))
+            _reset_(block, model)
+            _start_as_identity_(block, _call_of(model, path, varied(example)), path)
+        else:
+            same = _reset_(block, model)
+            if same:
+                raise ValueError(
+                    f"scale_depth: {path}.{same[0]} would be a copy in the new blocks: its module has no "
+                    "reset_parameters(), and the model no _init_weights(); init='preserve' does not ask for one"
+                )
+        for place, name in enumerate(new, have):
+            grown.add_module(name, _numbered(_anew(block, model, init), names.index(last), place))
     renew_methods_(made)
-    made = with_modules(made, {}, example)
+    try:
+        made = with_modules(made, {}, example)
+    except (RuntimeError, IndexError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"scale_depth: with {count} blocks in {span!r} the model does not run: {error}") from error
     after = capture(made, example)
     prefix = f"{span}." if span else ""
     uncalled = [prefix + name for name in new if prefix + name not in after.reached()[0]]
@@ -75,11 +90,12 @@ def scale_depth(
     if output_shapes(after) != output_shapes(record):
         raise ValueError(
             f"scale_depth: with {count} blocks the outputs have the shapes {output_shapes(after)}, not "
-            f"{output_shapes(record)}: the blocks that were dropped change the shape"
+            f"{output_shapes(record)}"
         )
     equality = "none: blocks were dropped" if count < have else "none: the new blocks are fresh"
     if new and init == "preserve":
-        equality = f"exact: equal within {checked_equal(model, made, example, 'deepened', 0.0)}"
+        pair = (copied(m).eval() for m in (model, made))  # dropout of the new blocks would draw other numbers
+        equality = f"exact: equal within {checked_equal(*pair, varied(example), 'deepened', 0.0)}"
     changed = [prefix + name for name in new or names[count:]]
     step = Step(
         "scale_depth", {"span": span, "count": count, "init": init}, tuple(prefix + n for n in names), tuple(changed),
@@ -88,21 +104,43 @@ def scale_depth(
     return with_step(made, recipe(model), step)
 
 
-def _anew(block: nn.Module) -> nn.Module:
+def _names(names: list[str], more: int) -> list[str]:
+    """Names for so many new blocks behind those of `names`."""
+    if names[-1].isdigit():
+        return [str(int(names[-1]) + 1 + i) for i in range(more)]
+    return [f"{names[-1]}_{i}" for i in range(2, 2 + more)]
+
+
+def _anew(block: nn.Module, model: nn.Module, init: str) -> nn.Module:
     block = copy.deepcopy(block)
-    _reset_(block)
+    if init == "fresh":
+        _reset_(block, model)
     return block
 
 
-def _reset_(block: nn.Module) -> list[str]:
-    """Initialise every layer of `block` anew; the names of those parameters that nothing initialises."""
+def _numbered(block: nn.Module, old: int, new: int) -> nn.Module:
+    """`block`, whose modules may keep its number in the stack (Hugging Face's cache asks for it), with its own."""
+    for module in block.modules():
+        if vars(module).get("layer_idx") == old:
+            module.layer_idx = new  # type: ignore[assignment]
+    return block
+
+
+def _reset_(block: nn.Module, model: nn.Module) -> list[str]:
+    """Initialise every layer of `block` anew, as the layers or the model do; the parameters that nothing does."""
+    own = getattr(model, "_init_weights", None)
     unknown = []
     for path, module in block.named_modules():
         reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+        before = {name: p.detach().clone() for name, p in module._parameters.items() if p is not None}
         if callable(reset):
             reset()
+        elif before and callable(own):
+            own(module)
+            same = [name for name, p in before.items() if p.dim() > 1 and torch.equal(p, getattr(module, name))]
+            unknown += [f"{path}.{name}" if path else name for name in same]
         else:
-            unknown += [f"{path}.{name}" if path else name for name, p in module._parameters.items() if p is not None]
+            unknown += [f"{path}.{name}" if path else name for name in before]
     return unknown
 
 
@@ -140,8 +178,8 @@ def _start_as_identity_(block: nn.Module, call: Call, path: str) -> None:
             for name in _ends(record, site):
                 held[name].zero_()
         given = tensors_in((call.args, call.kwargs))[0].clone()
-        out = tensors_in(run(copied(block), fresh(call)))
-    if not out or out[0].shape != given.shape or not torch.equal(out[0], given):
+        out = tensors_in(run(copied(block).eval(), fresh(call)))
+    if not adds or not out or out[0].shape != given.shape or not torch.equal(out[0], given):
         raise ValueError(
             f"scale_depth: a {type(block).__name__} like {path} cannot start as an identity: its "
             f"{len(adds)} residual branches do not all end in a layer that can be zero, or something follows them"
@@ -156,7 +194,14 @@ def _ends(record: Capture, site: Any) -> Iterator[str]:
         if op.params:
             yield from (name for name in op.params if name in record.params)
             return
-        data = [v for v in op.inputs if v not in record.constants]
+        data = [v for v in op.inputs if record.producer.get(v) is None or not _is_constant(record, v)]
+        data = [v for v in data if v not in record.constants]
         if len(data) != 1:
             return
         (value,) = data
+
+
+def _is_constant(record: Capture, value: int) -> bool:
+    """Whether `value` is made of parameters alone, such as a reshaped scale."""
+    op = record.producer.get(value)
+    return op is not None and all(v in record.constants or _is_constant(record, v) for v in op.inputs)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ..capture import copied
+from ..capture import copied, refuse_wrappers
 from ..recipes import Step, recipe, with_step
 from ..rewriting import put_modules_, with_modules
 from .switching import refuse_switched
@@ -26,7 +26,10 @@ def replace(model: nn.Module, path: str, factory: Factory, /, **kwargs: Any) -> 
       (1): LeakyReLU(negative_slope=0.2)
     )
     """
-    return _replaced(model, None, path, factory, getattr(factory, "__name__", type(factory).__name__), kwargs)
+    name = getattr(factory, "__name__", "")
+    if not name.isidentifier():
+        raise ValueError(f"replace: the factory needs a name that a recipe can keep, got {factory!r}: give a function")
+    return _replaced(model, None, path, factory, name, kwargs)
 
 
 def replay_replace(
@@ -43,18 +46,20 @@ def _replaced(
     model: nn.Module, example: Any, path: str, factory: Factory, name: str, kwargs: dict[str, Any]
 ) -> nn.Module:
     refuse_switched(model)
+    refuse_wrappers(model)
     old = dict(model.named_modules()).get(path)
     if old is None or not path:
         paths = [p for p, _ in model.named_modules() if p]
         raise ValueError(f"replace: {path!r} is no module below this model; there are {', '.join(paths[:12])}")
     try:
-        json.dumps(kwargs)
+        kwargs = json.loads(json.dumps(kwargs))  # a copy: what is changed later is not what was made
     except TypeError as error:
         raise TypeError(f"replace: the arguments of {name} must be what JSON can write: {error}") from error
     new = factory(**kwargs)
     if not isinstance(new, nn.Module):
         raise TypeError(f"replace: {name} made a {type(new).__name__}, not a torch.nn.Module")
     like = next((p for m in (old, model) for p in m.parameters() if p.is_floating_point()), None)
+    new = copied(new).train(old.training)
     if like is not None:
         new = new.to(like.device, like.dtype)
     if example is None:

@@ -13,8 +13,9 @@ from ..comparing import costs, output_shapes
 from ..editing import Edit, Wrap
 from ..finding import site_of_calls
 from ..flow import Flow
+from ..injecting import free_name
 from ..recipes import Step, recipe, with_step
-from ..rewriting import rewrite, with_modules
+from ..rewriting import CannotRewrite, rewrite, with_modules
 from .switching import refuse_switched
 
 Down = Literal["conv", "average", "pixel-unshuffle"]
@@ -159,6 +160,12 @@ def scale_resolution(
       )
     )
     """
+    if activation is not None and not (isinstance(activation, type) and issubclass(activation, nn.Module)):
+        raise TypeError(f"scale_resolution: activation must be a class of modules, or None; got {activation!r}")
+    if activation is not None and ACTIVATIONS.get(activation.__name__, activation) is not activation:
+        raise ValueError(
+            f"scale_resolution: an activation called {activation.__name__} is torch's own in a recipe: rename yours"
+        )
     return replay_scale_resolution(
         model, example, span=span, factor=factor, down=down, up=up, kernel=kernel,
         activation=None if activation is None else activation.__name__,
@@ -203,6 +210,8 @@ def replay_scale_resolution(
     known = ACTIVATIONS | dict(modules)
     if activation is not None and activation not in known:
         raise ValueError(f"the recipe's activation {activation!r} must be given in modules")
+    if not isinstance(span, str) and (len(span) != 2 or not all(isinstance(end, str) for end in span)):
+        raise ValueError(f"scale_resolution: span is a path, or the paths of its first and last module; got {span!r}")
     first, last = (span, span) if isinstance(span, str) else span
     record = capture(model, example)
     entries, exits = _ends(record, model, first, last)
@@ -230,8 +239,17 @@ def replay_scale_resolution(
     try:
         new, how = _put_around(model, example, record, first, last, before, after, entries, exits)
         changed = capture(new, example)
-    except (RuntimeError, TypeError) as error:
+    except CannotRewrite:
+        raise
+    except (RuntimeError, TypeError, AttributeError, AssertionError, ValueError) as error:
         raise ValueError(f"scale_resolution: {span!r} does not run on another grid: {error}") from error
+    inner = last if first != last else f"{last}.span"
+    for call in changed.calls:
+        if call.module == inner and first == last and call.in_shapes[0][2:] != call.out_shapes[0][2:]:
+            raise ValueError(
+                f"scale_resolution: on the other grid {span!r} makes {call.out_shapes[0][2:]} of "
+                f"{call.in_shapes[0][2:]}: it has a size of its own"
+            )
     if output_shapes(changed) != output_shapes(record):
         raise AssertionError(f"the outputs have the shapes {output_shapes(changed)}, not {output_shapes(record)}")
     options = {"span": span if isinstance(span, str) else list(span), "factor": factor, "down": down, "up": up}
@@ -255,6 +273,12 @@ def _ends(record: Capture, model: nn.Module, first: str, last: str) -> tuple[lis
             raise ValueError(f"scale_resolution: {path!r} must be called with a tensor and give one")
         ends.append(calls)
     entries, exits = ends
+    if first != last and any(b.last <= a.first for a, b in zip(entries, exits, strict=False)):
+        raise ValueError(f"scale_resolution: {last!r} runs before {first!r}")
+    if first != last and len({(c.execution, c.place) for c in entries}) != len(entries):
+        raise ValueError(f"scale_resolution: {first!r} is called more than once in one run of its container")
+    if first != last and len({c.place for c in entries}) > 1:
+        raise ValueError(f"scale_resolution: {first!r} is called from several places of its container's code")
     if len(entries) != len(exits) or any(a.execution is not b.execution for a, b in zip(entries, exits, strict=True)):
         raise ValueError(f"scale_resolution: {first!r} and {last!r} are not called by one container, in turn")
     return entries, exits
@@ -294,26 +318,32 @@ def _put_around(
     """A copy of `model` with `before` and `after` around the span, and how."""
     if first == last:
         inner = copied(model.get_submodule(first))
-        return with_modules(model, {first: Rescaled(before, inner, after)}, example), {first: "module"}
+        wrapper = Rescaled(before.train(inner.training), inner, after.train(inner.training))
+        return with_modules(model, {first: wrapper}, example), {first: "module"}
     parent, _, name = first.rpartition(".")
     container = model.get_submodule(parent)
-    if isinstance(container, nn.Sequential) and last.rpartition(".")[0] == parent:
+    assert entries[0].execution is not None
+    own = isinstance(container, nn.Sequential) and entries[0].execution.module == parent
+    if own and last.rpartition(".")[0] == parent:
         new = copied(model)
         children = new.get_submodule(parent)._modules
         names = list(children)
         run = names[names.index(name) : names.index(last.rpartition(".")[2]) + 1]
-        children[name] = Rescaled(before, nn.Sequential(*(children[n] for n in run)), after).train(container.training)  # type: ignore[arg-type]
+        parts = nn.Sequential(*(children[n] for n in run))  # type: ignore[arg-type]
+        children[name] = Rescaled(before.train(container.training), parts, after.train(container.training))
+        children[name].training = parts.training = container.training  # type: ignore[union-attr]
         for other in run[1:]:
             del children[other]
         return with_modules(new, {}, example), {first: "module"}
     flow, source, end = Flow(record), entries[0].place, exits[0].place
     execution = entries[0].execution
     assert execution is not None and source is not None and end is not None
-    names = [f"{path.replace('.', '_')}_{what}" for path, what in ((first, "before"), (last, "after"))]
     prepared = copied(model)
     owner = prepared.get_submodule(execution.module)
-    for child, module in zip(names, (before, after), strict=True):
-        owner.add_module(child, module.train(owner.training))
+    names = []
+    for path, what, module in ((first, "before", before), (last, "after", after)):
+        names.append(free_name(owner, f"{path.replace('.', '_')}_{what}"))
+        owner.add_module(names[-1], module.train(owner.training))
     edits: list[Edit] = [
         Wrap(site_of_calls(entries, flow), before=names[0]),
         Wrap(site_of_calls(exits, flow), after=names[1], source=source),

@@ -11,6 +11,7 @@ from ..comparing import costs, output_shapes
 from ..editing import Edit, Feed
 from ..finding import site_of, site_of_calls
 from ..flow import Flow
+from ..injecting import free_name
 from ..recipes import Step, recipe, with_step
 from ..rewriting import drop_unreached, rewrite
 from .switching import refuse_switched
@@ -42,7 +43,8 @@ def share(model: nn.Module, example: Any, *, keep: str, drop: str) -> nn.Module:
     """A copy of `model` in which all that read the output of module `drop` read that of module `keep` instead.
 
     What nothing reaches any more is gone. Both outputs must have the same channels. Where their grids differ, ops that
-    only bring the dropped branch to the kept one's grid go as well; else the kept output is resampled (`Resample`).
+    only bring the dropped branch to the kept one's grid go as well; else the kept output is resampled (`Resample`: to
+    inputs whose sides the ratio of the grids divides).
     Both must be seen by one container, each as the output of a module that it calls. Values change, so train on; the
     recipe's step says what is gone. Paper, section 4.4: a single branch in the encoder.
 
@@ -64,11 +66,13 @@ def share(model: nn.Module, example: Any, *, keep: str, drop: str) -> nn.Module:
     flow = Flow(record)
     kept, dropped = _seen_together(record, model, keep, drop)
     have, want = kept[0].out_shapes[0], dropped[0].out_shapes[0]
-    if len(have) < 3 or have[:2] != want[:2]:
+    if have != want and (len(have) < 3 or have[:2] != want[:2]):
         raise ValueError(
             f"share: {keep} gives {'x'.join(map(str, have))}, {drop} {'x'.join(map(str, want))}: the batch and the "
             "channels must be the same"
         )
+    if any(flow.descends(k.outputs[0], d.outputs[0]) for k, d in zip(kept, dropped, strict=True)):
+        raise ValueError(f"share: {keep} is computed from {drop}, and cannot stand for it")
     resamplers = _resamplers(record, flow, dropped, have)
     through = None
     prepared = copied(model)
@@ -76,7 +80,7 @@ def share(model: nn.Module, example: Any, *, keep: str, drop: str) -> nn.Module:
         factor = _factor(have, want, keep, drop)
         path = kept[0].execution.module  # type: ignore[union-attr]
         container = prepared.get_submodule(path)
-        through = f"{drop.rpartition('.')[2]}_from_{keep.rpartition('.')[2]}"
+        through = free_name(container, f"{drop.rpartition('.')[2]}_from_{keep.rpartition('.')[2]}")
         container.add_module(through, Resample(factor))
     source = kept[0].place
     assert source is not None

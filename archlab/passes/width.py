@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..capture import capture, copied
-from ..comparing import CLOSE, EXACT, checked_equal, costs, in_double, output_shapes
-from ..coupling import Group, groups_of
+from ..capture import capture, copied, failed_in
+from ..comparing import CLOSE, EXACT, compare, costs, in_double, output_shapes
+from ..coupling import WEIGHTED, Group, Member, groups_of
 from ..recipes import Step, recipe, with_step
 from ..rewriting import put_modules_, with_modules
 from .switching import refuse_switched
@@ -39,8 +39,8 @@ def scale_width(
     - `where`: globs that narrow a `ratio` that is a number. What the model's inputs and outputs fix stays.
     - `round_to`: new counts are multiples of it (for a `ratio`; an exact width must be one).
     - `init`: "fresh" (every changed layer initialises itself), "prune" (the most important channels stay, as they
-      are; fewer only), "preserve" (more only: channels are doubled and what reads them halves its weights, so that the
-      output stays; Net2WiderNet, Chen et al. 2016; checked to 1e-10 in float64).
+      are; fewer only), "preserve" (more only: channels are copied and what reads them shares its weights out among
+      the copies, unevenly, so that the output stays; Net2WiderNet, Chen et al. 2016; checked to 1e-10 in float64).
     - `importance`, for "prune": l1, l2, bn-scale, lamp, fpgm, random as torch-pruning defines them for groups of
       coupled layers, or a function of its group to one score a channel.
 
@@ -76,11 +76,20 @@ def scale_width(
         g.root: _chosen(g, classes[g.root], new, init, importance) for g, new in wanted.items() if new != g.channels
     }
     if not chosen:
-        same = ", ".join(f"{g.root} has {g.channels}" for g in wanted) or "no layer can change"
-        raise ValueError(f"scale_width: nothing would change: {same}")
-    return _made(
-        model, example, _selections([g for g in groups if g.root in chosen], chosen, model), init, groups, left
-    )
+        why = "; ".join(f"{name}: {reason}" for name, reason in list(left.items())[:4])
+        raise ValueError(f"scale_width: no layer can change. {why}")
+    changing = [group for group in groups if group.root in chosen]
+    selections = _selections(changing, chosen, model)
+    mixed = _mixed(model, example, selections)
+    if mixed:
+        alone = {g.root: _mixed(model, example, _selections([g], chosen, model)) for g in changing if len(changing) > 1}
+        named = [root for root, why in alone.items() if why] or [g.root for g in changing]
+        raise ValueError(
+            f"scale_width: {', '.join(named[:8])} cannot change: their channels are regrouped or gated on the way in a "
+            f"manner that cannot be followed ({mixed}); name other layers with where"
+        )
+    left |= {name: "is not called by the example" for name in _uncalled(model, example)}
+    return _made(model, example, selections, init, groups, left)
 
 
 def replay_scale_width(model: nn.Module, example: Any, *, layers: dict[str, dict[str, Any]], init: Init) -> nn.Module:
@@ -125,6 +134,13 @@ def _wanted(
             if wanted.get(group, new) != new:
                 raise ValueError(f"scale_width: {group.root} is to have {wanted[group]} and {new} channels")
             wanted[group] = int(new)
+        still = [g for g in matching if not g.fixed and wanted[g] == g.channels]
+        if still and len(still) == sum(not g.fixed for g in matching):
+            raise ValueError(
+                f"scale_width: nothing would change for {glob!r}: "
+                + ", ".join(f"{g.root} has {g.channels} channels" for g in still[:6])
+            )
+        left |= {g.root: f"keeps its {g.channels} channels by rounding" for g in still}
     return wanted, left
 
 
@@ -174,6 +190,11 @@ def _chosen(
             f"have {new}, and has {group.channels}"
         )
     scores = group.scores(_importance(importance)) if init == "prune" else None
+    if init == "prune" and not (isinstance(scores, Tensor) and scores.shape == (group.channels,)):
+        raise ValueError(
+            f"scale_width: importance={importance!r} gives no score for each of the {group.channels} channels of "
+            f"{group.root}: {'none' if scores is None else scores}"
+        )
     made = []
     for part in classes:
         count = new // len(classes)
@@ -209,20 +230,25 @@ def _selections(groups: list[Group], chosen: Mapping[str, list[int]], model: nn.
     dims = {member.name: member.dim for group in groups for member in group.members}
     for group in groups:
         for member in group.members:
-            of_root: dict[int, list[int]] = {}
-            for position, root in zip(member.positions, member.roots, strict=True):
-                of_root.setdefault(root, []).append(position)
-            first, last = min(member.positions), max(member.positions)
-            if last - first + 1 != len(set(member.positions)):
-                raise ValueError(
-                    f"scale_width: {member.name} cannot change: channels of several layers alternate in it"
-                )
-            new = [position for root in chosen[group.root] for position in of_root.get(root, ())]
-            pieces.setdefault((member.name, member.side), {})[first] = last, new
+            for run in _runs(member):
+                positions = [position for position, _ in run]
+                if positions[-1] - positions[0] + 1 != len(positions):
+                    raise ValueError(
+                        f"scale_width: {member.name} cannot change: channels of several layers alternate in it"
+                    )
+                of_root: dict[int, list[int]] = {}
+                for position, root in run:
+                    of_root.setdefault(root, []).append(position)
+                new = [position for root in chosen[group.root] for position in of_root.get(root, ())]
+                pieces.setdefault((member.name, member.side), {})[positions[0]] = positions[-1], new
     made: dict[str, dict[str, Any]] = {}
     held = dict(model.named_parameters())
     for (name, side), starts in pieces.items():
         extent = held[name].shape[dims[name]] if side == "parameter" else _extent(model.get_submodule(name), side)
+        if max(last for last, _ in starts.values()) >= extent:
+            raise ValueError(
+                f"scale_width: {name} cannot change: it has {extent} channels, and more are coupled with it"
+            )
         index, position = [], 0
         while position < extent:
             last, new = starts.get(position, (position, [position]))
@@ -232,6 +258,82 @@ def _selections(groups: list[Group], chosen: Mapping[str, list[int]], model: nn.
         if side == "parameter":
             made[name]["dim"] = dims[name]
     return made
+
+
+def _runs(member: Member) -> list[list[tuple[int, int]]]:
+    """The (position, root) pairs of a member in order, cut where the roots begin again: a tensor joined with itself."""
+    runs: list[list[tuple[int, int]]] = []
+    for position, root in sorted(zip(member.positions, member.roots, strict=True)):
+        if not runs or root < runs[-1][-1][1] or position != runs[-1][-1][0] + 1:
+            runs.append([])
+        runs[-1].append((position, root))
+    return runs
+
+
+def _mixed(model: nn.Module, example: Any, layers: Mapping[str, Mapping[str, Any]]) -> str:
+    """Whether the chosen channels do not belong together, which torch-pruning's indices do not always tell; empty where
+    they do: the narrow network then is the whole one with the channels that go multiplied by zero, the wide one is it.
+
+    Norms over channels are set to scale each channel by itself first, as they see other channels afterwards.
+    """
+    doubled = in_double(model, example)
+    net, example = (copied(model), example) if doubled is None else doubled
+    net.eval()
+    for module in net.modules():
+        if type(module) in _EACH:
+            module.__class__ = _EACH[type(module)]
+    whole = copied(net)
+    with torch.no_grad():
+        for name, sides in layers.items():
+            if "in" in sides:
+                _without_(whole.get_submodule(name), set(sides["in"]))
+    try:
+        narrow = _rewidthed(net, example, layers, "preserve")
+        difference = compare(whole, narrow, example)
+    except (ValueError, RuntimeError) as error:
+        return str(error).removeprefix("scale_width: ")
+    allowed = EXACT if doubled is not None else 1e-3
+    return (
+        "" if difference <= allowed else f"the output differs by {difference:.2g} from that of the channels that stay"
+    )
+
+
+def _without_(module: Any, kept: set[int]) -> None:
+    """Set the weights to zero with which a layer reads the channels that are not in `kept`."""
+    gone = [channel for channel in range(_extent(module, "in")) if channel not in kept]
+    if isinstance(module, nn.Linear):
+        module.weight[:, gone] = 0
+    elif module.transposed:
+        module.weight[gone] = 0
+    else:
+        share, rows = module.in_channels // module.groups, module.out_channels // module.groups
+        for channel in gone:
+            group = channel // share
+            module.weight[group * rows : (group + 1) * rows, channel % share] = 0
+
+
+class _EachGroupNorm(nn.GroupNorm):
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.affine:
+            return input
+        shape = (1, -1, *[1] * (input.dim() - 2))
+        return input * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+
+class _EachLayerNorm(nn.LayerNorm):
+    def forward(self, input: Tensor) -> Tensor:
+        input = input if self.weight is None else input * self.weight
+        return input if self.bias is None else input + self.bias
+
+
+# A norm over channels, and what stands for it while channels are compared: it scales and shifts each by itself.
+_EACH: dict[type, type] = {nn.GroupNorm: _EachGroupNorm, nn.LayerNorm: _EachLayerNorm}
+
+
+def _uncalled(model: nn.Module, example: Any) -> list[str]:
+    """Layers with channels that the example does not run."""
+    called = capture(model, example).reached()[0]
+    return [name for name, module in model.named_modules() if isinstance(module, WEIGHTED) and name not in called]
 
 
 # --- the new layers -----------------------------------------------------------------------------
@@ -261,12 +363,21 @@ def _made(
 
 
 def _checked(model: nn.Module, new: nn.Module, example: Any, layers: dict[str, dict[str, Any]]) -> str:
+    """How equal a widened model is, in evaluation mode. Raises ValueError where it is not."""
     doubled = in_double(model, example)
-    if doubled is None:
-        return f"equal within {checked_equal(model, new, example, 'widened', CLOSE)} (relative)"
-    double, varied = doubled
-    wide = _rewidthed(double, varied, layers, "preserve")
-    return f"exact: equal within {checked_equal(double, wide, varied, 'widened', EXACT)} (relative) in float64"
+    pair = (copied(model).eval(), copied(new).eval()), example, CLOSE, "the model's own dtype"
+    if doubled is not None:
+        double, varied = doubled
+        pair = (double.eval(), _rewidthed(double, varied, layers, "preserve").eval()), varied, EXACT, "float64"
+    models, example, allowed, where = pair
+    difference = compare(*models, example)
+    if not difference <= allowed:
+        raise ValueError(
+            f"scale_width: init='preserve' cannot keep the function: with {', '.join(list(layers)[:6])} wider the "
+            f"output differs by {difference:.2g} (a norm or a softmax over channels sees more of them); use another "
+            "init, or where"
+        )
+    return f"exact: equal within {difference:.2g} (relative) in {where}"
 
 
 def _rewidthed(model: nn.Module, example: Any, layers: Mapping[str, Mapping[str, Any]], init: Init) -> nn.Module:
@@ -286,10 +397,9 @@ def _rewidthed(model: nn.Module, example: Any, layers: Mapping[str, Mapping[str,
     try:
         return with_modules(new, {}, example)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        heads = "; attention with a fixed number of heads fixes its width" if "shape" in str(error) else ""
         raise ValueError(
-            f"scale_width: with {', '.join(list(layers)[:6])} changed the model does not run{heads}: "
-            f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            f"scale_width: with {', '.join(list(layers)[:6])} changed the model does not run: "
+            f"{type(error).__name__} in {failed_in(error)}: {str(error).splitlines()[0]}"
         ) from error
 
 
@@ -333,18 +443,21 @@ def _select_(module: nn.Module, name: str, dim: int, index: list[int] | None, *,
         return
     taken = old.detach().index_select(dim, torch.tensor(index, device=old.device))
     if divided:
-        taken = taken / _multiplicity(index, taken, dim)
+        taken = taken * _shares(index, taken, dim)
     if isinstance(old, nn.Parameter):
         setattr(module, name, nn.Parameter(taken, old.requires_grad))
     else:
         setattr(module, name, taken)
 
 
-def _multiplicity(index: list[int], like: Tensor, dim: int) -> Tensor:
-    """How often each entry of `index` stands there, shaped to divide dimension `dim` of `like`."""
+def _shares(index: list[int], like: Tensor, dim: int) -> Tensor:
+    """The share of each entry of `index` in what the copies of one channel are read with, shaped for dimension `dim` of
+    `like`: they add up to 1, unevenly, as equal copies would learn the same for ever."""
     place = torch.tensor(index)
-    counts = torch.bincount(place)[place].to(like)
-    return counts.reshape([-1 if axis == dim % like.dim() else 1 for axis in range(like.dim())])
+    raw = 0.5 + torch.rand(len(index), generator=torch.Generator().manual_seed(len(index)), dtype=torch.float64)
+    total = torch.zeros(int(place.max()) + 1, dtype=torch.float64).index_add_(0, place, raw)
+    shape = [-1 if axis == dim % like.dim() else 1 for axis in range(like.dim())]
+    return (raw / total[place]).to(like).reshape(shape)
 
 
 def _convolution_weight(module: Any, out: list[int] | None, into: list[int] | None, *, divided: bool) -> nn.Parameter:
@@ -365,6 +478,6 @@ def _convolution_weight(module: Any, out: list[int] | None, into: list[int] | No
         block = weight.index_select(0, torch.tensor(row, device=weight.device))
         block = block.index_select(1, torch.tensor(column, device=weight.device))
         if divided and into is not None:
-            block = block / _multiplicity(row if transposed else column, block, 0 if transposed else 1)
+            block = block * _shares(row if transposed else column, block, 0 if transposed else 1)
         blocks.append(block)
     return nn.Parameter(torch.cat(blocks), module.weight.requires_grad)

@@ -287,6 +287,22 @@ def test_workers_run_cells_apart_and_a_killed_one_disturbs_nobody(lab, monkeypat
     assert (home / "log.txt").exists()
 
 
+def test_a_row_of_another_study_is_made_once_in_its_own_folder(lab):
+    other = STUDY.format(helper=f"{lab.name}.helper").replace('ROWS = [{"name": "base", "kind": "none"}, ', "ROWS = [")
+    other = other.replace('return [] if row["name"] == "base" else ["base"]', f'return ["{lab.module}:base"]')
+    other = other.replace('needed["base"]', f'needed["{lab.module}:base"]')
+    (lab.folder / lab.name / "figure.py").write_text(other)
+    rows = run(f"{lab.name}.figure", preset="smoke")
+    assert rows["row"].tolist() == ["a/1", "b"] and rows["score"].tolist() == [2, 2]
+    assert lab.ran() == ["base 0"], "in the folders of the study that it is of"
+    assert lab.run()["row"].tolist() == ["base", "a/1", "b"]
+    assert lab.ran().count("base 0") == 1
+    missing = run(f"{lab.name}.figure", preset="smoke", seeds=2, time_limit_s=0).attrs["missing"]
+    assert missing == {"base (seed 1)": "out of time"} | {
+        f"{n} (seed 1)": "waits for base (seed 1)" for n in ("a/1", "b")
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

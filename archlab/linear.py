@@ -100,12 +100,16 @@ def why_not_linear(given: nn.Module) -> str | None:
         return "it normalises by the batch, not by fixed statistics: call .eval() first"
     if any(p.is_complex() for p in module.parameters()):
         return "its weights are complex"
-    sides = zip(module.dilation, module.kernel_size, strict=True) if getattr(module, "padding", 0) == "same" else ()
-    if any(d * (k - 1) % 2 for d, k in sides):
+    if getattr(module, "padding", 0) == "same" and _uneven(module):
         return "its padding is not the same on both sides"
     if any(name not in ("weight", "bias") for name, _ in module.named_parameters()):
         return "its weight is computed from other parameters"
     return None
+
+
+def _uneven(module: Any) -> bool:
+    """Whether a convolution that pads to the "same" size pads one side more than the other."""
+    return any(d * (k - 1) % 2 for d, k in zip(module.dilation, module.kernel_size, strict=True))
 
 
 def layer_of(module: Any, *, meta: bool = False, dims: int | None = None) -> Layer:

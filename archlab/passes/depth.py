@@ -94,8 +94,8 @@ def scale_depth(
         )
     equality = "none: blocks were dropped" if count < have else "none: the new blocks are fresh"
     if new and init == "preserve":
-        pair = (copied(m).eval() for m in (model, made))  # dropout of the new blocks would draw other numbers
-        equality = f"exact: equal within {checked_equal(*pair, varied(example), 'deepened', 0.0)}"
+        old, deep = (copied(m).eval() for m in (model, made))  # dropout of the new blocks would draw other numbers
+        equality = f"exact: equal within {checked_equal(old, deep, varied(example), 'deepened', 0.0)}"
     changed = [prefix + name for name in new or names[count:]]
     step = Step(
         "scale_depth", {"span": span, "count": count, "init": init}, tuple(prefix + n for n in names), tuple(changed),

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 import archlab as al
 from archlab.capture import capture
-from archlab.chains import by_macs, find_chains, plan_chains
+from archlab.chains import find_chains
 from archlab.linear import NotExact, then
+from archlab.planning import by_macs, plan_chains
 
 IMAGE = torch.zeros(2, 4, 12, 12)
 

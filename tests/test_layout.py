@@ -18,9 +18,9 @@ MODULES = sorted(
 ORDER = """
     examples locating capture costing ops flow listing finding
     blending variants guarding tracing editing intercepting methods injecting rewriting
-    comparing linear chains coupling
-    recipes passes.switching passes.removing passes.folding passes.sharing passes.resolution passes.width passes.depth
-    passes.replacing passes surveying
+    comparing linear chains planning pricing coupling resizing stages
+    recipes passes.switching passes.removing passes.folding passes.hoisting passes.sharing passes.resolution
+    passes.width passes.depth passes.replacing passes surveying
     checkpoints keeping ledger progress training phases learning probing
     sourcing leasing cells running
     clocks environment preparing timing

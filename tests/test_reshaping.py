@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 import archlab as al
 from archlab.capture import capture
-from archlab.passes.resolution import DOWN, FACTORS, UP, shuffled, unshuffled
+from archlab.passes.resolution import FACTORS
+from archlab.stages import DOWN, UP, shuffled, unshuffled
 
 IMAGE = torch.zeros(2, 4, 16, 16)
 

@@ -1,7 +1,8 @@
 """Passes: functions from a model to a new model. One idea a file."""
 
 from .depth import scale_depth
-from .folding import fold, hoist_padding, replay_fold, replay_hoist_padding
+from .folding import fold, replay_fold
+from .hoisting import hoist_padding, replay_hoist_padding
 from .removing import discard, remove, replay_discard, replay_switch
 from .replacing import replace, replay_replace
 from .resolution import replay_scale_resolution, scale_resolution, sweep_resolution

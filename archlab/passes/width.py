@@ -1,10 +1,9 @@
 """Width: layers with fewer or more channels, and all that must follow (paper, section 4.1)."""
 
-import copy
 import fnmatch
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +12,10 @@ from ..capture import capture, copied, failed_in
 from ..comparing import CLOSE, EXACT, compare, costs, in_double, output_shapes
 from ..coupling import WEIGHTED, Group, Member, groups_of
 from ..recipes import Step, recipe, with_step
+from ..resizing import Init, extent_of, resized, unread_
 from ..rewriting import put_modules_, with_modules
 from .switching import refuse_switched
 
-Init = Literal["fresh", "prune", "preserve"]
 IMPORTANCES = ("l1", "l2", "bn-scale", "lamp", "fpgm", "random")
 Ratio = float | Mapping[str, float]
 
@@ -160,7 +159,7 @@ def _classes(group: Group, model: nn.Module) -> list[list[int]]:
         if member.side != "parameter":
             module = model.get_submodule(member.name)
             apart = module.num_groups if isinstance(module, nn.GroupNorm) else getattr(module, "groups", 1)
-            total = _extent(module, member.side)
+            total = extent_of(module, member.side)
             share = total // apart if 1 < apart < total else 0
         for position, root in zip(member.positions, member.roots, strict=True):
             signature[root].append((number, position // share if share else 0))
@@ -169,15 +168,6 @@ def _classes(group: Group, model: nn.Module) -> list[list[int]]:
         parts.setdefault(tuple(dict.fromkeys(seen)), []).append(channel)
     found = list(parts.values())
     return found if len({len(part) for part in found}) == 1 else [list(range(group.channels))]
-
-
-def _extent(module: nn.Module, side: str) -> int:
-    """How many channels a layer has on one side."""
-    names = ("in_channels", "in_features") if side == "in" else ("out_channels", "out_features")
-    for name in (*names, "num_features", "num_channels", "num_parameters"):
-        if hasattr(module, name):
-            return getattr(module, name)
-    return module.normalized_shape[-1]  # type: ignore[index]
 
 
 def _chosen(
@@ -244,7 +234,7 @@ def _selections(groups: list[Group], chosen: Mapping[str, list[int]], model: nn.
     made: dict[str, dict[str, Any]] = {}
     held = dict(model.named_parameters())
     for (name, side), starts in pieces.items():
-        extent = held[name].shape[dims[name]] if side == "parameter" else _extent(model.get_submodule(name), side)
+        extent = held[name].shape[dims[name]] if side == "parameter" else extent_of(model.get_submodule(name), side)
         if max(last for last, _ in starts.values()) >= extent:
             raise ValueError(
                 f"scale_width: {name} cannot change: it has {extent} channels, and more are coupled with it"
@@ -286,7 +276,7 @@ def _mixed(model: nn.Module, example: Any, layers: Mapping[str, Mapping[str, Any
     with torch.no_grad():
         for name, sides in layers.items():
             if "in" in sides:
-                _without_(whole.get_submodule(name), set(sides["in"]))
+                unread_(whole.get_submodule(name), set(sides["in"]))
     try:
         narrow = _rewidthed(net, example, layers, "preserve")
         difference = compare(whole, narrow, example)
@@ -296,20 +286,6 @@ def _mixed(model: nn.Module, example: Any, layers: Mapping[str, Mapping[str, Any
     return (
         "" if difference <= allowed else f"the output differs by {difference:.2g} from that of the channels that stay"
     )
-
-
-def _without_(module: Any, kept: set[int]) -> None:
-    """Set the weights to zero with which a layer reads the channels that are not in `kept`."""
-    gone = [channel for channel in range(_extent(module, "in")) if channel not in kept]
-    if isinstance(module, nn.Linear):
-        module.weight[:, gone] = 0
-    elif module.transposed:
-        module.weight[gone] = 0
-    else:
-        share, rows = module.in_channels // module.groups, module.out_channels // module.groups
-        for channel in gone:
-            group = channel // share
-            module.weight[group * rows : (group + 1) * rows, channel % share] = 0
 
 
 class _EachGroupNorm(nn.GroupNorm):
@@ -392,7 +368,7 @@ def _rewidthed(model: nn.Module, example: Any, layers: Mapping[str, Mapping[str,
             index = torch.tensor(sides["parameter"], device=old.device)
             owner._parameters[leaf] = nn.Parameter(old.detach().index_select(sides["dim"], index), old.requires_grad)
         else:
-            modules[name] = _resized(new.get_submodule(name), sides, init)
+            modules[name] = resized(new.get_submodule(name), sides, init)
     put_modules_(new, modules)
     try:
         return with_modules(new, {}, example)
@@ -401,83 +377,3 @@ def _rewidthed(model: nn.Module, example: Any, layers: Mapping[str, Mapping[str,
             f"scale_width: with {', '.join(list(layers)[:6])} changed the model does not run: "
             f"{type(error).__name__} in {failed_in(error)}: {str(error).splitlines()[0]}"
         ) from error
-
-
-def _resized(module: nn.Module, sides: Mapping[str, list[int]], init: Init) -> nn.Module:
-    """A layer like `module` with the channels that `sides` says."""
-    new = copy.deepcopy(module)
-    out, into = sides.get("out"), sides.get("in")
-    if isinstance(module, nn.Linear):
-        _select_(new, "weight", 0, out)
-        _select_(new, "weight", 1, into, divided=init == "preserve")
-        _select_(new, "bias", 0, out)
-        new.out_features, new.in_features = new.weight.shape  # type: ignore[union-attr,assignment]
-    elif isinstance(module, nn.modules.conv._ConvNd):
-        if "norm" in sides:  # one channel in and out a group
-            _select_(new, "weight", 0, sides["norm"])
-            _select_(new, "bias", 0, sides["norm"])
-            new.in_channels = new.out_channels = new.groups = len(sides["norm"])  # type: ignore[assignment]
-        else:
-            new.weight = _convolution_weight(module, out, into, divided=init == "preserve")  # type: ignore[assignment]
-            _select_(new, "bias", 0, out)
-            new.out_channels = module.out_channels if out is None else len(out)  # type: ignore[assignment]
-            new.in_channels = module.in_channels if into is None else len(into)  # type: ignore[assignment]
-    else:
-        index = sides["norm"]
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            if getattr(new, name, None) is not None:
-                _select_(new, name, 0 if getattr(new, name).dim() == 1 else -1, index)
-        for name in ("num_features", "num_channels", "num_parameters"):
-            if hasattr(new, name):
-                setattr(new, name, len(index))
-        if hasattr(new, "normalized_shape"):
-            new.normalized_shape = (*module.normalized_shape[:-1], len(index))  # type: ignore[assignment,index,misc]
-    if init == "fresh":
-        new.reset_parameters()  # type: ignore[operator]
-    return new
-
-
-def _select_(module: nn.Module, name: str, dim: int, index: list[int] | None, *, divided: bool = False) -> None:
-    old = getattr(module, name)
-    if index is None or old is None:
-        return
-    taken = old.detach().index_select(dim, torch.tensor(index, device=old.device))
-    if divided:
-        taken = taken * _shares(index, taken, dim)
-    if isinstance(old, nn.Parameter):
-        setattr(module, name, nn.Parameter(taken, old.requires_grad))
-    else:
-        setattr(module, name, taken)
-
-
-def _shares(index: list[int], like: Tensor, dim: int) -> Tensor:
-    """The share of each entry of `index` in what the copies of one channel are read with, shaped for dimension `dim` of
-    `like`: they add up to 1, unevenly, as equal copies would learn the same for ever."""
-    place = torch.tensor(index)
-    raw = 0.5 + torch.rand(len(index), generator=torch.Generator().manual_seed(len(index)), dtype=torch.float64)
-    total = torch.zeros(int(place.max()) + 1, dtype=torch.float64).index_add_(0, place, raw)
-    shape = [-1 if axis == dim % like.dim() else 1 for axis in range(like.dim())]
-    return (raw / total[place]).to(like).reshape(shape)
-
-
-def _convolution_weight(module: Any, out: list[int] | None, into: list[int] | None, *, divided: bool) -> nn.Parameter:
-    """The weight of a convolution, transposed or grouped, with other channels on one or both sides."""
-    transposed, groups = module.transposed, module.groups
-    weight = module.weight.detach()
-    outs = list(range(module.out_channels)) if out is None else out
-    ins = list(range(module.in_channels)) if into is None else into
-    rows, columns = (ins, outs) if transposed else (outs, ins)
-    total_rows, total_columns = (
-        (module.in_channels, module.out_channels) if transposed else (module.out_channels, module.in_channels)
-    )
-    blocks = []
-    for group in range(groups):
-        own_rows, own_columns = total_rows // groups, total_columns // groups
-        row = [i for i in rows if group * own_rows <= i < (group + 1) * own_rows]
-        column = [i - group * own_columns for i in columns if group * own_columns <= i < (group + 1) * own_columns]
-        block = weight.index_select(0, torch.tensor(row, device=weight.device))
-        block = block.index_select(1, torch.tensor(column, device=weight.device))
-        if divided and into is not None:
-            block = block * _shares(row if transposed else column, block, 0 if transposed else 1)
-        blocks.append(block)
-    return nn.Parameter(torch.cat(blocks), module.weight.requires_grad)

@@ -8,16 +8,14 @@ printed. The trainings are those of `networks`. Output: ``reports/fig11_ablation
 """
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from archlab import plots, tables
-from archlab.cells import Scratch
 from archlab.running import command
 
 from .costing import STREAMED, costs
-from .figures import conditions, gathered, needs_of, plain, table_of, variants_of, write, zone
+from .figures import cell, conditions, depends, needs, plain, table_of, variants_of, write, zone
 from .models import LINEAR, MagnificationNet, scaled
 from .networks import PRESETS
 from .sources import fingerprint
@@ -35,18 +33,6 @@ OTHERS = ("linear B", "scaled B", "linear C", "scaled C")
 ROWS = [{"name": name} for name in (*CHANGES, *OTHERS)]
 # FLOPs [G] and parameters [K] of the paper's Fig. 11; it gives parameters only as 24.4 % fewer in the end.
 PUBLISHED_COSTS = {"linear": (20.5, None), "scaled": (9.86, 731)}
-
-
-def needs(row: dict[str, Any]) -> list[str]:
-    return needs_of(row["name"])
-
-
-def depends(row: dict[str, Any]) -> list[str]:
-    return ["studies.motion.figures"]
-
-
-def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    return gathered(row["name"], scratch)
 
 
 def report(rows: pd.DataFrame, folder: Path) -> None:

@@ -6,34 +6,20 @@ The trainings are those of `networks`. Output: ``reports/fig6_width/<preset>/``.
 """
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from archlab import plots
-from archlab.cells import Scratch
 from archlab.running import command
 
 from .family import WIDTHS
-from .figures import REAL_TIME, SSIM_THRESHOLD, conditions, gathered, needs_of, plain, table_of, write, zone
+from .figures import REAL_TIME, SSIM_THRESHOLD, cell, conditions, depends, needs, plain, table_of, write, zone
 from .networks import PRESETS
 from .sources import fingerprint
 
 __all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
 
 ROWS = [{"name": "baseline"}, *({"name": f"width {width}"} for width in WIDTHS)]
-
-
-def needs(row: dict[str, Any]) -> list[str]:
-    return needs_of(row["name"])
-
-
-def depends(row: dict[str, Any]) -> list[str]:
-    return ["studies.motion.figures"]
-
-
-def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    return gathered(row["name"], scratch)
 
 
 def report(rows: pd.DataFrame, folder: Path) -> None:

@@ -28,6 +28,21 @@ def needs_of(network: str) -> list[str]:
     return [of(network), of(f"quality of {network}"), of("quality of baseline"), of(SPEED)]
 
 
+# What a study is whose rows are networks of `networks` and nothing more.
+
+
+def needs(row: dict[str, Any]) -> list[str]:
+    return needs_of(row["name"])
+
+
+def depends(row: dict[str, Any]) -> list[str]:
+    return [__name__]
+
+
+def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    return gathered(row["name"], scratch)
+
+
 def gathered(network: str, scratch: Scratch) -> dict[str, Any]:
     """Costs, quality and speed of one network, as `networks` found them; all its speeds in "speeds"."""
     quality = scratch.needed[of(f"quality of {network}")].values

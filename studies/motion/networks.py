@@ -49,7 +49,7 @@ VARIANTS = {
         for mode in ("eager", "graph", "compile")
     ],
 }
-SECONDS = {"smoke": 0.2, "cpu": 20.0, "gpu": 1.0, "paper": 2.0}
+SECONDS = {"smoke": 0.2, "cpu": 8.0, "gpu": 1.0, "paper": 2.0}
 
 
 def needs(row: dict[str, Any]) -> list[str]:

@@ -16,7 +16,6 @@ from ..resizing import Init, extent_of, resized, unread_
 from ..rewriting import put_modules_, with_modules
 from .switching import refuse_switched
 
-IMPORTANCES = ("l1", "l2", "bn-scale", "lamp", "fpgm", "random")
 Ratio = float | Mapping[str, float]
 
 

@@ -3,7 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from studies.motion import models
-from studies.motion.models import EIGHTH, LINEAR, QUARTER, MagnificationNet, baseline, scaled
+from studies.motion.models import EIGHTH, LINEAR, QUARTER, MagnificationNet, baseline, proposed, scaled
 
 
 def parameters(net):
@@ -87,3 +87,10 @@ def test_the_trained_baseline_is_small_and_of_one_width():
     assert parameters(net) == 966_979 and not torch.equal(net.decoder.conv2.weight, baseline().decoder.conv2.weight)
     with pytest.raises(ValueError, match="of width 32, got width=16"):
         baseline(width=16, pretrained=True)
+
+
+def test_the_trained_proposed_network_is_in_the_repository():
+    net = proposed(pretrained=True)
+    assert sum(p.numel() for p in net.parameters()) == 731_715
+    with pytest.raises(ValueError, match="the trained weights are of reading A"):
+        proposed(reading="B", pretrained=True)

@@ -166,9 +166,15 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         f"{first[f'quality of {COPY}']['ssim']:.3f}. FPS: one streamed frame of {speed['width'].iloc[0]} x "
         f"{speed['height'].iloc[0]} (one encoder pass), {speed['conditions'].iloc[0]}, all networks in turns. "
         f"FLOPs by the paper's rule, at {STREAMED} x {STREAMED}.\n\n"
-        f"{table.markdown()}\n\n" + (f"Not trained:\n\n{left}" if left else ""),
+        f"{table.markdown()}\n\n" + (f"Not trained:\n\n{left}\n" if left else "") + _notes(folder),
         encoding="utf-8",
     )
+
+
+def _notes(folder: Path) -> str:
+    """What was noted by hand about this very run."""
+    notes = folder / "notes.md"
+    return notes.read_text(encoding="utf-8") if notes.exists() else ""
 
 
 if __name__ == "__main__":

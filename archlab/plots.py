@@ -84,6 +84,7 @@ def tradeoff(
     over: str | None = None,
     better: Mapping[str, str] | None = None,
     zone: Mapping[str, float] | None = None,
+    log: Sequence[str] = (),
     ax: Axes | None = None,
 ) -> Axes:
     """One point a row: `y` against `x`, named by the column `label`, coloured by `group`.
@@ -91,8 +92,8 @@ def tradeoff(
     `error`: columns with the lower and upper end of an interval of `y`; or `over`, a column such as "seed": rows of one
     label become one point at their mean, with their standard deviation in x and y as bars. `better` says of x and y
     whether "higher" or "lower" is better (default: x lower, y higher); rows that no other row beats in both are joined
-    by a line. `zone`: the values of x and y from which on a model would do; that corner is hatched. Raises ValueError
-    for a column that is not there.
+    by a line. `zone`: the values of x and y from which on a model would do; that corner is hatched. `log`: which of x
+    and y have logarithmic axes. Raises ValueError for a column that is not there.
     """
     better = {x: "lower", y: "higher", **(better or {})}
     for name in [x, y, label, *(error or ()), *filter(None, (group, over)), *better, *(zone or ())]:
@@ -105,6 +106,10 @@ def tradeoff(
         spread = together.std().fillna(0.0).reset_index()
         frame, bars = together.mean().reset_index(), {"x": spread[x], "y": spread[y]}
     ax = _axes(ax)
+    if x in log:
+        ax.set_xscale("log")
+    if y in log:
+        ax.set_yscale("log")
     front = frame[pareto(frame, better)].sort_values(x)
     ax.plot(front[x], front[y], color="0.6", linewidth=0.9, zorder=1, label="_front")
     groups = [("", frame)] if group is None else list(frame.groupby(group, sort=False))
@@ -127,10 +132,17 @@ def tradeoff(
 def _draw_zone(ax: Axes, names: tuple[str, str], better: Mapping[str, str], zone: Mapping[str, float]) -> None:
     """Hatch the corner of the axes that is at least as good as `zone`, whichever of x and y it names."""
     ends = []
-    for name, (low, high) in zip(names, (ax.get_xlim(), ax.get_ylim()), strict=True):
+    axes = ((ax.get_xlim(), ax.get_xscale()), (ax.get_ylim(), ax.get_yscale()))
+    for name, ((low, high), scale) in zip(names, axes, strict=True):
         bound = zone.get(name, low if better[name] == "higher" else high)
-        room = 0.04 * (high - low)  # so that an empty zone is seen beside the points
-        ends.append((bound, max(high, bound + room)) if better[name] == "higher" else (min(low, bound - room), bound))
+        # Room for it beyond the bound, so that an empty zone is seen beside the points.
+        if scale == "log":
+            step = (max(high, bound) / min(low, bound)) ** 0.12
+            more, less = bound * step, bound / step
+        else:
+            step = 0.12 * (max(high, bound) - min(low, bound))
+            more, less = bound + step, bound - step
+        ends.append((bound, max(high, more)) if better[name] == "higher" else (min(low, less), bound))
     (left, right), (bottom, top) = ends
     ax.add_patch(
         Rectangle((left, bottom), right - left, top - bottom, facecolor="none", edgecolor=COLOURS[2], hatch="///",

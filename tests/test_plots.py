@@ -57,6 +57,8 @@ def test_tradeoff_over_seeds_is_their_mean_with_bars_and_a_zone_is_in_sight():
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     assert left <= zone.get_x() and zone.get_x() + zone.get_width() == 0.5 <= right
     assert zone.get_y() == 0.95 and zone.get_y() + zone.get_height() <= high and low < 0.6
+    log = plots.tradeoff(frame, x="ms", y="SSIM", label="row", zone={"ms": 0.01}, log=["ms"])
+    assert log.get_xscale() == "log" and 0 < log.get_xlim()[0] < 0.01
     with pytest.raises(ValueError, match="no column 'FPS'"):
         plots.tradeoff(frame, x="ms", y="SSIM", label="row", zone={"FPS": 25})
 

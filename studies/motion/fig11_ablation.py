@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from archlab import plots, tables
+from archlab import tables
 from archlab.running import command
 
 from .costing import STREAMED, costs
-from .figures import cell, conditions, depends, needs, plain, table_of, variants_of, write, zone
+from .figures import cell, conditions, depends, draw_tradeoff, needs, table_of, variants_of, write
 from .models import LINEAR, MagnificationNet, scaled
 from .networks import PRESETS
 from .sources import fingerprint
@@ -41,9 +41,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     table.save(folder)
     readings = readings_table()
     readings.save(folder, "readings")
-    frame = plain(rows)
-    ax = plots.tradeoff(frame, x="FPS", y="SSIM", label="network", better={"FPS": "higher"}, zone=zone(rows))
-    plots.save(ax, folder / "tradeoff.png")
+    draw_tradeoff(rows, folder / "tradeoff.png")
     changes = "; ".join(f"{name}: {change}" for name, change in CHANGES.items())
     left = rows[(rows["seed"] == 0) & (rows["steps"] == 0)]
     why = "".join(f"\n- {row['row']}: {row['why_not']}" for row in left.to_dict("records"))

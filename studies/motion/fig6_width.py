@@ -9,11 +9,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from archlab import plots
 from archlab.running import command
 
 from .family import WIDTHS
-from .figures import REAL_TIME, SSIM_THRESHOLD, cell, conditions, depends, needs, plain, table_of, write, zone
+from .figures import (
+    REAL_TIME,
+    SSIM_THRESHOLD,
+    cell,
+    conditions,
+    depends,
+    draw_tradeoff,
+    needs,
+    plain,
+    table_of,
+    write,
+    zone,
+)
 from .networks import PRESETS
 from .sources import fingerprint
 
@@ -27,10 +38,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     table, target = table_of(rows, published=False), zone(rows)
     table.save(folder)
     frame = plain(rows)
-    ax = plots.tradeoff(frame, x="FPS", y="SSIM", label="network", better={"FPS": "higher"}, zone=target)
-    if frame["FPS"].max() / frame["FPS"].min() > 10:
-        ax.set_xscale("log")
-    plots.save(ax, folder / "tradeoff.png")
+    draw_tradeoff(rows, folder / "tradeoff.png")
     inside = frame[(frame["FPS"] >= REAL_TIME) & (frame["SSIM"] >= target["SSIM"])]["network"]
     found = f"In the zone: {', '.join(inside)}." if len(inside) else "None of them is in the zone (as in the paper)."
     write(

@@ -20,7 +20,7 @@ from archlab.running import command
 
 from .data import Generator, Layer, draw_layer, quantise
 from .family import budget_for
-from .figures import conditions, gathered, needs_of, plain, table_of, write, zone
+from .figures import conditions, draw_tradeoff, gathered, needs_of, table_of, write
 from .networks import PRESETS, trained
 from .sources import find_sources, fingerprint
 from .training import device
@@ -83,9 +83,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write table.md, tradeoff.png, slices.png and report.md."""
     table = table_of(rows)
     table.save(folder)
-    frame = plain(rows)
-    ax = plots.tradeoff(frame, x="FPS", y="SSIM", label="network", better={"FPS": "higher"}, zone=zone(rows))
-    plots.save(ax, folder / "tradeoff.png")
+    draw_tradeoff(rows, folder / "tradeoff.png")
     first = rows[rows["seed"] == 0]
     folders = {name: Path(rows.attrs["folders"][name]) for name in GRIDS}
     shown = {"input": folders["baseline"] / "input.npy", "target": folders["baseline"] / "target.npy"}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from archlab import tables
+from archlab import plots, tables
 from archlab.cells import Scratch
 
 from .networks import COPY, SPEED, of
@@ -70,14 +70,22 @@ def plain(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the first seed that were trained, with the columns of a table."""
     shown = rows[(rows["seed"] == 0) & (rows["steps"] > 0)]
     names = {"params_k": "params [K]", "flops_g": "FLOPs [G]", "fps": "FPS", "ssim": "SSIM", "lpips": "LPIPS"}
-    return shown.rename(columns={"row": "network", **names})[["network", *names.values()]].astype(
-        {name: float for name in names.values()}
-    )
+    kept = ["network", *names.values(), "ssim_low", "ssim_high"]
+    return shown.rename(columns={"row": "network", **names})[kept].astype({name: float for name in kept[1:]})
+
+
+def draw_tradeoff(rows: pd.DataFrame, path: Path) -> None:
+    """SSIM with its intervals against FPS, and the target zone."""
+    ax = plots.tradeoff(
+        plain(rows), x="FPS", y="SSIM", label="network", better={"FPS": "higher"}, zone=zone(rows), log=["FPS"],
+        error=("ssim_low", "ssim_high"),
+    )  # fmt: skip
+    plots.save(ax, path)
 
 
 def table_of(rows: pd.DataFrame, published: bool = True) -> tables.Table:
     """Parameters, FLOPs, FPS, SSIM and LPIPS of each network, changes against the first, the published ones beside."""
-    frame = plain(rows).reset_index(drop=True)
+    frame = plain(rows).drop(columns=["ssim_low", "ssim_high"]).reset_index(drop=True)
     frame["times faster"] = frame["FPS"] / frame["FPS"].iloc[0]
     if published:
         there = [PUBLISHED.get(name, (None,) * 3) for name in frame["network"]]

@@ -280,6 +280,10 @@ def test_widths_by_pattern_and_rounding():
     assert (made[0].out_channels, made[1].out_channels, made[2].out_channels) == (7, 12, 3)
     made = al.scale_width(net, IMAGE, ratio=0.5, where="1", round_to=8)
     assert (made[0].out_channels, made[1].out_channels) == (20, 8)
+    made = al.scale_width(net, IMAGE, ratio=0.5, where=lambda path: path == "0")
+    assert (made[0].out_channels, made[1].out_channels) == (10, 20)
+    with pytest.raises(ValueError, match="'9' matches no convolution or linear layer; there are 0, 1, 2"):
+        al.scale_width(net, IMAGE, ratio=0.5, where="9")
 
 
 def test_what_was_asked_for_and_cannot_change_is_an_error():

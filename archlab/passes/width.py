@@ -25,7 +25,7 @@ def scale_width(
     *,
     ratio: Ratio | None = None,
     widths: Mapping[str, int] | None = None,
-    where: str | Iterable[str] | None = None,
+    where: str | Iterable[str] | Callable[[str], bool] | None = None,
     init: Init = "fresh",
     round_to: int = 1,
     importance: str | Callable[[Any], Tensor] = "l2",
@@ -34,7 +34,8 @@ def scale_width(
 
     - `ratio`: of new to old channels; a number, or one for each glob on module paths. `widths`: exact counts by glob.
       A glob stands for the layers whose outputs it names, and takes with it what must have the same channels.
-    - `where`: globs that narrow a `ratio` that is a number. What the model's inputs and outputs fix stays.
+    - `where`: globs, or a function of a path, that narrow a `ratio` that is a number. What the model's inputs and
+      outputs fix stays.
     - `round_to`: new counts are multiples of it (for a `ratio`; an exact width must be one).
     - `init`: "fresh" (every changed layer initialises itself), "prune" (the most important channels stay, as they
       are; fewer only), "preserve" (more only: channels are copied and what reads them shares its weights out among
@@ -66,7 +67,12 @@ def scale_width(
     if isinstance(ratio, Mapping):
         asked = dict(ratio)
     elif ratio is not None:
-        asked = dict.fromkeys(["*"] if where is None else [where] if isinstance(where, str) else where, ratio)
+        asked = dict.fromkeys(_globs(model, where), ratio)
+    layers = [name for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
+    for glob in asked:
+        if not fnmatch.filter(layers, glob):
+            there = ", ".join(layers[:12]) or "none"
+            raise ValueError(f"scale_width: {glob!r} matches no convolution or linear layer; there are {there}")
     groups = groups_of(model, example, list(asked))
     classes = {g.root: _classes(g, model) for g in groups}
     wanted, left = _wanted(groups, classes, asked, round_to, exact=widths is not None)
@@ -95,6 +101,18 @@ def replay_scale_width(model: nn.Module, example: Any, *, layers: dict[str, dict
     return _made(model, example, layers, init, [], {})
 
 
+def _globs(model: nn.Module, where: Any) -> list[str]:
+    """What `where` names, as globs."""
+    if where is None:
+        return ["*"]
+    if callable(where):
+        named = [name for name, module in model.named_modules() if isinstance(module, WEIGHTED) and where(name)]
+        if not named:
+            raise ValueError("scale_width: where is true of no convolution or linear layer")
+        return named
+    return [where] if isinstance(where, str) else list(where)
+
+
 def _wanted(
     groups: list[Group], classes: Mapping[str, list[list[int]]], asked: Mapping[str, Any], round_to: int, *, exact: bool
 ) -> tuple[dict[Group, int], dict[str, str]]:
@@ -107,7 +125,7 @@ def _wanted(
             raise ValueError(f"scale_width: {glob!r} must get {what}, got {value!r}")
         matching = [g for g in groups if any(fnmatch.fnmatchcase(name, glob) for name in g.makers)]
         if not matching:
-            raise ValueError(f"scale_width: {glob!r} matches no convolution or linear layer of the model")
+            raise ValueError(f"scale_width: no layer that matches {glob!r} is called by the example")
         fixed = [g for g in matching if g.fixed]
         if fixed and glob != "*":
             raise ValueError(f"scale_width: {glob!r} names {fixed[0].root}, which cannot change: {fixed[0].fixed}")

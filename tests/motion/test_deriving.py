@@ -1,5 +1,9 @@
 """The paper's networks derived from the baseline by passes are those that the configuration builds, op for op."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -101,6 +105,22 @@ def test_the_recipe_rebuilds_it_from_a_file(steps, tmp_path):
     with torch.no_grad():
         assert torch.equal(again(*frames), net(*frames))
         assert torch.equal(again(*frames[:2], 20.0), net(*frames[:2], 20.0)), "the factor is an argument still"
+
+
+def test_another_process_rebuilds_it(steps, tmp_path):
+    net = steps["a single linear layer"]
+    al.save(net, tmp_path / "net.safetensors")
+    code = (
+        "import archlab as al\nfrom studies.motion.deriving import example_for\n"
+        "from studies.motion.models import baseline\n"
+        f"net = al.load({str(tmp_path / 'net.safetensors')!r}, baseline, example_for(baseline())).eval()\n"
+        "print(float(net(*example_for(net, 48)).double().sum()))"
+    )
+    root = Path(__file__).resolve().parents[2]
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    with torch.no_grad():
+        wanted = float(net(*example_for(net, 48)).double().sum())
+    assert float(said.stdout) == pytest.approx(wanted, rel=1e-5)
 
 
 # motion.md: FLOPs [G] before and after depth and width are scaled, parameters after

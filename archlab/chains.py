@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .capture import Capture, ModuleCall, Op
 from .flow import Flow
-from .linear import Layer, identity, layer_of, why_not_linear
+from .linear import Layer, identity, layer_of, shared_parameters, why_not_linear
 from .ops import ADDS, MULS
 
 _SUBTRACTS = ("sub", "__sub__")
@@ -49,11 +49,8 @@ class Chains:
     ops: dict[str, tuple[Op, ...]] = field(default_factory=dict)  # every op by its address
     seen: set[int] = field(default_factory=set)  # values that more than the layers look at
 
-    def owner(self, value: int) -> Link | None:
-        """The link that makes `value`."""
-        return self._owners().get(value)
-
-    def _owners(self) -> dict[int, Link]:
+    def makers(self) -> dict[int, Link]:
+        """The link that makes each value."""
         return {value: link for link in self.links.values() for value in link.outputs}
 
 
@@ -62,7 +59,7 @@ def find_chains(model: nn.Module, record: Capture, *, apart: Collection[str] = (
     flow = Flow(record)
     modules = dict(model.named_modules())
     chains = Chains({}, {}, flow, _addresses(record))
-    tied = _tied(model)
+    tied = shared_parameters(model)
     calls: dict[str, list[ModuleCall]] = {}
     for call in record.calls:
         calls.setdefault(call.module, []).append(call)
@@ -143,19 +140,9 @@ def by_place(ops: Iterable[Op]) -> list[tuple[Op, ...]]:
     return [tuple(group) for group in places.values()]
 
 
-def _tied(model: nn.Module) -> dict[int, int]:
-    """How many modules hold a parameter, by its id."""
-    counts: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                counts[id(parameter)] = counts.get(id(parameter), 0) + 1
-    return counts
-
-
-def _no_link(module: nn.Module, calls: Sequence[ModuleCall], tied: dict[int, int], record: Capture) -> str | None:
+def _no_link(module: nn.Module, calls: Sequence[ModuleCall], tied: set[int], record: Capture) -> str | None:
     """Why calls of a linear module are not plain ones; None where they are."""
-    if any(tied[id(p)] > 1 for p in module.parameters()):
+    if any(id(p) in tied for p in module.parameters()):
         return "its weights are another module's as well"
     names = {f"{calls[0].module}.{name}" for name, _ in module.named_parameters()}
     if any(names & set(op.params) for op in record.ops if op.call is None or op.call.module != calls[0].module):
@@ -216,7 +203,7 @@ def affine_of(ops: Sequence[Op], model: nn.Module, chains: Chains, *, meta: bool
 
 def _neighbour_dims(ops: Sequence[Op], value: int, chains: Chains) -> int | None:
     """The number of spatial dimensions of the layer before an op or, where there is none, behind it."""
-    before = chains.owner(value)
+    before = chains.makers().get(value)
     if before is not None:
         return before.layer.dims
     read = {value for op in ops for value in op.outputs}
@@ -255,6 +242,7 @@ def _readers(
 
 
 def link_at(chains: Chains, address: str) -> Link:
+    """The link at `address`. Raises ValueError where this model has none there."""
     if address not in chains.links:
         raise ValueError(f"the recipe merges {address}, which is no linear layer of this model")
     return chains.links[address]

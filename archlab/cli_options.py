@@ -95,6 +95,7 @@ def readable_errors(trace: bool) -> Iterator[None]:
 
 
 def one_format(as_json: bool, as_csv: bool) -> None:
+    """Raise WrongUsage where both formats are asked for."""
     if as_json and as_csv:
         raise WrongUsage("--json and --csv: choose one")
 

@@ -73,6 +73,7 @@ class EventClock:
 
 
 def clock_on(device: torch.device) -> Clock:
+    """The clock for what runs on `device`."""
     return EventClock() if device.type == "cuda" else WallClock()
 
 

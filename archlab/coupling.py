@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .capture import Capture, Op, capture, copied
 from .comparing import devices_of
 from .examples import fresh, run, tensors_in
+from .linear import shared_parameters
 
 COMPUTED = "has a weight that is"
 _SHUFFLES = ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
@@ -161,16 +162,12 @@ def _group(group: Any, graph: Any, names: dict[nn.Module, str], parameters: dict
 
 def _not_plain(model: nn.Module) -> dict[str, str]:
     """Layers whose weights cannot be cut by themselves: shared with another module, or computed from others."""
-    counts: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module._parameters.values():
-            counts[id(parameter)] = counts.get(id(parameter), 0) + 1
-    found = {}
+    shared, found = shared_parameters(model), {}
     for name, module in model.named_modules():
         if isinstance(module, (*WEIGHTED, *NORMS)):
             if isinstance(module, WEIGHTED) and "weight" not in module._parameters:
                 found[name] = f"{COMPUTED} from other parameters"
-            elif any(counts[id(p)] > 1 for p in module._parameters.values() if p is not None):
+            elif any(id(p) in shared for p in module._parameters.values()):
                 found[name] = f"{COMPUTED} another module's as well"
     return found
 

@@ -112,6 +112,13 @@ def _uneven(module: Any) -> bool:
     return any(d * (k - 1) % 2 for d, k in zip(module.dilation, module.kernel_size, strict=True))
 
 
+def shared_parameters(model: nn.Module) -> set[int]:
+    """The ids of the parameters that several modules of `model` hold."""
+    once: set[int] = set()
+    held = [id(p) for module in model.modules() for p in module._parameters.values() if p is not None]
+    return {number for number in held if number in once or once.add(number)}
+
+
 def layer_of(module: Any, *, meta: bool = False, dims: int | None = None) -> Layer:
     """`module`, for which `why_not_linear` is None, as a Layer in float64, or on the meta device.
 
@@ -182,11 +189,11 @@ def identity(channels: int, dims: int, *, device: torch.device | str | None = No
     return Layer("affine", dims, torch.ones(channels, dtype=torch.float64, device=device), None)
 
 
-def then(first: Layer, second: Layer, *, sizes: tuple[int, ...] = (), hoist: bool = False) -> Layer:
+def then(first: Layer, second: Layer, *, hoist: bool = False) -> Layer:
     """The one layer that does what `first` and then `second` do.
 
-    Raises NotExact where no layer does. `sizes`: the spatial sizes of the input, which circular padding asks for.
-    `hoist`: as if all padding were done by the first layer, which is then the only reason not to be exact.
+    Raises NotExact where no layer does, at every size of the input. `hoist`: as if all padding were done by the first
+    layer, which is then the only reason not to be exact.
     """
     if first.dims != second.dims:
         raise NotExact("one works on the last dimension of its input, the other on the second")
@@ -198,7 +205,7 @@ def then(first: Layer, second: Layer, *, sizes: tuple[int, ...] = (), hoist: boo
         return _transposed_then(first, second)
     if second.form == "transposed":
         return _then_transposed(first, second)
-    padding, mode = _hoisted(first, second) if hoist else _joint_padding(first, second, sizes)
+    padding, mode = _hoisted(first, second) if hoist else _joint_padding(first, second)
     groups = math.gcd(first.groups, second.groups)
     steps = [s * d for s, d in zip(first.stride, second.dilation, strict=True)]
     dilation, (near, far) = _lattice((first.dilation, first.kernel), (steps, second.kernel))
@@ -301,7 +308,7 @@ def _transposed_then(first: Layer, second: Layer) -> Layer:
     )
 
 
-def _joint_padding(first: Layer, second: Layer, sizes: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+def _joint_padding(first: Layer, second: Layer) -> tuple[tuple[int, ...], str]:
     """The padding of both layers in one, where it is exact."""
     for axis, padding in enumerate(second.padding):
         if not padding:
@@ -311,8 +318,8 @@ def _joint_padding(first: Layer, second: Layer, sizes: tuple[int, ...]) -> tuple
                 raise NotExact("a bias before zero padding: the border would have to be padded with what is no zero")
         elif (first.mode, second.mode) == ("circular", "circular") and any(first.padding):
             period = first.dilation[axis] * (first.kernel[axis] - 1) == 2 * first.padding[axis]
-            if not period or not sizes or sizes[axis] % first.stride[axis]:
-                raise NotExact("circular padding after a convolution that does not keep the period")
+            if not period or first.stride[axis] > 1:  # a stride keeps it where it divides the size, and only there
+                raise NotExact("circular padding after a convolution that does not keep the period at every size")
         else:
             raise NotExact("both are padded: hoist_padding() moves it to the first, which changes the border")
     return _hoisted(first, second)

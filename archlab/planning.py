@@ -114,15 +114,15 @@ def _held_before(segment: Segment, start: Segment) -> bool:
 
 def plan_sums(chains: Chains, cost: LayerCost, *, refused: Collection[str] = ()) -> tuple[list[Sum], dict[str, str]]:
     """The adds of two linear layers of one input that are cheaper as one, no link twice; and why others are not."""
-    owner = {value: link for link in chains.links.values() for value in link.outputs}
+    owner = chains.makers()
     found: list[Sum] = []
     left: dict[str, str] = {}
     used: set[Link] = set()
     for address, ops in chains.ops.items():
         if ops[0].func not in ADDS or ops[0].options or any(p is not None for p in ops[0].positional):
             continue
-        pair = None if address in refused else _summands(ops, owner, chains)
-        if pair is None or used & set(pair):
+        pair = _summands(ops, owner, chains)
+        if pair is None or pair[0].address in refused or used & set(pair):
             continue
         try:
             made = sum_of(address, ops, pair)
@@ -140,6 +140,7 @@ def plan_sums(chains: Chains, cost: LayerCost, *, refused: Collection[str] = ())
 
 
 def sum_of(address: str, ops: tuple[Op, ...], pair: tuple[Link, Link | None]) -> Sum:
+    """The sum of two links, the second None for their input, as one layer. Raises NotExact where it is none."""
     first, second = pair
     other = second.layer if second is not None else identity(first.layer.inputs, first.layer.dims, device="meta")
     if first.layer.outputs != other.outputs:

@@ -291,8 +291,9 @@ def test_profile_draws_a_chart(archlab, here):
 
 
 def test_speed_and_profile_of_another_method(archlab):
-    for command in ("speed", "profile"):
-        archlab(command, "studies.motion.models:baseline", *STREAM, *QUICK)
+    for command, shown in (("speed", "FPS"), ("profile", "decoder")):
+        said = archlab(command, "studies.motion.models:baseline", *STREAM, *QUICK)
+        assert any(shown in line for line in said.lines())
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,10 @@ def conv(into: int = CHANNELS, out: int = CHANNELS, kernel: int = 3, **options) 
     return nn.Conv2d(into, out, kernel, **options).double()
 
 
-def merged(*layers: nn.Module, sizes: tuple[int, ...] = (12, 12)) -> nn.Module:
+def merged(*layers: nn.Module) -> nn.Module:
     made = layer_of(layers[0])
     for layer in layers[1:]:
-        made = then(made, layer_of(layer), sizes=sizes)
+        made = then(made, layer_of(layer))
     return module_of(made, noise(1))
 
 
@@ -81,13 +81,22 @@ def test_two_padded_convolutions_are_refused_and_their_interior_would_be_exact(m
     assert difference[0].max() > 1e-3, "the ring of one pixel should differ"
 
 
-def test_circular_padding_is_exact_where_the_sizes_divide_by_the_stride():
-    layers = conv(padding=1, stride=2, padding_mode="circular"), conv(padding=1, padding_mode="circular")
-    assert_same(merged(*layers), *layers, x=noise(1, CHANNELS, 12, 12))
-    with pytest.raises(NotExact, match="circular"):
-        merged(*layers, sizes=(13, 12))
+def test_circular_padding_is_exact_behind_what_keeps_the_period():
+    layers = conv(padding=1, padding_mode="circular"), conv(padding=1, padding_mode="circular")
+    assert_same(merged(*layers), *layers)
     with pytest.raises(NotExact, match="circular"):
         merged(conv(padding=2, padding_mode="circular"), layers[1])
+
+
+def test_a_stride_keeps_the_period_only_where_it_divides_the_size_and_is_refused():
+    layers = conv(padding=1, stride=2, padding_mode="circular"), conv(padding=1, padding_mode="circular")
+    with pytest.raises(NotExact, match="at every size"):
+        merged(*layers)
+    one = module_of(then(*(layer_of(layer) for layer in layers), hoist=True), noise(1))
+    assert_same(one, *layers, x=noise(1, CHANNELS, 12, 12))
+    x = noise(1, CHANNELS, 13, 13)
+    with torch.no_grad():
+        assert (one(x) - layers[1](layers[0](x))).abs().max() > 1e-3
 
 
 def test_norms_merge_behind_a_convolution_and_before_an_unpadded_or_reflecting_one():
@@ -132,7 +141,7 @@ def test_transposed_convolutions_merge_with_pointwise_ones_and_with_unpadded_one
 def test_any_number_of_dimensions(dims):
     kinds = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
     layers = kinds[dims](4, 5, 3, 2, 1).double(), kinds[dims](5, 3, 2).double()
-    assert_same(merged(*layers, sizes=(9,) * dims), *layers, x=noise(2, 4, *(9,) * dims))
+    assert_same(merged(*layers), *layers, x=noise(2, 4, *(9,) * dims))
 
 
 def test_linear_layers_multiply():
@@ -206,7 +215,7 @@ def test_random_chains_are_exact_or_refused(data):
     with torch.no_grad():
         wanted = nn.Sequential(*layers)(x)
     try:
-        one = merged(*layers, sizes=(72, 80))
+        one = merged(*layers)
     except NotExact as reason:
         assert str(reason)
         return

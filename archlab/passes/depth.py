@@ -64,7 +64,7 @@ def scale_depth(
         path = f"{span}.{last}" if span else last
         block = copied(grown._modules[last])  # type: ignore[arg-type]
         if init == "preserve":
-            _reset_(block, model)
+            left = {f"{path}.{name}": "new blocks begin with a copy of it" for name in _reset_(block, model)}
             _start_as_identity_(block, _call_of(model, path, varied(example)), path)
         else:
             same = _reset_(block, model)

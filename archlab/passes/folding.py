@@ -120,30 +120,33 @@ class _Unfit(Exception):
 def _as_many(
     model: nn.Module, doubled: Doubled, example: Any, decided: Round
 ) -> tuple[tuple[nn.Module, Doubled, Round] | None, dict[str, str]]:
-    """As much of a round as can be done: the model, its double and what was done; and what cannot (address of the
-    layer that is not merged with what follows, or of the add -> why)."""
+    """As much of a round as can be done: the model, its double and what was done; and what cannot (address of a layer
+    that is not merged with what follows, or not in a sum -> why).
+
+    Every part is tried on `model` itself, whose addresses it has, and what holds is then done in one go.
+    """
     try:
         return (*_attempted(model, doubled, example, decided), decided), {}
     except _Unfit as error:
         parts = [(kind, one) for kind, some in decided.items() for one in some]
         if len(parts) == 1:
             ((kind, addresses),) = parts
-            stays = addresses[:-1] if kind == "chains" else addresses[:1]
+            stays = addresses[:-1] if kind == "chains" else addresses[1:2]
             return None, dict.fromkeys(stays, f"not merged: {error}")
     failed: dict[str, str] = {}
-    done: Round = {"chains": [], "sums": []}
-    made = None
+    holding: list[tuple[nn.Module, Doubled, Round]] = []
     for half in (parts[: len(parts) // 2], parts[len(parts) // 2 :]):
-        some: Round = {"chains": [], "sums": []}
-        for kind, addresses in half:
-            some[kind].append(addresses)
-        got, more = _as_many(model, doubled, example, some)
+        some: Round = {kind: [one for of, one in half if of == kind] for kind in decided}
+        made, more = _as_many(model, doubled, example, some)
         failed |= more
-        if got is not None:
-            model, doubled, part = got
-            done = {kind: done[kind] + part[kind] for kind in done}
-            made = model, doubled, done
-    return made, failed
+        holding += [made] if made is not None else []
+    if len(holding) < 2:
+        return (holding[0] if holding else None), failed
+    together: Round = {kind: holding[0][2][kind] + holding[1][2][kind] for kind in decided}
+    try:
+        return (*_attempted(model, doubled, example, together), together), failed
+    except _Unfit:  # each by itself holds: the rest has its turn in the next round
+        return holding[0], failed
 
 
 def _attempted(model: nn.Module, doubled: Doubled, example: Any, decided: Round) -> tuple[nn.Module, Doubled]:

@@ -24,7 +24,7 @@ def hoist_padding(model: nn.Module, example: Any, *, where: Addresses = None, co
     it exactly: only of chains that `fold` would find cheaper merged.
 
     The values near the border change, as later layers then see convolved padding instead of padding of their own: which
-    ring of pixels of which layer's output is on the recipe's step (`left`), so train on before folding. The interior
+    ring of pixels of which layer's output is on the recipe's step (`how`), so train on before folding. The interior
     is checked before it returns. `where` and `cost` as in `fold`. Raises ValueError where no padding is in the way.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 3, padding=1))

@@ -19,11 +19,13 @@ from archlab.cells import Scratch
 from archlab.running import command
 
 from .data import Generator, Layer, draw_layer, quantise
+from .evaluation import unit
 from .family import budget_for
 from .figures import conditions, draw_tradeoff, gathered, needs_of, table_of, write
 from .networks import PRESETS, trained
 from .sources import find_sources, fingerprint
 from .training import device
+from .video import xt_slice
 
 __all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
 
@@ -39,7 +41,7 @@ def needs(row: dict[str, Any]) -> list[str]:
 
 
 def depends(row: dict[str, Any]) -> list[str]:
-    return [f"studies.motion.{name}" for name in ("data", "figures", "models", "sources")]
+    return [f"studies.motion.{name}" for name in ("data", "fig7_resolution", "figures", "models", "sources", "video")]
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
         gain = torch.tensor([FACTOR], device=frames.device)
         made = torch.cat([net(frames[:1], frame[None], gain) for frame in frames])
     for name, shown in (("input", frames), ("target", target), (row["name"], made)):
-        np.save(scratch.folder / f"{name}.npy", xt_slice(shown))
+        np.save(scratch.folder / f"{name}.npy", xt_slice(pixels(shown), row=shown.shape[2] // 2))
     error = (made - target).abs().mean()
     return gathered(row["name"], scratch) | {"clip_l1": float(error)}
 
@@ -73,10 +75,9 @@ def drawn(layer: Layer, shifts: np.ndarray, size: int) -> torch.Tensor:
     return draw_layer(layer, moves, size)[:, :3].clamp(0, 1)
 
 
-def xt_slice(frames: torch.Tensor) -> np.ndarray:
-    """The middle row of every frame, below each other: time x width x 3 in [0, 1]."""
-    row = frames[:, :, frames.shape[2] // 2]
-    return ((row.float() + 1) / 2).clamp(0, 1).permute(0, 2, 1).cpu().numpy()
+def pixels(frames: torch.Tensor) -> np.ndarray:
+    """Frames in [-1, 1] as pictures: frames x height x width x 3 in [0, 1]."""
+    return unit(frames).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def report(rows: pd.DataFrame, folder: Path) -> None:

@@ -109,7 +109,7 @@ def test_the_clip_is_magnified_about_its_first_frame():
     assert (frames[0] - target[0]).abs().max() <= 2 / 255 + 1e-6, "both begin unmoved"
     moved = [(clip - clip[0]).abs().mean().item() for clip in (frames, target)]
     assert moved[1] > 2 * moved[0]
-    assert fig7_resolution.xt_slice(frames).shape == (fig7_resolution.FRAMES, 48, 3)
+    assert fig7_resolution.pixels(frames).shape == (fig7_resolution.FRAMES, 48, 48, 3)
 
 
 def test_the_diagram_s_bars_add_up_to_the_multiply_adds():
@@ -140,7 +140,10 @@ def test_reports_say_what_their_rows_hold(tmp_path):
     text = (tmp_path / "fig11_ablation" / "report.md").read_text()
     assert all(f"{ssim:.3f}" in text for _, ssim, _ in PUBLISHED.values())
     assert "20.53" in text and "9.86" in text
-    assert "In the zone: width 20" not in (tmp_path / "fig6_width" / "report.md").read_text().split("Hatched")[0]
+    assert "None of them is in the zone" in (tmp_path / "fig6_width" / "report.md").read_text()
+    quick = [network_row(row["name"], i) | {"fps": 30.0} for i, row in enumerate(fig6_width.ROWS)]
+    fig6_width.report(made_up(quick), tmp_path / "fig6_width")
+    assert "In the zone: baseline, width 28, width 24." in (tmp_path / "fig6_width" / "report.md").read_text()
 
 
 def test_reports_of_what_was_not_trained_say_why(tmp_path):

@@ -10,13 +10,11 @@ is its *container*.
 
 import copy
 import inspect
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,13 +26,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .examples import Call, fresh, place, run, tensors_in
-from .locating import MODULE_CALL, ORIGINS, Place, chain_from, is_module_call, is_plumbing, place_chain
+from .frames import MODULE_CALL, asks_for_a_model, is_module_call, is_plumbing
+from .locating import ORIGINS, Place, chain_from, place_chain
 
 # Calls and properties that mostly ask a tensor something; they are most of what a mode sees.
 _QUESTIONS = frozenset({"__get__", "size", "dim", "numel", "stride", "is_floating_point", "is_complex", "element_size"})
 _OF_KIND = frozenset({"dim", "ndim", "is_floating_point", "is_complex", "element_size", "dtype", "device", "is_cuda",
                       "requires_grad", "layout", "is_meta", "names", "grad", "grad_fn", "is_leaf"})  # fmt: skip
-_NO_MODEL = tuple(str(Path(file).parent) + os.sep for file in (torch.__file__, __file__))  # asks on nobody's behalf
 # The place and origin of code that archlab generated for no op of the original.
 _GENERATED = (None, (None, "<archlab>", None))
 
@@ -415,7 +413,7 @@ class _Recorder(TorchFunctionMode):
 
     def _note_question(self, func: Any, args: tuple, frame: Any) -> None:
         """The model's own code asked a tensor for more than its kind: its shape, or what it holds."""
-        if getattr(func, "__name__", "") not in _OF_KIND and not frame.f_code.co_filename.startswith(_NO_MODEL):
+        if getattr(func, "__name__", "") not in _OF_KIND and asks_for_a_model(frame):
             self.asked |= {value for t in args if isinstance(t, Tensor) and (value := self.values.get(t)) is not None}
 
     # module calls
@@ -444,7 +442,7 @@ class _Recorder(TorchFunctionMode):
         while frame is not None and frame.f_code.co_filename == nn.modules.module.__file__:
             frame = frame.f_back
         execution, place = None, None
-        if self.stack or frame is None or not is_plumbing(frame.f_code.co_filename):
+        if self.stack or frame is None or not is_plumbing(frame):
             execution, place = self.locate(frame)
         call = ModuleCall(path, execution, place, self.stack[-1] if self.stack else None, len(self.ops))
         call.scripted = isinstance(module, torch.jit.ScriptModule)

@@ -1,25 +1,22 @@
 """What a trace may not miss: while code is traced, what it asks is noted, and what it changes makes it untraceable."""
 
 import copy
-import os
 import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from .frames import asks_for_a_model
 from .variants import PLAIN, Untraceable
 
 _LOCK = threading.RLock()  # what is replaced while tracing is replaced in all threads
 _DEVICES = ("cpu", "cuda")
-# Code of torch and of archlab, which asks on nobody's behalf. With the separator: torchvision's is a model's.
-_NO_MODEL = tuple(str(Path(file).parent) + os.sep for file in (torch.__file__, __file__))
 
 
 @contextmanager
@@ -94,12 +91,12 @@ def _modes_watched(mind_grad: Callable[[], None]) -> Iterator[None]:
     grad, autocast = torch.is_grad_enabled, torch.is_autocast_enabled
 
     def is_grad_enabled():
-        if not sys._getframe(1).f_code.co_filename.startswith(_NO_MODEL):
+        if asks_for_a_model(sys._getframe(1)):
             mind_grad()
         return grad()
 
     def is_autocast_enabled(*device):
-        if not sys._getframe(1).f_code.co_filename.startswith(_NO_MODEL):
+        if asks_for_a_model(sys._getframe(1)):
             raise Untraceable("it asks whether autocast is on")
         return autocast(*device)
 

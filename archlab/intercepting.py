@@ -14,7 +14,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .editing import Edit, perform
-from .locating import Place, is_module_call, is_plumbing, locate, spot
+from .frames import is_module_call, is_plumbing
+from .locating import Place, locate, spot
 
 
 class Interceptor(TorchFunctionMode):
@@ -75,7 +76,7 @@ class Interceptor(TorchFunctionMode):
 def intercepted_call(child: str, forward: Any, *args: Any, **kwargs: Any) -> Any:
     """The call of an edited child at `child`: performed by the container that is running, where it has an edit."""
     frame = sys._getframe(1)
-    while frame is not None and is_plumbing(frame.f_code.co_filename):
+    while frame is not None and is_plumbing(frame):
         frame = frame.f_back
     for interceptor in reversed(_running()):
         chain = locate(frame, interceptor.entry) if interceptor.issued(frame) else None
@@ -90,7 +91,7 @@ def intercepted_call(child: str, forward: Any, *args: Any, **kwargs: Any) -> Any
 
 def _issuer(frame: Any) -> Any:
     """The frame of the model's own code that issued an op; None where a module call lies between."""
-    while frame is not None and is_plumbing(frame.f_code.co_filename):
+    while frame is not None and is_plumbing(frame):
         if is_module_call(frame):
             return None
         frame = frame.f_back

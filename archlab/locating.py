@@ -9,36 +9,13 @@ never matched by a global counter.
 import dis
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-import torch.fx
-from torch import nn
-from torch.fx import graph_module
-
-MODULE_CALL = nn.Module._call_impl.__code__
+from .frames import is_module_call, is_plumbing
 
 # Code that archlab generated -> line -> the place and execution (module, method, entry) of the op in the
 # original code. A rewritten model is so read as if its original code still ran, and passes compose.
 ORIGINS: dict[Any, dict[int, tuple["Place", tuple[str, str, Any]]]] = {}
-
-# Frames of these files stand between a call in a model and what it calls; a location skips them.
-_OWN_FILES = (
-    "blending.py", "capture.py", "editing.py", "examples.py", "guarding.py", "injecting.py", "intercepting.py",
-    "locating.py", "methods.py", "tracing.py",
-)  # fmt: skip
-_PLUMBING = frozenset(
-    {
-        *(str(Path(__file__).with_name(name)) for name in _OWN_FILES),
-        nn.functional.__file__,
-        torch._tensor.__file__,  # type: ignore[attr-defined]
-        torch.overrides.__file__,
-        torch._jit_internal.__file__,  # type: ignore[attr-defined]
-        graph_module.__file__,
-        nn.modules.module.__file__,
-    }
-)
 
 
 class Place(NamedTuple):
@@ -52,20 +29,10 @@ def chain_from(frame: Any, stop: Callable[[Any], bool]) -> list:
     """The frames from `frame` outwards until `stop(frame)`, innermost first, without torch's plumbing."""
     frames = []
     while frame is not None and not stop(frame):
-        if frame.f_code.co_filename not in _PLUMBING:
+        if not is_plumbing(frame):
             frames.append(frame)
         frame = frame.f_back
     return frames
-
-
-def is_module_call(frame: Any) -> bool:
-    """Whether `frame` is torch's, of the call of a module: its local ``self`` is that module."""
-    return frame.f_code is MODULE_CALL
-
-
-def is_plumbing(filename: str) -> bool:
-    """Whether a location passes over the frames of this file: torch's and archlab's own, between those of a model."""
-    return filename in _PLUMBING
 
 
 def place_chain(frames: list, entry: Any) -> tuple[tuple[int, int], ...]:
@@ -119,7 +86,7 @@ def locate(frame: Any, entry: Any, *, skip: tuple[str, ...] = ()) -> tuple[tuple
     chain, found = [], None
     while frame is not None and not is_module_call(frame):
         code = frame.f_code
-        if not is_plumbing(code.co_filename) and not code.co_filename.startswith(skip or ("\0",)):
+        if not is_plumbing(frame) and not code.co_filename.startswith(skip or ("\0",)):
             chain.append(spot(frame))
             if code == entry:
                 found = len(chain)

@@ -86,6 +86,11 @@ def with_step(model: nn.Module, before: Recipe, step: Step) -> nn.Module:
     return model
 
 
+def forget_recipe_(model: nn.Module) -> None:
+    """Take the recipe off `model`, in place."""
+    vars(model).pop(_ATTRIBUTE, None)
+
+
 def class_name(model: nn.Module) -> str:
     """The name of a model's class, without its module: it is compared, never imported."""
     return type(model).__qualname__

@@ -1,4 +1,4 @@
-"""Layers that lead to another grid and back: what `scale_resolution` puts around a part of a network."""
+"""Layers that lead to another grid and back: what `scale_resolution` and `share` put into a network."""
 
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -12,6 +12,7 @@ DOWN, UP = ("conv", "average", "pixel-unshuffle"), ("nearest-conv", "bilinear", 
 _CONVOLUTIONS: tuple[Any, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _LINEAR = ("linear", "bilinear", "trilinear")
+MODEL_CODE = True  # of the models that these layers are put into: see `frames`
 
 
 class DownStage(nn.Module):
@@ -97,6 +98,26 @@ class Rescaled(nn.Module):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return self.after(self.span(self.before(x), *args, **kwargs), x)
+
+
+class Resample(nn.Module):
+    """A map on another grid: `factor` times finer (nearest) where that is above 1, else averaged, odd sizes rounded up.
+
+    N x C x spatial, of one to three dimensions.
+    """
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def extra_repr(self) -> str:
+        return f"factor={self.factor:g}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.factor > 1:
+            return F.interpolate(x, scale_factor=self.factor, mode="nearest")
+        pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[x.dim() - 3]
+        return pool(x, round(1 / self.factor), ceil_mode=True)
 
 
 def shuffled(x: Tensor, dims: int) -> Tensor:

@@ -16,7 +16,7 @@ MODULES = sorted(
 
 # From the recorded run up to the command line: a module may import those before it, never one behind it.
 ORDER = """
-    examples locating capture costing ops flow listing finding
+    examples frames locating capture costing ops flow listing finding
     blending variants guarding tracing editing intercepting methods injecting rewriting
     comparing linear chains planning pricing coupling resizing stages
     recipes passes.switching passes.removing passes.folding passes.hoisting passes.sharing passes.resolution
@@ -60,6 +60,20 @@ def test_what_draws_never_sees_a_model(module):
     roots = {alias.name.partition(".")[0] for node in imports for alias in node.names if isinstance(node, ast.Import)}
     roots |= {(node.module or "").partition(".")[0] for node in imports if isinstance(node, ast.ImportFrom)}
     assert not roots & {"torch", "torchvision", "archlab"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_file_reaches_into_the_private_names_of_another(module):
+    """Neither `from .x import _name` nor `x._name` of a module of archlab that is imported as a whole."""
+    file = PACKAGE.parent / (module.replace(".", "/") + ".py")
+    tree = ast.parse((file if file.exists() else file.with_suffix("") / "__init__.py").read_text())
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    wrong = [alias.name for node in froms for alias in node.names if alias.name.startswith("_")]
+    whole = {alias.asname or alias.name for node in froms if not node.module for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and isinstance(node.value, ast.Name):
+            wrong += [f"{node.value.id}.{node.attr}"] if node.value.id in whole else []
+    assert not [name for name in wrong if not name.endswith("__version__")]
 
 
 def test_no_module_has_the_name_of_a_public_function():

@@ -12,10 +12,9 @@ from ..comparing import compare, costs
 from ..editing import Edit
 from ..flow import Flow
 from ..listing import KINDS, Site, Where
-from ..recipes import Recipe, Step, recipe, with_step
+from ..recipes import Recipe, Step, forget_recipe_, recipe, with_step
 from ..rewriting import drop_unreached, restore, rewrite
-from . import switching
-from .switching import example_for, named_omegas, set_omegas_, switch, switches_of
+from .switching import example_for, forget_switches_, named_omegas, set_omegas_, switch, switches_of
 
 
 def discard(soft: nn.Module, tau: float = 0.5, *, keep: Literal["restore", "freeze"] = "restore") -> nn.Module:
@@ -71,8 +70,8 @@ def _discard(net: nn.Module, gone: list[str], frozen: dict[str, float], why_left
     _, state = switches_of(net)
     sites = {o.site.id: o.site for o in state.omegas}
     plain = restore(net, state.omegas, state.classes)
-    for name in (switching._ATTRIBUTE, "_archlab_recipe"):
-        plain.__dict__.pop(name, None)
+    forget_switches_(plain)
+    forget_recipe_(plain)
     edits = [Edit(sites[s]) for s in gone] + [Edit(sites[s], w) for s, w in frozen.items()]
     example = example_for(net, state)
     rewritten = rewrite(plain, example, edits, record=state.record)

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from ..capture import Capture, ModuleCall, Op, capture, copied
 from ..comparing import costs, output_shapes
@@ -14,29 +13,10 @@ from ..flow import Flow
 from ..injecting import free_name
 from ..recipes import Step, recipe, with_step
 from ..rewriting import drop_unreached, rewrite
+from ..stages import Resample
 from .switching import refuse_switched
 
 _RESAMPLING = frozenset({"interpolate", "upsample", "avg_pool1d", "avg_pool2d", "avg_pool3d"})
-
-
-class Resample(nn.Module):
-    """A map on another grid: `factor` times finer (nearest) where that is above 1, else averaged, odd sizes rounded up.
-
-    N x C x spatial, of one to three dimensions.
-    """
-
-    def __init__(self, factor: float):
-        super().__init__()
-        self.factor = factor
-
-    def extra_repr(self) -> str:
-        return f"factor={self.factor:g}"
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.factor > 1:
-            return F.interpolate(x, scale_factor=self.factor, mode="nearest")
-        pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[x.dim() - 3]
-        return pool(x, round(1 / self.factor), ceil_mode=True)
 
 
 def share(model: nn.Module, example: Any, *, keep: str, drop: str) -> nn.Module:

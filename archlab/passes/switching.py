@@ -113,6 +113,11 @@ def switches_of(soft: nn.Module) -> tuple[nn.Module, Switches]:
     raise ValueError(f"this {type(soft).__name__} has no switches: make them with switch(model, example, kinds=...)")
 
 
+def forget_switches_(net: nn.Module) -> None:
+    """Take off `net`, in place, what it knows of its switches; the parameters themselves stay."""
+    vars(net).pop(_ATTRIBUTE, None)
+
+
 def refuse_switched(model: nn.Module) -> None:
     """Raise ValueError for a model that has switches: other passes take it without."""
     if isinstance(model, nn.Module) and vars(model).get(_ATTRIBUTE) is not None:

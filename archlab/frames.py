@@ -1,0 +1,68 @@
+"""Whose code a Python frame runs: a model's, or that of torch and archlab between a model and what it calls.
+
+One rule for the whole library. All files of archlab are its own, wherever they lie below the package and whatever
+they are called, but for those whose classes are put into models: such a file says ``MODEL_CODE = True``.
+"""
+
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import graph_module
+
+MODULE_CALL = nn.Module._call_impl.__code__
+
+
+def _folder(package: str) -> str:
+    """The folder of a package, with the separator: torchvision's begins like torch's."""
+    file = sys.modules[package].__file__
+    assert file is not None
+    return str(Path(file).parent) + os.sep
+
+
+_TORCH, _ARCHLAB = _folder("torch"), _folder(__name__.partition(".")[0])
+# Files of torch that stand between a model's code and the op it issues; its layers' own files are a model's.
+_TORCH_PLUMBING = frozenset(
+    {
+        nn.functional.__file__,
+        torch._tensor.__file__,  # type: ignore[attr-defined]
+        torch.overrides.__file__,
+        torch._jit_internal.__file__,  # type: ignore[attr-defined]
+        graph_module.__file__,
+        nn.modules.module.__file__,
+    }
+)
+
+
+def is_module_call(frame: Any) -> bool:
+    """Whether `frame` is torch's, of the call of a module: its local ``self`` is that module."""
+    return frame.f_code is MODULE_CALL
+
+
+def is_plumbing(frame: Any) -> bool:
+    """Whether a location passes over `frame`: torch's and archlab's own, between those of a model."""
+    return _is_torch_plumbing(frame.f_code.co_filename) or is_own(frame)
+
+
+def is_own(frame: Any) -> bool:
+    """Whether `frame` runs code of archlab that is no part of a model."""
+    return _is_below(frame.f_code.co_filename, _ARCHLAB) and not frame.f_globals.get("MODEL_CODE", False)
+
+
+def asks_for_a_model(frame: Any) -> bool:
+    """Whether `frame`, which asks something of a tensor, is a model's code: neither torch's nor archlab's own."""
+    return not (_is_below(frame.f_code.co_filename, _TORCH) or is_own(frame))
+
+
+@cache
+def _is_torch_plumbing(filename: str) -> bool:
+    return filename in _TORCH_PLUMBING
+
+
+@cache
+def _is_below(filename: str, folder: str) -> bool:
+    return filename.startswith(folder)

@@ -16,13 +16,16 @@
 
 from typing import TYPE_CHECKING
 
-from .cells import Study
-from .costing import Cost, cost, fvcore_cost
-from .examples import Call
-from .keeping import apply, load, save
-from .learning import Removal, learn_to_remove
-from .listing import KINDS, Site, Sites
-from .ops import ACTIVATIONS
+from .capture.example import Call
+from .discovery.ops import ACTIVATIONS
+from .discovery.site import KINDS, Site, Sites
+from .discovery.survey import sites
+from .experiments.runner import run
+from .experiments.study import Study
+from .measure.costs import Cost, cost
+from .measure.fvcore import fvcore_cost
+from .measure.image_quality import lpips, psnr, ssim
+from .measure.speed import Speed, speed
 from .passes import (
     discard,
     fold,
@@ -41,17 +44,15 @@ from .passes import (
     sweep_resolution,
     switch,
 )
-from .probing import sensitivity
-from .quality import lpips, psnr, ssim
-from .recipes import Recipe, Step, recipe
-from .running import run
-from .surveying import sites
-from .tables import table
-from .timing import Speed, speed
-from .training import Task
+from .passes.recipe import Recipe, Step, recipe
+from .passes.serialization import apply, load, save
+from .report.tables import table
+from .training.removal import Removal, learn_to_remove
+from .training.sensitivity import sensitivity
+from .training.task import Task
 
 if TYPE_CHECKING:
-    from . import plots as plot
+    from .report import plots as plot
 
 __version__ = "0.1.0"
 
@@ -66,7 +67,7 @@ __all__ = [
 
 def __getattr__(name: str):
     if name == "plot":  # at first use: matplotlib takes longer to import than all of archlab
-        from . import plots
+        from .report import plots
 
         return plots
     raise AttributeError(f"module 'archlab' has no attribute {name!r}")

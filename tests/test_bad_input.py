@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import archlab as al
-from tests.zoo import GPT, ZOO, Residual, Stack, conv, image
+from tests.contracts.zoo import GPT, ZOO, Residual, Stack, conv, image
 
 
 @pytest.fixture

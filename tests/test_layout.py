@@ -1,4 +1,4 @@
-"""Imports run one way, and the files that draw never see a model."""
+"""Nine rooms: imports run one way, rooms stay small, and no file reaches into the private names of another."""
 
 import ast
 from pathlib import Path
@@ -6,75 +6,105 @@ from pathlib import Path
 import pytest
 
 import archlab as al
-from archlab.sourcing import imported_by
 
 PACKAGE = Path(al.__file__).parent
-MODULES = sorted(
-    ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
-    for file in PACKAGE.rglob("*.py")
-)
+FILES = sorted(file for file in PACKAGE.rglob("*.py") if file.parent != PACKAGE or file.stem == "files")
 
-# From the recorded run up to the command line: a module may import those before it, never one behind it.
-ORDER = """
-    examples frames locating capture costing ops flow listing finding
-    blending variants guarding tracing editing intercepting methods injecting rewriting
-    comparing linear chains planning pricing coupling resizing stages
-    recipes passes.switching passes.removing passes.folding passes.hoisting passes.sharing passes.resolution
-    passes.width passes.depth passes.replacing passes surveying
-    checkpoints keeping ledger progress training phases learning probing
-    sourcing leasing cells running
-    clocks environment preparing timing
-    parsing cli_options cli_timing cli
-""".split()
-# They stand apart: tables and figures are made of DataFrames, qualities of tensors.
-APART = ("tables", "plots", "quality")
+# Which rooms a room may import. `files` stands beside them: it writes a file whole and imports nothing.
+ROOMS = {
+    "capture": set(),
+    "rewrite": {"capture"},
+    "discovery": {"capture", "rewrite"},
+    "passes": {"capture", "rewrite", "discovery", "files"},
+    "measure": {"capture"},
+    "training": {"capture", "rewrite", "discovery", "passes", "files"},
+    "experiments": {"measure", "training", "files"},
+    "report": set(),
+    "cli": {"capture", "discovery", "passes", "measure", "training", "experiments", "report", "files", "archlab"},
+    "files": set(),
+}
+PUBLIC = {"training", "experiments", "report"}  # rooms that studies and users' scripts import from
+FILES_PER_ROOM, LINES_PER_FILE = 12, 400
 
 
-def own(module: str) -> set[str]:
-    """What a module of archlab imports of archlab, directly or not, as names within it."""
-    names = {name.removeprefix("archlab.") for name in imported_by(f"archlab.{module}")}
-    return names - {module, "archlab"}
+def module_of(file: Path) -> str:
+    return ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
-def test_every_module_has_its_place():
-    here = {name.removeprefix("archlab.") for name in MODULES} - {"archlab"}
-    assert here == {*ORDER, *APART}, "a new file: say in ORDER what it may import, or in APART that it imports nothing"
+def imported(file: Path) -> set[str]:
+    """The modules of archlab that a file imports, anywhere in it."""
+    module = module_of(file)
+    package = (module if file.stem == "__init__" else module.rpartition(".")[0]).split(".")
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                path = PACKAGE.parent.joinpath(*base.split("."), alias.name)
+                below = path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+                found.add(f"{base}.{alias.name}" if below else base)
+    return {name for name in found if name.partition(".")[0] == "archlab"}
 
 
-@pytest.mark.parametrize("module", ORDER)
-def test_imports_run_one_way(module):
-    before = set(ORDER[: ORDER.index(module)])
-    wrong = own(module) - before - set(APART)
-    assert not wrong, f"archlab.{module} imports {', '.join(sorted(wrong))}, which stands behind it"
+def room_of(module: str) -> str:
+    """The room of a module's name; "archlab" for the package itself."""
+    return (module.split(".") + ["archlab"])[1] if "." in module else "archlab"
 
 
-@pytest.mark.parametrize("module", APART)
-def test_what_draws_and_measures_imports_nothing_of_archlab(module):
-    assert not own(module)
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_a_room_imports_only_the_rooms_that_the_table_allows(file):
+    room = room_of(module_of(file))
+    wrong = {name for name in imported(file) if room_of(name) not in ROOMS[room] | {room}}
+    assert not wrong, f"{module_of(file)} is in {room}, which may import {sorted(ROOMS[room])}; it imports {wrong}"
 
 
-@pytest.mark.parametrize("module", ["tables", "plots"])
+def test_no_two_files_import_each_other():
+    """A cycle within a room as well: an order of all files exists."""
+    known = {module_of(file) for file in FILES}
+    needs = {module_of(file): imported(file) & known - {module_of(file)} for file in FILES if file.stem != "__init__"}
+    while ready := {name for name, wanted in needs.items() if not wanted & needs.keys()}:
+        needs = {name: wanted for name, wanted in needs.items() if name not in ready}
+    assert not needs, f"these import each other: {sorted(needs)}"
+
+
+@pytest.mark.parametrize("folder", sorted({file.parent for file in FILES} - {PACKAGE}), ids=lambda p: p.name)
+def test_a_room_has_at_most_twelve_files(folder):
+    files = [file for file in folder.glob("*.py") if file.stem != "__init__"]
+    assert len(files) <= FILES_PER_ROOM
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_a_file_is_short_or_says_why_it_is_not(file):
+    text = file.read_text()
+    assert text.count("\n") <= LINES_PER_FILE or "one file" in (ast.get_docstring(ast.parse(text)) or "")
+
+
+def test_rooms_are_entered_by_their_files():
+    """Public names come from archlab/__init__.py, and of the rooms that studies use, from theirs."""
+    for file in PACKAGE.glob("*/**/__init__.py"):
+        assert module_of(file).split(".")[1:] in [[room] for room in PUBLIC] or not file.read_text().strip(), file
+
+
+@pytest.mark.parametrize("module", ["report.tables", "report.plots", "report.document"])
 def test_what_draws_never_sees_a_model(module):
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    tree = ast.parse((PACKAGE / (module.replace(".", "/") + ".py")).read_text())
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     roots = {alias.name.partition(".")[0] for node in imports for alias in node.names if isinstance(node, ast.Import)}
     roots |= {(node.module or "").partition(".")[0] for node in imports if isinstance(node, ast.ImportFrom)}
     assert not roots & {"torch", "torchvision", "archlab"}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_file_reaches_into_the_private_names_of_another(module):
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_no_file_reaches_into_the_private_names_of_another(file):
     """Neither `from .x import _name` nor `x._name` of a module of archlab that is imported as a whole."""
-    file = PACKAGE.parent / (module.replace(".", "/") + ".py")
-    tree = ast.parse((file if file.exists() else file.with_suffix("") / "__init__.py").read_text())
+    tree = ast.parse(file.read_text())
     froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
     wrong = [alias.name for node in froms for alias in node.names if alias.name.startswith("_")]
     whole = {alias.asname or alias.name for node in froms if not node.module for alias in node.names}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and isinstance(node.value, ast.Name):
             wrong += [f"{node.value.id}.{node.attr}"] if node.value.id in whole else []
-    assert not [name for name in wrong if not name.endswith("__version__")]
-
-
-def test_no_module_has_the_name_of_a_public_function():
-    assert not {name.rpartition(".")[2] for name in MODULES} & set(al.__all__)
+    assert not [name for name in wrong if name != "__version__"]

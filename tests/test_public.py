@@ -34,7 +34,7 @@ def test_each_public_function_has_an_example_with_its_output(name):
 
 
 def test_plot_is_the_module_of_figures():
-    assert al.plot.sensitivity.__module__ == "archlab.plots"
+    assert al.plot.sensitivity.__module__ == "archlab.report.plots"
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -1,14 +1,14 @@
 """Passes: functions from a model to a new model. One idea a file."""
 
 from .depth import scale_depth
-from .folding import fold, replay_fold
-from .hoisting import hoist_padding, replay_hoist_padding
-from .removing import discard, remove, replay_discard, replay_switch
-from .replacing import replace, replay_replace
-from .resolution import replay_scale_resolution, scale_resolution, sweep_resolution
-from .sharing import share
-from .switching import omega_parameters, omegas, penalty, project_, set_omegas_, switch
-from .width import replay_scale_width, scale_width
+from .discard import discard, remove, replay_discard, replay_switch
+from .fold.fold import fold, replay_fold
+from .fold.hoist_padding import hoist_padding, replay_hoist_padding
+from .replace import replace, replay_replace
+from .resolution.scale import replay_scale_resolution, scale_resolution, sweep_resolution
+from .share import share
+from .switch import omega_parameters, omegas, penalty, project_, set_omegas_, switch
+from .width.scale import replay_scale_width, scale_width
 
 # What a recipe's steps may call, by name.
 PASSES = {

@@ -7,13 +7,15 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..capture import Capture, capture, copied
-from ..comparing import checked_equal, costs, output_shapes
-from ..examples import Call, fresh, run, tensors_in, varied
-from ..finding import find
-from ..recipes import Step, recipe, with_step
-from ..rewriting import renew_methods_, with_modules
-from .switching import refuse_switched
+from ..capture.copies import copied
+from ..capture.example import Call, fresh, run, tensors_in, varied
+from ..capture.record import Capture
+from ..capture.recorder import capture
+from ..discovery.find import find
+from ..rewrite.module_tree import renew_methods_, with_modules
+from .checks import checked_equal, costs, output_shapes
+from .recipe import Step, recipe, with_step
+from .switch import refuse_switched
 
 
 def scale_depth(

@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 import typer
 
-from archlab.sourcing import conditions
-from archlab.tables import table
+from archlab.measure.environment import conditions
+from archlab.report.tables import table
 
 from .cases import COLUMNS, FULL, GROUPS, SMOKE, Setup
 from .measuring import clock

@@ -13,8 +13,8 @@ import torchvision
 from torch import Tensor, nn
 
 import archlab as al
-from archlab.blending import blend
-from archlab.examples import place, run
+from archlab.capture.example import place, run
+from archlab.rewrite.blend import blend
 from studies.motion import training
 from studies.motion.data import Batch, Generator
 from studies.motion.models import MagnificationNet, ResidualBlock, baseline

@@ -6,11 +6,12 @@ from typing import Any
 from scipy.stats import binomtest
 from torch import nn
 
-from archlab.cells import OutOfTime, Scratch
-from archlab.costing import cost
-from archlab.learning import Removal, learn_to_remove
-from archlab.probing import sensitivity
-from archlab.training import Task, cosine, fit
+from archlab.experiments.study import OutOfTime, Scratch
+from archlab.measure.costs import cost
+from archlab.training.fit import cosine, fit
+from archlab.training.removal import Removal, learn_to_remove
+from archlab.training.sensitivity import sensitivity
+from archlab.training.task import Task
 
 from .images import Images
 from .training import LR, TAU, Budget, P, count_correct, fine_tuning

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from archlab import plots, tables
+from archlab.report import plots, tables
 
 from .training import BUDGETS, LR, TAU, P
 

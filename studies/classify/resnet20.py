@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from archlab.cells import Scratch
-from archlab.running import command
-from archlab.sourcing import data_fingerprint
+from archlab.experiments.command import command
+from archlab.experiments.provenance import data_fingerprint
+from archlab.experiments.study import Scratch
 
 from . import reporting
 from .images import Images, find_images

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from archlab.training import Task, cosine
+from archlab.training.fit import cosine
+from archlab.training.task import Task
 
 from .images import Images, normalised, training_batch
 

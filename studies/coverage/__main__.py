@@ -18,8 +18,8 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from archlab.listing import KINDS
-from archlab.sourcing import digest, imported_by, source_hashes
+from archlab.discovery.site import KINDS
+from archlab.experiments.provenance import digest, imported_by, source_hashes
 
 from . import checks, families
 from .isolating import isolated

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archlab.examples import run, tensors_in
-from archlab.listing import KINDS
+from archlab.capture.example import run, tensors_in
+from archlab.discovery.site import KINDS
+from archlab.discovery.survey import sites
 from archlab.passes import discard, omega_parameters, omegas, set_omegas_, switch
-from archlab.recipes import recipe
-from archlab.surveying import sites
+from archlab.passes.recipe import recipe
 
 from .families import Family, seeded
 from .witness import overlooked, witness

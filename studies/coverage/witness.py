@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils._pytree import tree_map
 
-from archlab.examples import Call, run, tensors_in
-from archlab.listing import Sites
+from archlab.capture.example import Call, run, tensors_in
+from archlab.discovery.site import Sites
 
 # Autograd's name -> the name of the op. One node serves several ops: relu6 is a hardtanh, selu and celu are elu.
 ACTIVATION_NODES = {

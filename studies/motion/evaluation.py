@@ -18,7 +18,7 @@ from scipy.stats import bootstrap
 from skimage.registration import optical_flow_ilk
 from torch import Tensor
 
-from archlab.quality import BackboneMissing, lpips, lpips_network, ssim
+from archlab.measure.image_quality import BackboneMissing, lpips, lpips_network, ssim
 
 from .data import REFERENCE_SIZE, Batch, Generator
 from .sources import Sources

@@ -13,9 +13,9 @@ from typing import Any
 from safetensors.torch import save_model
 from torch import Tensor
 
-from archlab.cells import OutOfTime, Scratch
-from archlab.quality import lpips_network
-from archlab.training import fit
+from archlab.experiments.study import OutOfTime, Scratch
+from archlab.measure.image_quality import lpips_network
+from archlab.training.fit import fit
 
 from . import training
 from .data import Batch

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import archlab as al
-from archlab import plots, tables
-from archlab.cells import OutOfTime, Scratch
-from archlab.running import command
-from archlab.training import cosine, fit
+from archlab.experiments.command import command
+from archlab.experiments.study import OutOfTime, Scratch
+from archlab.report import plots, tables
+from archlab.training.fit import cosine, fit
 
 from . import training
 from .evaluation import HeldOut, judged, summary
@@ -47,7 +47,7 @@ def needs(row: dict[str, Any]) -> list[str]:
 
 
 def depends(row: dict[str, Any]) -> list[str]:
-    base = ["archlab.training", "archlab.passes.removing"]
+    base = ["archlab.training.fit", "archlab.passes.discard"]
     return [*base, *(f"studies.motion.{name}" for name in ("data", "fig10_impulse", "models", "sources", "training"))]
 
 

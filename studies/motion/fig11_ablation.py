@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from archlab import tables
-from archlab.running import command
+from archlab.experiments.command import command
+from archlab.report import tables
 
 from .costing import STREAMED, costs
 from .figures import cell, conditions, depends, draw_tradeoff, needs, table_of, variants_of, write

@@ -13,10 +13,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
-from archlab import plots, tables
-from archlab.capture import capture_meta
-from archlab.cells import Scratch
-from archlab.running import command
+from archlab.capture.recorder import capture_meta
+from archlab.experiments.command import command
+from archlab.experiments.study import Scratch
+from archlab.report import plots, tables
 
 from .costing import STREAMED, costs, streamed
 from .family import NETWORKS

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from archlab.running import command
+from archlab.experiments.command import command
 
 from .family import WIDTHS
 from .figures import (

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from archlab import plots
-from archlab.cells import Scratch
-from archlab.running import command
+from archlab.experiments.command import command
+from archlab.experiments.study import Scratch
+from archlab.report import plots
 
 from .data import Generator, Layer, draw_layer, quantise
 from .evaluation import unit

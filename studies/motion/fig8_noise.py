@@ -13,9 +13,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from archlab import plots, tables
-from archlab.cells import Scratch
-from archlab.running import command
+from archlab.experiments.command import command
+from archlab.experiments.study import Scratch
+from archlab.report import plots, tables
 
 from .evaluation import copy_b
 from .family import budget_for

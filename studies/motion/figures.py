@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from archlab import plots, tables
-from archlab.cells import Scratch
+from archlab.experiments.study import Scratch
+from archlab.report import plots, tables
 
 from .networks import COPY, SPEED, of
 

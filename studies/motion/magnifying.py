@@ -24,7 +24,7 @@ from safetensors.torch import load_model
 from torch import Tensor
 
 import archlab as al
-from archlab.progress import bar
+from archlab.training.progress import bar
 
 from . import video
 from .models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, baseline, proposed, scaled

@@ -14,10 +14,10 @@ import pandas as pd
 from safetensors.torch import load_model
 
 import archlab as al
-from archlab import tables
-from archlab.cells import Scratch
-from archlab.quality import BackboneMissing
-from archlab.running import command
+from archlab.experiments.command import command
+from archlab.experiments.study import Scratch
+from archlab.measure.image_quality import BackboneMissing
+from archlab.report import tables
 
 from . import training
 from .costing import STREAMED, costs, streamed
@@ -58,9 +58,9 @@ def needs(row: dict[str, Any]) -> list[str]:
 
 def depends(row: dict[str, Any]) -> list[str]:
     """A training stays valid while what it computes is unchanged; how it is judged may be edited."""
-    base = ["archlab.training", "archlab.quality"]
+    base = ["archlab.training.fit", "archlab.measure.image_quality"]
     base += [f"studies.motion.{name}" for name in ("data", "family", "models", "sources", "training")]
-    more = {"quality": ["studies.motion.evaluation"], "speed": ["archlab.timing", "archlab.preparing"]}
+    more = {"quality": ["studies.motion.evaluation"], "speed": ["archlab.measure.speed", "archlab.measure.executable"]}
     return [*base, *more.get(row.get("what", ""), [])]
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from archlab.quality import ssim
+from archlab.measure.image_quality import ssim
 
 from .data import REFERENCE_SIZE, Generator, quantise
 from .evaluation import Magnifier, unit

@@ -14,11 +14,12 @@ from typing import Any
 from safetensors.torch import load_model, save_model
 
 import archlab as al
-from archlab.cells import OutOfTime, Scratch
-from archlab.learning import learn_to_remove
-from archlab.probing import sensitivity
-from archlab.running import command
-from archlab.training import Task, cosine, fit
+from archlab.experiments.command import command
+from archlab.experiments.study import OutOfTime, Scratch
+from archlab.training.fit import cosine, fit
+from archlab.training.removal import learn_to_remove
+from archlab.training.sensitivity import sensitivity
+from archlab.training.task import Task
 
 from . import training
 from .costing import costs
@@ -80,10 +81,10 @@ def needs(row: dict[str, Any]) -> list[str]:
 
 def depends(row: dict[str, Any]) -> list[str]:
     """A long training stays valid while what it computes is unchanged; how it is judged may be edited."""
-    base = ["archlab.training", *(f"studies.motion.{name}" for name in ("data", "models", "sources", "training"))]
+    base = ["archlab.training.fit", *(f"studies.motion.{name}" for name in ("data", "models", "sources", "training"))]
     if row["name"] == TRAINING:
         return base
-    judging = [*base, "archlab.quality", "studies.motion.evaluation", "studies.motion.table1"]
+    judging = [*base, "archlab.measure.image_quality", "studies.motion.evaluation", "studies.motion.table1"]
     if row["what"] in ("judge", "check"):
         return judging
     return [*judging, *(f"archlab.{name}" for name in ("blending", "learning", "passes.switching", "phases"))]

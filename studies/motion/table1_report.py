@@ -14,7 +14,7 @@ import torch
 from jinja2 import StrictUndefined, Template
 from torchvision.utils import save_image
 
-from archlab import plots, tables
+from archlab.report import plots, tables
 
 from .data import PARTS, Generator
 from .sources import Sources, find_sources

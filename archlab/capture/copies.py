@@ -1,0 +1,59 @@
+"""Copies of models: to run without touching the original, and to change."""
+
+import copy
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+def structural_copy(model: nn.Module, device: str | None = None) -> nn.Module:
+    """A copy of `model` that shares the storage of its parameters but no buffer, attribute or hook table.
+
+    Running it leaves the original untouched, and keeps nothing for a backward: its parameters ask for no
+    gradient. With ``device="meta"`` nothing is shared and no storage is allocated.
+    """
+    refuse_wrappers(model)
+    memo: dict[int, Any] = {}
+    for p in model.parameters():
+        if device is not None:
+            memo[id(p)] = nn.Parameter(torch.empty_like(p, device=device), requires_grad=False)
+        else:  # a parameter of a class of its own may be more than its values
+            memo[id(p)] = nn.Parameter(p.detach(), requires_grad=False) if type(p) is nn.Parameter else p
+    if device is not None:
+        memo |= {id(b): torch.empty_like(b, device=device) for b in model.buffers()}
+    return copied(model, memo)
+
+
+def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """``copy.deepcopy`` for a model that may hold results of its last run: these are copied without their history."""
+    with _CopyResults():
+        return copy.deepcopy(model, memo)
+
+
+class _CopyResults(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            memo[id(tensor)] = tensor.detach().clone()
+            return memo[id(tensor)]
+        return func(*args, **(kwargs or {}))
+
+
+def refuse_wrappers(model: nn.Module) -> None:
+    """Raise for a model that is compiled or wrapped for several processes: the plain module is what can be read."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(getattr(model, "_orig_mod", None), nn.Module):
+        raise TypeError("this model is compiled: pass the module that was given to torch.compile (._orig_mod)")
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        raise TypeError(f"{type(model).__name__} wraps the model: pass its .module, and wrap the result again")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("a scripted model cannot be read: pass the Python module that was scripted")
+
+
+def devices_of(model: nn.Module) -> list[int]:
+    """The GPUs that hold parameters of `model`, by number."""
+    return sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})

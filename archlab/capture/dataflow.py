@@ -1,0 +1,99 @@
+"""Questions about the data flow of a recorded run: what was computed from what, who reads it, where gradients go."""
+
+from .record import Capture, ModuleCall, Op
+
+
+class Flow:
+    """The data flow of one record. Sets of ops are bits of an int, as there are many of them."""
+
+    def __init__(self, record: Capture):
+        self.record = record
+        self.consumers = record.consumers()
+        self._ancestors: list[int] = []  # a bit per op, an int per op
+        for op in record.ops:
+            bits = 1 << op.index
+            for value in op.inputs:
+                made = record.producer.get(value)
+                if made is not None:
+                    bits |= self._ancestors[made.index]
+            self._ancestors.append(bits)
+        self.lifted = {op: call for call in record.calls if (op := self._only_op(call)) is not None}
+        self.graded = self._graded()
+
+    def _only_op(self, call: ModuleCall) -> Op | None:
+        """The op that a call of a childless wrapper consists of, if it is one op from its input to its output."""
+        if call.last - call.first != 1 or call.execution is None or not call.tensor_out:
+            return None
+        op = self.record.ops[call.first]
+        passed_on = all(v in call.inputs or v in self.record.constants for v in op.inputs)
+        return op if op.call is call and passed_on and call.outputs == op.outputs[:1] else None
+
+    def ancestors(self, value: int) -> int:
+        made = self.record.producer.get(value)
+        return 0 if made is None else self._ancestors[made.index]
+
+    def descends(self, value: int, of: int) -> bool:
+        """Whether `value` was computed from the value `of` (which may be an input of the model)."""
+        if value == of:
+            return True
+        bits = self.ancestors(value)
+        return any(bits >> op.index & 1 for op in self.consumers.get(of, ()))
+
+    def ops_between(self, value: int, of: int) -> int:
+        """The ops on the way from `of` to `value`, as bits."""
+        below = 0
+        for op in self.record.ops:
+            if any(v == of or self._made_in(v, below) for v in op.inputs):
+                below |= 1 << op.index
+        return below & self.ancestors(value)
+
+    def _made_in(self, value: int, bits: int) -> bool:
+        made = self.record.producer.get(value)
+        return made is not None and bool(bits >> made.index & 1)
+
+    def dead_without(self, value: int, user: Op) -> list[Op]:
+        """The ops whose work `user` alone needs, through its operand `value`."""
+        dead: set[Op] = set()
+        made = self.record.producer.get(value)
+        outputs = set(self.record.outputs)
+        queue = [made] if made is not None else []
+        while queue:
+            op = queue.pop()
+            if op in dead or any(v in outputs for v in op.outputs):
+                continue
+            reads = [(c, v) for v in op.outputs for c in self.consumers.get(v, ()) if c is not op]
+            if all(c in dead or (c is user and v == value) for c, v in reads):
+                dead.add(op)
+                queue.extend(m for v in op.inputs if (m := self.record.producer.get(v)) is not None)
+        return list(dead)
+
+    def idle_params(self) -> set[str]:
+        """Names of the parameters that are read by ops on which no output of the model depends, and by no other."""
+        needed, used = set(self.record.outputs), set()
+        for op in reversed(self.record.ops):
+            if any(v in needed for v in op.outputs):
+                needed.update(op.inputs)
+                used.update(op.params)
+        return {name for op in self.record.ops for name in op.params if name in self.record.params} - used
+
+    def changed_later(self, value: int) -> bool:
+        """Whether an op changes it in place, itself or through a view of it."""
+        storage, made = self.record.storage.get(value), self.record.producer.get(value)
+        later = self.record.ops[0 if made is None else made.index + 1 :]
+        return any(v == value or self._lies_on(v, storage) for op in later for v in op.mutated)
+
+    def _lies_on(self, value: int, storage: int | None) -> bool:
+        return storage is not None and self.record.storage.get(value) == storage
+
+    def _graded(self) -> set[int]:
+        """Values from which a gradient flows to an output."""
+        graded = set(self.record.outputs)
+        for op in reversed(self.record.ops):
+            if (
+                op.grad
+                and any(v in graded for v in op.outputs)
+                and op.dtype is not None
+                and (op.dtype.is_floating_point or op.dtype.is_complex)
+            ):
+                graded.update(op.inputs)
+        return graded

@@ -1,0 +1,365 @@
+"""One recorded run of a model: which op ran where, on which values, inside which module call.
+
+Everything archlab knows about a network it knows from this record, never from class names. A run
+works for any Python control flow, is one forward pass long and sees functional ops as well as
+modules. Only what Python sees is recorded: ops inside a scripted function are not.
+
+Where an op or a module call was issued is said by `locating`; the module whose method it is part of
+is its *container*.
+"""
+
+import inspect
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from .copies import structural_copy
+from .example import Call, fresh, place, run, tensors_in
+from .frames import MODULE_CALL, asks_for_a_model, is_module_call, is_plumbing
+from .location import ORIGINS, Place, chain_from, place_chain
+from .record import Capture, Execution, ModuleCall, Op
+
+# Calls and properties that mostly ask a tensor something; they are most of what a mode sees.
+_QUESTIONS = frozenset({"__get__", "size", "dim", "numel", "stride", "is_floating_point", "is_complex", "element_size"})
+_OF_KIND = frozenset({"dim", "ndim", "is_floating_point", "is_complex", "element_size", "dtype", "device", "is_cuda",
+                      "requires_grad", "layout", "is_meta", "names", "grad", "grad_fn", "is_leaf"})  # fmt: skip
+# The place and origin of code that archlab generated for no op of the original.
+_GENERATED = (None, (None, "<archlab>", None))
+
+
+def capture(model: nn.Module, example: Any) -> Capture:
+    """Run `example` once and record it. `model`, its buffers and the random state are left as they were."""
+    probe = structural_copy(model)
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(probe)))
+        return _record(probe, example, stack)
+
+
+def capture_meta(model: nn.Module, example: Any) -> Capture:
+    """As `capture`, on the meta device: shapes only, no arithmetic and no memory.
+
+    Raises whatever the model raises there: data-dependent control flow cannot run without data.
+    """
+    with ExitStack() as stack:
+        return _record(structural_copy(model, "meta"), place(example, device="meta"), stack)
+
+
+def _cuda_devices(model: nn.Module) -> list[int]:
+    return sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+
+
+def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
+    flops = FlopCounterMode(display=False)
+    recorder = _Recorder(probe, flops)
+    example = fresh(example)
+    given = (example.args, example.kwargs) if isinstance(example, Call) else example
+    inputs = recorder.values_of(given)
+    stack.enter_context(no_fused_layers())
+    stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention counts no flops on a CPU
+    stack.enter_context(torch.enable_grad())
+    stack.enter_context(recorder.module_calls())
+    stack.enter_context(flops)
+    try:
+        with recorder:
+            output = run(probe, example)
+    except Exception as error:
+        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(given)) or "which holds no tensor"
+        error.add_note(f"raised in {failed_in(error)}: archlab ran the model once on the example, {shapes}")
+        raise
+    return Capture(
+        ops=recorder.ops,
+        calls=recorder.calls,
+        inputs=inputs,
+        outputs=recorder.values_of(output),
+        constants=recorder.constants,
+        producer=recorder.producer,
+        params={name: p.numel() for name, p in probe.named_parameters()},
+        param_bytes=sum(p.numel() * p.element_size() for p in probe.parameters()),
+        buffer_bytes=sum(b.numel() * b.element_size() for b in probe.buffers()),
+        storage=recorder.storage,
+        storage_bytes=recorder.storage_bytes,
+        asked=recorder.asked,
+    )
+
+
+def under_autocast(tensor: Tensor) -> bool:
+    """Whether autocast is on where `tensor` is; on the meta device, of which torch refuses to say, it is not."""
+    return tensor.device.type != "meta" and torch.is_autocast_enabled(tensor.device.type)
+
+
+def failed_in(error: BaseException) -> str:
+    """The innermost module whose code was running when `error` was raised, as ``layer1.0.conv1 (Conv2d)``."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code is MODULE_CALL]
+    running = [frame.f_locals["self"] for frame in frames]
+    if not running:
+        return "no module"
+    paths = {id(module): path for path, module in running[0].named_modules()}
+    module = [module for module in running if id(module) in paths][-1]
+    return f"{paths[id(module)] or 'the model itself'} ({type(module).__name__})"
+
+
+@contextmanager
+def no_fused_layers() -> Iterator[None]:
+    """Without the fused kernel of transformer layers, which hides the layer's ops and rounds otherwise."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, model: nn.Module, flops: FlopCounterMode):
+        super().__init__()
+        self.flops = flops
+        self.paths = {id(module): path for path, module in model.named_modules()}
+        self.model = model  # keeps the ids in `paths` valid
+        self.ops: list[Op] = []
+        self.calls: list[ModuleCall] = []
+        self.stack: list[ModuleCall] = []
+        self.executions: list[dict[Any, Execution]] = [{}]  # per running module call, by entry frame
+        self.values: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.aliases: dict[int, WeakIdKeyDictionary] = {}  # address of a storage -> the living tensors on it
+        self.storage_at: dict[int, int] = {}  # address of a storage -> number of the one that lies there now
+        self.storage: dict[int, int] = {}
+        self.storage_bytes: list[int] = []
+        self.asked: set[int] = set()
+        self.producer: dict[int, Op] = {}
+        self.constants: dict[int, str] = {}
+        self.next_value = 0
+        named = list(model.named_parameters()) + list(model.named_buffers())
+        self.names = {id(tensor): name for name, tensor in named}
+        self.kept = [tensor for _, tensor in named]
+
+    # values
+
+    def value_of(self, tensor: Tensor) -> int:
+        value = self.values.get(tensor)
+        if value is None:
+            value = self._number(tensor)
+            if id(tensor) in self.names:
+                self.constants[value] = self.names[id(tensor)]
+        return value
+
+    def values_of(self, tree: Any) -> tuple[int, ...]:
+        return tuple(self.value_of(tensor) for tensor in tensors_in(tree))
+
+    def _number(self, tensor: Tensor) -> int:
+        self.next_value += 1
+        self.values[tensor] = self.next_value
+        address = _storage(tensor)
+        if address is not None:
+            aliases = self.aliases.setdefault(address, WeakIdKeyDictionary())
+            if not len(aliases):  # a new storage, perhaps where one lay that is gone
+                self.storage_at[address] = len(self.storage_bytes)
+                self.storage_bytes.append(tensor.untyped_storage().nbytes())
+            aliases[tensor] = None
+            self.storage[self.next_value] = self.storage_at[address]
+        return self.next_value
+
+    def _renumber_aliases(self, tensor: Tensor, op: Op) -> None:
+        """After `op` changed `tensor` in place, every tensor on its storage is a new value made by `op`."""
+        address = _storage(tensor)
+        aliases = [tensor] if address is None else list(self.aliases.get(address, [tensor]))
+        for alias in aliases:
+            self.producer[self._number(alias)] = op
+
+    # locations
+
+    def _entry(self, frames: list) -> tuple[Any, str, str]:
+        """Entry frame, module path and method of the container that `frames` (innermost first) work for.
+
+        It is the innermost module one of whose methods is running; its entry is the outermost of
+        these methods: the module's ``forward`` when it was called, else the method entered directly.
+        """
+        entry, owner = None, None
+        for frame in frames:
+            module = self._method_of(frame)
+            if module is None:
+                continue
+            if owner is not None and module is not owner:
+                break
+            owner, entry = module, frame
+        top = self.stack[-1].module if self.stack else None
+        if top is not None and (owner is None or self.paths[id(owner)] == top):
+            return frames[-1], top, "forward"
+        if entry is not None:
+            return entry, self.paths[id(owner)], entry.f_code.co_name
+        return frames[-1], "", "<outside>"
+
+    def _method_of(self, frame: Any) -> nn.Module | None:
+        """The module of this model whose method `frame` runs."""
+        code = frame.f_code
+        if not code.co_argcount:
+            return None
+        first = frame.f_locals.get(code.co_varnames[0])
+        if not isinstance(first, nn.Module) or id(first) not in self.paths:
+            return None
+        return first if _defines(type(first), code) else None
+
+    def locate(self, frame: Any) -> tuple[Execution, Place]:
+        frames = chain_from(frame, lambda f: is_module_call(f) or f.f_code is run.__code__)
+        running = self.executions[-1]
+        if not frames:  # an op issued by torch itself around a module call
+            top = self.stack[-1].module if self.stack else ""
+            return running.setdefault(None, Execution(top, "<torch>", None)), Place((), 0)
+        if frames[0].f_code in ORIGINS:
+            return self._original(frames[0])
+        entry, path, method = self._entry(frames)
+        execution = running.setdefault(entry, Execution(path, method, entry.f_code))
+        chain = place_chain(frames, entry)
+        turn = execution.turns[chain] = execution.turns.get(chain, -1) + 1
+        return execution, Place(chain, turn)
+
+    def _original(self, frame: Any) -> tuple[Execution, Place]:
+        place, (path, method, entry) = ORIGINS[frame.f_code].get(frame.f_lineno, _GENERATED)
+        path = path if path is not None else self.stack[-1].module if self.stack else ""
+        running = self.executions[-1].setdefault((frame, method), Execution(path, method, entry))
+        return running, place or Place((), 0)
+
+    # ops
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _QUESTIONS:
+            answer = func(*args, **kwargs)
+            if not isinstance(answer, Tensor):
+                self._note_question(getattr(func, "__self__", func), args, sys._getframe(1))
+                return answer
+        given = tensors_in((args, kwargs))
+        versions = [_version(t) for t in given]
+        inputs = tuple(self.value_of(t) for t in given)
+        shapes = tuple(tuple(t.shape) for t in given)
+        flops = self.flops.get_total_flops()
+        result = func(*args, **kwargs)
+        made = tensors_in(result)
+        changed = [t for t, v in zip(given, versions, strict=True) if _version(t) != v]
+        if not made and not changed:
+            self._note_question(func, args, sys._getframe(1))
+            return result
+        if made and not changed and all(any(m is g for g in given) for m in made):
+            return result  # handed through: .to() of the same device, .contiguous() of a contiguous tensor
+        execution, place = self.locate(sys._getframe(1))
+        op = Op(len(self.ops), func, execution, place, self.stack[-1] if self.stack else None)
+        op.inputs, op.in_shapes, op.in_dtypes = inputs, shapes, tuple(t.dtype for t in given)
+        op.params = tuple(self.constants[v] for v in inputs if v in self.constants)
+        op.options = {k: v for k, v in kwargs.items() if not tensors_in(v)}
+        op.positional = tuple(None if isinstance(a, Tensor) else a for a in args)
+        op.macs = (self.flops.get_total_flops() - flops) // 2
+        written = made or changed
+        op.grad = torch.is_grad_enabled() and op.name not in ("detach", "detach_", "__set__")
+        op.autocast = under_autocast(written[0])
+        op.mutated = tuple(self.values[t] for t in changed)
+        for tensor in changed:
+            self._renumber_aliases(tensor, op)
+        for tensor in made:
+            if not any(tensor is c for c in changed):
+                self.producer[self._number(tensor)] = op
+        op.outputs = tuple(self.values[t] for t in written)
+        op.out_shapes = tuple(tuple(t.shape) for t in written)
+        op.dtype = written[0].dtype
+        read = {self.storage.get(v) for v in inputs} - {None}
+        op.view = not changed and any(self.storage.get(v) in read for v in op.outputs)
+        self.ops.append(op)
+        return result
+
+    def _note_question(self, func: Any, args: tuple, frame: Any) -> None:
+        """The model's own code asked a tensor for more than its kind: its shape, or what it holds."""
+        if getattr(func, "__name__", "") not in _OF_KIND and asks_for_a_model(frame):
+            self.asked |= {value for t in args if isinstance(t, Tensor) and (value := self.values.get(t)) is not None}
+
+    # module calls
+
+    @contextmanager
+    def module_calls(self) -> Iterator[None]:
+        """Global hooks, so that the model's own hook tables stay as they are."""
+        hooks = nn.modules.module
+        handles = [
+            hooks.register_module_forward_pre_hook(self._enter),  # type: ignore[attr-defined]
+            hooks.register_module_forward_hook(self._leave, with_kwargs=True),  # type: ignore[attr-defined]
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+                # torch forgets to, and every module call then takes the slow path (seen in torch 2.14)
+                hooks._global_forward_hooks_with_kwargs.pop(handle.id, None)
+
+    def _enter(self, module: nn.Module, args: tuple) -> None:
+        path = self.paths.get(id(module))
+        if path is None:
+            return
+        frame = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename == nn.modules.module.__file__:
+            frame = frame.f_back
+        execution, place = None, None
+        if self.stack or frame is None or not is_plumbing(frame):
+            execution, place = self.locate(frame)
+        call = ModuleCall(path, execution, place, self.stack[-1] if self.stack else None, len(self.ops))
+        call.scripted = isinstance(module, torch.jit.ScriptModule)
+        given = tensors_in(args)
+        call.inputs = tuple(self.value_of(t) for t in given)
+        call.in_shapes = tuple(tuple(t.shape) for t in given)
+        call.dtypes = (given[0].dtype if given else None, None)
+        self.calls.append(call)
+        self.stack.append(call)
+        self.executions.append({})
+
+    def _leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        path = self.paths.get(id(module))
+        if path is None:
+            return
+        call = self.stack.pop()
+        self.executions.pop()
+        call.last = len(self.ops)
+        before = call.inputs
+        now = self.values_of(args)
+        extra = [t for t in tensors_in(kwargs)]
+        call.inputs = before + tuple(self.value_of(t) for t in extra)
+        call.in_shapes += tuple(tuple(t.shape) for t in extra)
+        if call.dtypes[0] is None and extra:
+            call.dtypes = (extra[0].dtype, None)
+        changed_inside = any(self.producer[v].index >= call.first for v in call.inputs if v in self.producer)
+        call.mutates_input = now != before or changed_inside  # of a keyword only the value it has now is known
+        first = next(iter(tensors_in((args, kwargs))), None)
+        call.direct = any(first is given for given in (*args, *kwargs.values()))
+        call.returns_input = isinstance(output, Tensor) and any(output is t for t in tensors_in((args, kwargs))[:1])
+        made = tensors_in(output)
+        call.outputs = tuple(self.value_of(t) for t in made)
+        call.out_shapes = tuple(tuple(t.shape) for t in made)
+        call.dtypes = (call.dtypes[0], made[0].dtype if made else None)
+        call.tensor_out = isinstance(output, Tensor)
+
+
+def _defines(cls: type, code: Any) -> bool:
+    """Whether `code` is the body of a method of `cls`, decorated or not."""
+    for base in cls.__mro__:
+        method = base.__dict__.get(code.co_name)
+        method = getattr(method, "__func__", method)
+        if getattr(inspect.unwrap(method), "__code__", None) is code if callable(method) else False:
+            return True
+    return False
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _storage(tensor: Tensor) -> int | None:
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # sparse tensors have none
+        return None

@@ -1,0 +1,128 @@
+"""What the commands share: their options, the model and example that these name, tables, errors in one line."""
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Annotated, Any
+
+import pandas as pd
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from ..capture.example import Call
+from .parsing import check_call, in_words, make_example, make_model
+
+INPUT = "The model and its input"
+SHOWN = "What is shown"
+PRINTED = "How it is printed"
+
+
+class WrongUsage(typer.TyperException):
+    """What was asked cannot be done; the message is one line."""
+
+    exit_code = 2
+
+
+Factory = Annotated[
+    str,
+    typer.Argument(
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="A function or a class that makes the model; imported, from this folder first.",
+        show_default=False,
+    ),
+]
+Inputs = Annotated[
+    list[str],
+    typer.Option(
+        "--input",
+        metavar="INPUT",
+        help="An argument of the model; say it again for the next. A shape 1,3,224,224; a shape with a dtype "
+        "2,12:int64; a number 10.0; name=INPUT for a keyword argument.",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
+]
+High = Annotated[
+    int, typer.Option(min=0, help="Largest value of integer inputs, such as token ids.", rich_help_panel=INPUT)
+]
+Method = Annotated[str, typer.Option("--call", help="The method that runs the model.", rich_help_panel=INPUT)]
+Args = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--args",
+        metavar="NAME=VALUE",
+        help="A keyword argument of the factory; say it again for the next.",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
+]
+Train = Annotated[bool, typer.Option("--train", help="In train mode, not in eval mode.", rich_help_panel=INPUT)]
+AsJson = Annotated[bool, typer.Option("--json", help="As one JSON object.", rich_help_panel=PRINTED)]
+AsCsv = Annotated[bool, typer.Option("--csv", help="As one CSV table.", rich_help_panel=PRINTED)]
+Trace = Annotated[bool, typer.Option("--traceback", help="Where an error came from.", rich_help_panel=PRINTED)]
+
+
+def named(
+    factory: str, args: list[str] | None, train: bool, inputs: list[str], high: int, method: str
+) -> tuple[nn.Module, tuple | Call]:
+    """The model and the example that the command line names."""
+    torch.manual_seed(0)
+    model = make_model(factory, args or ()).train(train)
+    example = make_example(inputs, method=method, high=high)
+    check_call(model, method, example)
+    return model, example
+
+
+@contextmanager
+def readable_errors(trace: bool) -> Iterator[None]:
+    """What is wrong with what was asked becomes WrongUsage; what is printed meanwhile goes to standard error."""
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except Exception as error:
+        if trace:
+            traceback.print_exc()
+        notes = getattr(error, "__notes__", None)
+        if notes:  # capture says so where in the model it was raised
+            raise WrongUsage(f"the model does not run on this input: {in_words(error)}; {notes[0]}") from error
+        if isinstance(error, ValueError):
+            raise WrongUsage(str(error)) from error
+        raise
+
+
+def one_format(as_json: bool, as_csv: bool) -> None:
+    """Raise WrongUsage where both formats are asked for."""
+    if as_json and as_csv:
+        raise WrongUsage("--json and --csv: choose one")
+
+
+_TITLES = {
+    "params_share": "% params", "macs_share": "% MACs", "macs": "MACs", "self_ms": "time [ms]", "self_share": "% time",
+    "bar": "",
+}  # fmt: skip
+_LONG = ("site", "module", "path", "how", "reason")  # columns whose text may go on in the next line
+
+
+def show(frame: pd.DataFrame) -> None:
+    """`frame` as a table, as wide as it needs where the output is no terminal."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in map(str, frame):
+        title = _TITLES.get(name, name)
+        side = "right" if pd.api.types.is_numeric_dtype(frame[name]) else "left"
+        table.add_column(title, justify=side, overflow="fold", no_wrap=name not in _LONG)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_cell(name, value) for name, value in zip(map(str, frame), row, strict=True)))
+    width = None if sys.stdout.isatty() else 10_000
+    Console(markup=False, highlight=False, emoji=False, width=width).print(table)
+
+
+def _cell(name: str, value: Any) -> str:
+    if name.endswith("_share"):
+        return f"{100 * value:.1f}"
+    if name.endswith("_ms"):
+        return f"{value:,.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

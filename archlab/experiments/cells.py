@@ -1,0 +1,252 @@
+"""The cells of a study: what makes each one itself, where its result stands, and running one.
+
+    <out>/cells/<key>-<content>.json    the result: written whole, never changed
+    <scratch>/<key>/<content>/          what the cell keeps between attempts: checkpoints
+    <scratch>/<key>/attempts/*.json     when each attempt began, and how it ended
+    <scratch>/<key>/lease.json          held while one runs
+
+`key` says what was asked (row, preset, seed, data); `content` adds the code and the cells that were needed.
+"""
+
+import importlib
+import json
+import os
+import re
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..files import write_whole
+from ..measure.environment import conditions
+from ..training.checkpoint import CheckpointMismatch
+from .lease import lease
+from .provenance import data_fingerprint, digest, imported_by, source_hashes
+from .study import Needed, OutOfTime, Scratch
+
+FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run was asked for. JSON can write it: a worker gets it so."""
+
+    study: str
+    preset: str
+    data: str | None
+    seeds: int
+    stale: str  # "keep" | "rerun"
+    out: str
+    scratch: str
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One row of a study with one seed. `plan` is that of its own study."""
+
+    plan: Plan
+    name: str
+    row: Any
+    seed: int
+    key: str
+    content: str
+    sources: Mapping[str, str]
+    needs: Mapping[str, "Cell"]  # by the name that the row gives
+    results: Path
+    home: Path
+    stale: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} (seed {self.seed})"
+
+
+def plan_of(study: str, asked: Plan) -> Plan:
+    """The plan of `study` for what was `asked` of another: its folders stand beside that one's."""
+    out, scratch = (
+        str(Path(folder).parents[1] / name_of(study) / asked.preset) for folder in (asked.out, asked.scratch)
+    )
+    return replace(asked, study=study, out=out, scratch=scratch)
+
+
+def name_of(study: str) -> str:
+    """The name of a study's folder: its `NAME`, or the last part of its module's."""
+    return getattr(importlib.import_module(study), "NAME", study.rpartition(".")[2])
+
+
+def cells_of(plan: Plan) -> list[Cell]:
+    """All cells of a study, in the order of its rows. Raises ValueError for rows that do not add up."""
+    module = importlib.import_module(plan.study)
+    presets = getattr(module, "PRESETS", (plan.preset,))
+    if plan.preset not in presets:
+        raise ValueError(f"preset must be one of {', '.join(presets)}, got {plan.preset!r}")
+    named = {row if isinstance(row, str) else row["name"]: row for row in module.ROWS}
+    if len(named) < len(module.ROWS):
+        raise ValueError(f"{plan.study}.ROWS: names must differ, got {[*named]} for {len(module.ROWS)} rows")
+    data = getattr(module, "fingerprint", lambda preset, data: data_fingerprint(data))(
+        plan.preset, None if plan.data is None else Path(plan.data)
+    )
+    default = source_hashes(imported_by(plan.study))
+    cells: dict[tuple[str, int], Cell] = {}
+    others: dict[str, dict[tuple[str, int], Cell]] = {plan.study: cells}
+    for name, row in named.items():
+        sources = source_hashes(module.depends(row)) if hasattr(module, "depends") else default
+        for seed in range(plan.seeds):
+            asked = {"study": plan.study, "row": row, "preset": plan.preset, "seed": seed, "data": data}
+            key = f"{re.sub(r'[^A-Za-z0-9.]+', '-', name).strip('-')}-{seed}-{digest(asked)[:8]}"
+            needs = {}
+            for other in module.needs(row) if hasattr(module, "needs") else ():
+                study, _, its_row = other.rpartition(":")
+                study = study or plan.study
+                if study not in others:
+                    others[study] = {(c.name, c.seed): c for c in cells_of(plan_of(study, plan))}
+                if (its_row, seed) not in others[study]:
+                    raise ValueError(f"{plan.study}: row {name!r} needs {other!r}, which is no row before it")
+                needs[other] = others[study][its_row, seed]
+            under = {n: (standing(need) or {"content": need.content})["content"] for n, need in needs.items()}
+            content = digest({"key": key, "sources": sources, "needs": under})
+            results, home = Path(plan.out) / "cells", Path(plan.scratch) / key
+            cells[name, seed] = Cell(plan, name, row, seed, key, content, sources, needs, results, home, plan.stale)
+    return list(cells.values())
+
+
+def standing(cell: Cell) -> dict[str, Any] | None:
+    """The result that counts for `cell`, with "stale" saying whether its code has changed since; None: none yet."""
+    fresh = _read_result(cell.results / f"{cell.key}-{cell.content}.json")
+    if fresh is not None or cell.stale == "rerun":
+        return fresh and {**fresh, "stale": False}
+    older = [result for path in cell.results.glob(f"{cell.key}-*.json") if (result := _read_result(path))]
+    return {**max(older, key=lambda result: result["ended"]), "stale": True} if older else None
+
+
+def run_cell(cell: Cell, deadline: float | None) -> str:
+    """Run one cell, unless that is done, under way elsewhere, or out of time; how it ended, "finished" or why not."""
+    if standing(cell):
+        return FINISHED
+    for need in cell.needs.values():
+        if not standing(need):
+            return f"waits for {need.label}"
+    if deadline is not None and time.monotonic() >= deadline:
+        return "out of time"
+    with lease(cell.home / "lease.json") as still_mine:
+        if still_mine is None:
+            return "running elsewhere"
+        if standing(cell):  # finished by whoever held the lease before
+            return FINISHED
+        return _attempt(cell, deadline)
+
+
+def _attempt(cell: Cell, deadline: float | None) -> str:
+    plan, module = cell.plan, importlib.import_module(cell.plan.study)
+    record = _begin(cell)
+    adopted = _adopt(cell) if cell.stale == "keep" else None
+    outcome, values, begun = "interrupted", {}, time.monotonic()
+    try:
+        folder = cell.home / cell.content
+        needed = {}
+        for name, need in cell.needs.items():
+            result = standing(need)
+            assert result is not None
+            needed[name] = Needed(result["values"], need.home / result["content"])
+        scratch = Scratch(folder, None if plan.data is None else Path(plan.data), deadline, needed)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            values = module.cell(cell.row, plan.preset, cell.seed, scratch)
+        except CheckpointMismatch:  # older code began this work otherwise: give it back, begin anew
+            if adopted is None:
+                raise
+            os.rename(folder, adopted)
+            folder.mkdir()
+            values = module.cell(cell.row, plan.preset, cell.seed, scratch)
+        values = _plain(values, cell.label)
+        outcome = FINISHED
+    except OutOfTime:
+        outcome = "out of time"
+    except Exception as error:
+        traceback.print_exc()
+        outcome = f"failed: {type(error).__name__}: {error}"
+    finally:
+        record |= {"ended": _now(), "seconds": time.monotonic() - begun, "outcome": outcome}
+        write_whole(cell.home / "attempts" / f"{record['attempt']:03d}.json", _json(record))
+    if outcome == FINISHED:
+        attempts = [_read(path) or {} for path in sorted((cell.home / "attempts").glob("*.json"))]
+        result = {
+            "study": plan.study, "row": cell.name, "preset": plan.preset, "seed": cell.seed,
+            "key": cell.key, "content": cell.content, "sources": dict(cell.sources), "ended": record["ended"],
+            "seconds": sum(attempt.get("seconds", 0.0) for attempt in attempts), "attempts": len(attempts),
+            "conditions": conditions(), "values": values,
+        }  # fmt: skip
+        write_whole(cell.results / f"{cell.key}-{cell.content}.json", _json(result))
+    return outcome
+
+
+def _begin(cell: Cell) -> dict[str, Any]:
+    """Record that an attempt began; a killed one stays as it is here."""
+    number = 1 + sum(1 for _ in (cell.home / "attempts").glob("*.json"))
+    record = {"attempt": number, "content": cell.content, "host": socket.gethostname(), "pid": os.getpid()}
+    record |= {"began": _now(), "outcome": "began"}
+    write_whole(cell.home / "attempts" / f"{number:03d}.json", _json(record))
+    return record
+
+
+def _adopt(cell: Cell) -> Path | None:
+    """Let unfinished work that older code began be gone on with: rename the newest to this cell's; its old path."""
+    folder = cell.home / cell.content
+    if folder.exists() or not cell.home.exists():
+        return None
+    begun = [p for p in cell.home.iterdir() if re.fullmatch("[0-9a-f]{16}", p.name)]
+    begun = [p for p in begun if not (cell.results / f"{cell.key}-{p.name}.json").exists()]
+    if not begun:
+        return None
+    newest = max(begun, key=lambda p: p.stat().st_mtime)
+    os.rename(newest, folder)
+    print(f"{cell.label}: the code has changed; going on from what it had begun ({newest.name})", file=sys.stderr)
+    return newest
+
+
+def _read_result(path: Path) -> dict[str, Any] | None:
+    """A result, or None where there is none; an unreadable one is put aside, so that its cell runs again."""
+    result = _read(path)
+    if result is not None and {"values", "content", "ended", "seconds", "conditions"} <= result.keys():
+        return result
+    if path.exists():
+        aside = path.with_suffix(".unreadable")
+        os.replace(path, aside)
+        print(f"{path}: not a readable result; kept as {aside.name}, the cell runs again", file=sys.stderr)
+    return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _plain(value: Any, at: str) -> Any:
+    """`value` with numbers of NumPy and torch made Python's. Raises TypeError naming what JSON cannot write."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{at}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{at}[{index}]") for index, item in enumerate(value)]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        return value.item()
+    raise TypeError(
+        f"{at} is of type {type(value).__name__}: a cell returns numbers, strings, lists and dicts of these"
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

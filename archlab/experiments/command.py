@@ -1,0 +1,55 @@
+"""The command line of a study."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cells import cells_of
+from .runner import NOT_CHOSEN, plan_for, run
+
+TRY_AGAIN = 75  # the exit status, by convention, of what may succeed when it is called again
+
+
+def command(study: str) -> None:
+    """The command line of a study. Its file ends in `if __name__ == "__main__": command("studies.motion.table1")`.
+
+    Exit status: 0 finished, 1 a cell failed, 2 wrong usage, 75 the time limit came first (call it again).
+    """
+    module = importlib.import_module(study)
+    presets = getattr(module, "PRESETS", ("smoke", "cpu", "gpu", "paper"))
+
+    def main(
+        preset: Annotated[str, typer.Option(help=f"How much: {', '.join(presets)}.")] = "smoke",
+        data: Annotated[Path | None, typer.Option(help="Folder of images; default: what the study ships.")] = None,
+        seeds: Annotated[int, typer.Option(help="Run every row with so many seeds.")] = 1,
+        time_limit: Annotated[float | None, typer.Option(help="Minutes; the next call goes on.")] = None,
+        workers: Annotated[int, typer.Option(help="Processes, a cell each; 0: here, one by one.")] = 0,
+        stale: Annotated[str, typer.Option(help="Results of older code: keep (and mark) or rerun.")] = "keep",
+        only: Annotated[str, typer.Option(help="Glob on row names.")] = "*",
+        out: Annotated[Path, typer.Option(help="Where reports go.")] = Path("reports"),
+        scratch: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("scratch"),
+    ) -> None:
+        try:
+            cells_of(plan_for(study, preset, data, seeds, workers, stale, out, scratch))
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        rows = run(
+            study, preset=preset, data=data, seeds=seeds, workers=workers, stale=stale, only=only, out=out,
+            scratch=scratch, time_limit_s=None if time_limit is None else 60 * time_limit,
+        )  # fmt: skip
+        kept = int(rows["stale"].to_numpy().sum()) if len(rows) else 0
+        if kept:
+            print(f"{kept} rows are of older code and marked stale; --stale rerun makes them anew", file=sys.stderr)
+        missing = rows.attrs["missing"]
+        if missing:
+            print(f"no report yet: {len(missing)} cells are missing, {len(rows)} are there", file=sys.stderr)
+            asked = [why for why in missing.values() if why != NOT_CHOSEN]
+            if asked:
+                raise typer.Exit(1 if any(why.startswith(("failed", "killed")) for why in asked) else TRY_AGAIN)
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(help=module.__doc__)(main)
+    app()

@@ -1,0 +1,140 @@
+"""Run a study: each cell once, whatever is killed in between; then its rows as a table.
+
+A study is a module with `ROWS`, `cell` and `report` (see `Study`). One file a finished cell, from which
+`reports/<study>/<preset>/rows.csv` is derived; what cells keep while they run lies in `scratch/`.
+"""
+
+import fnmatch
+import importlib
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..files import write_whole
+from .cells import FINISHED, Cell, Plan, cells_of, name_of, run_cell, standing
+from .executors import in_workers, told
+
+STALE = ("keep", "rerun")
+NOT_CHOSEN = "not chosen by only"
+
+
+def run(
+    study: str,
+    *,
+    preset: str,
+    data: str | Path | None = None,
+    seeds: int = 1,
+    time_limit_s: float | None = None,
+    workers: int = 0,
+    stale: str = "keep",
+    only: str = "*",
+    out: str | Path = "reports",
+    scratch: str | Path = "scratch",
+) -> pd.DataFrame:
+    """Run what is missing of the study module named `study`; return its rows, one a finished cell.
+
+    With every cell of the study finished, its `report(rows, folder)` is called, the folder being
+    `out`/<study>/<preset>; until then only rows.csv stands there. Columns: row, what a row's dict says, preset,
+    seed, the cell's values, stale, seconds; rows.csv leaves out columns of lists and dicts, which stand in the cells'
+    files. `rows.attrs` holds "missing" {cell: why}, "folders" {row: where its first seed worked} and "conditions"
+    (preset, data, seeds, wall time, device, versions, commit).
+
+    - `seeds`: every row with the seeds 0 … seeds-1.
+    - `time_limit_s` stops between cells, and inside those that mind `scratch.time_left_s()`; the next call goes on.
+    - `workers`: 0 runs the cells here, one after another; else so many processes at once, each with one cell, a
+      GPU each where there are several. A cell that fails or is killed is named in "missing"; the others go on.
+    - `stale`: a result whose code has changed since. "keep" (the default: an hour of training is not thrown away
+      for an edit) takes it and marks the row; "rerun" makes a new one. The old file stays either way.
+    - `only`: a glob on row names; these run, and the rows that they need.
+
+    Raises ValueError for an unknown preset or option, a missing data folder, and rows that do not add up.
+
+    >>> _ = Path("letters.py").write_text('''
+    ... ROWS = ["a", "b"]
+    ... def cell(row, preset, seed, scratch):
+    ...     return {"code": ord(row)}
+    ... def report(rows, folder):
+    ...     rows.to_csv(folder / "table.csv")
+    ... ''')
+    >>> sys.path.insert(0, ".")
+    >>> run("letters", preset="smoke")[["row", "preset", "seed", "code"]]
+      row preset  seed  code
+    0   a  smoke     0    97
+    1   b  smoke     0    98
+    """
+    plan = plan_for(study, preset, data, seeds, workers, stale, out, scratch)
+    deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
+    cells = cells_of(plan)
+    chosen = _chosen(cells, only, plan.study)
+    cells = [cell if cell in chosen else replace(cell, stale="keep") for cell in cells]
+    if workers:
+        outcomes = in_workers(chosen, workers, deadline)
+    else:
+        outcomes = {cell: told(cell, run_cell(cell, deadline)) for cell in chosen}
+    outcomes |= {cell: FINISHED if standing(cell) else NOT_CHOSEN for cell in cells if cell not in outcomes}
+    rows = _rows(plan, cells)
+    rows.attrs["missing"] = {cell.label: outcome for cell, outcome in outcomes.items() if outcome != FINISHED}
+    plain = [name for name in rows if not rows[name].map(lambda value: isinstance(value, list | dict)).any()]
+    write_whole(Path(plan.out) / "rows.csv", rows[plain].to_csv(index=False).encode())
+    if not rows.attrs["missing"]:
+        importlib.import_module(study).report(rows, Path(plan.out))
+    return rows
+
+
+def plan_for(study, preset, data, seeds, workers, stale, out, scratch) -> Plan:
+    if stale not in STALE:
+        raise ValueError(f"stale must be one of {', '.join(STALE)}, got {stale!r}")
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    if workers < 0:
+        raise ValueError(f"workers must be at least 0, got {workers}")
+    if data is not None and not Path(data).is_dir():
+        raise ValueError(f"data: {data} is no folder")
+    folders = (str(Path(folder) / name_of(study) / preset) for folder in (out, scratch))
+    return Plan(study, preset, None if data is None else str(data), seeds, stale, *folders)
+
+
+def _chosen(cells: Iterable[Cell], only: str, study: str) -> list[Cell]:
+    """The cells whose row matches, and before each what it needs, of whatever study."""
+    cells = list(cells)
+    wanted = {cell for cell in cells if fnmatch.fnmatchcase(cell.name, only)}
+    if not wanted:
+        raise ValueError(f"only={only!r} matches no row of {study}: {', '.join(dict.fromkeys(c.name for c in cells))}")
+    ordered: dict[Cell, None] = {}
+
+    def add(cell: Cell) -> None:
+        for need in cell.needs.values():
+            add(need)
+        ordered[cell] = None
+
+    for cell in cells:
+        if cell in wanted:
+            add(cell)
+    return list(ordered)
+
+
+def _rows(plan: Plan, cells: Iterable[Cell]) -> pd.DataFrame:
+    """One row a finished cell, in the order of the study's rows."""
+    rows, results, folders = [], [], {}
+    for cell in cells:
+        if (result := standing(cell)) is not None:
+            said = {} if isinstance(cell.row, str) else {k: v for k, v in cell.row.items() if k != "name"}
+            last = {"stale": result["stale"], "seconds": result["seconds"]}
+            rows.append(
+                {"row": cell.name, **said, "preset": plan.preset, "seed": cell.seed, **result["values"], **last}
+            )
+            results.append(result)
+            folders.setdefault(cell.name, str(cell.home / result["content"]))
+    frame = pd.DataFrame(rows)
+    frame.attrs["folders"] = folders
+    made: dict[str, Any] = {"preset": plan.preset, "data": Path(plan.data).name if plan.data else "default"}
+    made |= {"seeds": plan.seeds, "wall_s": sum(result["seconds"] for result in results)}
+    for name in results[0]["conditions"] if results else ():
+        values = dict.fromkeys(result["conditions"].get(name) for result in results)
+        made[name] = ", ".join(str(value) for value in values if value is not None) or None
+    frame.attrs["conditions"] = made
+    return frame

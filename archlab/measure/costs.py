@@ -1,0 +1,160 @@
+"""What a model costs on one example: parameters, multiply-adds, activations, memory; without running it where possible.
+
+Conventions. ``"macs"``: multiply-adds of convolutions, linear layers, matrix products and attention, as
+`torch.utils.flop_counter` counts them (halved); element-wise ops count nothing. ``"paper"`` (Ha et al., whose
+"FLOPs" are these): multiply-adds, plus one for each output element of a layer that adds a bias, plus one for
+each ReLU output.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal
+
+import pandas as pd
+from torch import nn
+
+from ..capture.record import Capture, Op
+from ..capture.recorder import capture, capture_meta
+
+CONVENTIONS = ("macs", "paper")
+_WITH_BIAS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
+_RELU = ("relu", "relu_")
+
+
+@dataclass(frozen=True, eq=False)
+class Cost:
+    """The cost of one run. `macs` is in the `convention` named; `activations` counts the elements that ops wrote.
+
+    `peak_bytes` is an estimate for inference: parameters, buffers, the example, and the most that values still to be
+    read occupy at once, without what kernels use inside. `how` is ``"meta"`` (nothing was computed) or says why the
+    example was really run. `uncounted` are the ops that cost nothing by the convention, with how often they ran.
+    """
+
+    params: int
+    macs: int
+    activations: int
+    peak_bytes: int
+    convention: str
+    how: str
+    uncounted: dict[str, int]
+    modules: pd.DataFrame
+
+    def by_module(self, depth: int | None = None) -> pd.DataFrame:
+        """One row a module, children included in their parents: module, params, macs, macs_share, activations.
+
+        `depth` 1 keeps the root's children, and so on.
+        """
+        if depth is None:
+            return self.modules.copy()
+        kept = [not path or path.count(".") < depth for path in self.modules["module"]]
+        return self.modules.loc[kept].reset_index(drop=True)
+
+    def frame(self) -> pd.DataFrame:
+        """One row: params, macs, activations, peak_bytes, convention, how."""
+        names = ("params", "macs", "activations", "peak_bytes", "convention", "how")
+        return pd.DataFrame([{name: getattr(self, name) for name in names}])
+
+    def __repr__(self) -> str:
+        unit = "multiply-adds" if self.convention == "macs" else "multiply-adds + bias adds + ReLU outputs"
+        skipped = ", ".join(f"{name} x{count}" for name, count in list(self.uncounted.items())[:8])
+        return (
+            f"parameters   {self.params:>15,}\n"
+            f"MACs [G]     {self.macs / 1e9:>15.3f}   ({unit})\n"
+            f"activations  {self.activations:>15,}\n"
+            f"peak memory  {self.peak_bytes / 2**20:>11.1f} MiB   (estimated, inference)\n"
+            f"how          {self.how}; counted as nothing: {skipped or 'no op'}"
+        )
+
+
+def cost(model: nn.Module, example: Any, convention: Literal["macs", "paper"] = "macs") -> Cost:
+    """The cost of one run of `model` on `example`, on the meta device: no arithmetic, no memory, any resolution.
+
+    A model that cannot run there (data-dependent control flow) is really run once; `.how` says so. Shared
+    parameters count once. `model` is left untouched. Raises ValueError for an unknown convention.
+
+    >>> import torch
+    >>> cost(nn.Conv2d(3, 8, 3, padding=1), torch.zeros(1, 3, 10, 10)).macs   # 100 pixels x 3 x 8 x 9
+    21600
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
+    try:
+        record, how = capture_meta(model, example), "meta"
+    except Exception as error:  # whatever the model raises without data
+        reason = str(error).strip().split("\n")[0][:120]
+        record, how = capture(model, example), f"one real run: on meta it raises {type(error).__name__}: {reason}"
+    weight = {op: _weight(op, convention) for op in record.ops}
+    counted = [op for op in record.ops if weight[op]]
+    uncounted = Counter(op.name for op in record.ops if not weight[op])
+    return Cost(
+        params=sum(record.params.values()),
+        macs=sum(weight[op] for op in counted),
+        activations=sum(_elements(op) for op in record.ops),
+        peak_bytes=record.param_bytes + record.buffer_bytes + _peak(record),
+        convention=convention,
+        how=how,
+        uncounted=dict(uncounted.most_common()),
+        modules=_by_module(model, record, weight),
+    )
+
+
+def _elements(op: Op) -> int:
+    return 0 if op.view else sum(math.prod(shape) for shape in op.out_shapes)
+
+
+def _weight(op: Op, convention: str) -> int:
+    if convention == "macs":
+        return op.macs
+    extra = 0
+    if op.name in _RELU or (op.name in _WITH_BIAS and len(op.in_shapes) == 3):
+        extra = math.prod(op.out_shapes[0])
+    return op.macs + extra
+
+
+def _peak(record: Capture) -> int:
+    """The most bytes that are alive at once: a storage lives from the op that makes it to the last that reads it.
+
+    The example's own is alive throughout. Parameters and buffers are not counted here.
+    """
+    end = len(record.ops)
+    first, last = {}, {}
+    for op in record.ops:
+        for value in (*op.inputs, *op.outputs):
+            if (storage := record.storage.get(value)) is not None:
+                first.setdefault(storage, op.index)
+                last[storage] = op.index
+    first |= {record.storage[v]: 0 for v in record.inputs if v in record.storage}
+    last |= {record.storage[v]: end for v in (*record.inputs, *record.outputs) if v in record.storage}
+    change = [0] * (end + 2)
+    for storage in first.keys() - {record.storage.get(v) for v in record.constants}:
+        change[first[storage]] += record.storage_bytes[storage]
+        change[last[storage] + 1] -= record.storage_bytes[storage]
+    return max(accumulate(change))
+
+
+def _by_module(model: nn.Module, record: Capture, weight: dict[Op, int]) -> pd.DataFrame:
+    macs: Counter[str] = Counter()
+    activations: Counter[str] = Counter()
+    for op in record.ops:
+        path = op.call.module if op.call is not None else op.execution.module
+        while True:
+            macs[path] += weight[op]
+            activations[path] += _elements(op)
+            if not path:
+                break
+            path = path.rpartition(".")[0]
+    total = max(macs[""], 1)
+    rows = [
+        {
+            "module": path,
+            "type": type(module).__name__,
+            "params": sum(p.numel() for p in module.parameters()),
+            "macs": macs[path],
+            "macs_share": macs[path] / total,
+            "activations": activations[path],
+        }
+        for path, module in model.named_modules()
+    ]
+    return pd.DataFrame(rows, columns=["module", "type", "params", "macs", "macs_share", "activations"])

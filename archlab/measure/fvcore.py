@@ -1,0 +1,47 @@
+"""A second opinion on multiply-adds: fvcore's."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..capture.copies import copied
+from ..capture.example import run
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """fvcore's count of one run, and the ops that it did not count, with how often they ran."""
+
+    macs: int
+    uncounted: dict[str, int]
+
+
+def fvcore_cost(model: nn.Module, example: Any) -> Opinion:
+    """A second opinion: multiply-adds by fvcore, which traces and really runs a copy of the model once.
+
+    It counts nothing for attention kernels and element-wise ops, adds something for normalisation and up-sampling
+    (one for each element of a nearest one), and drops dead code.
+
+    >>> import torch
+    >>> fvcore_cost(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Tanh()), torch.zeros(1, 3, 10, 10))
+    Opinion(macs=21600, uncounted={'aten::tanh': 1})
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it scripts on import, which torch deprecates
+        from fvcore.nn import FlopCountAnalysis
+
+    class Once(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = copied(model)
+
+        def forward(self):
+            return run(self.model, example)
+
+    analysis = FlopCountAnalysis(Once(), ())
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    with torch.no_grad():  # else it keeps every activation for a backward
+        return Opinion(int(analysis.total()), dict(analysis.unsupported_ops()))

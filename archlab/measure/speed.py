@@ -1,0 +1,292 @@
+"""How fast models run, and where in them the time goes.
+
+What is easily got wrong is done here once: a copy is measured, in eval and inference mode, on inputs that are on the
+device already; after warming up, when compilers and autotuners are done; several models in turns; with every setting
+that changes the work set, put back and written down.
+"""
+
+import gc
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ..capture.copies import refuse_wrappers
+from ..capture.example import Call, tensors_in
+from .clocks import COLUMNS, Clock, Watch, clock_on, timed
+from .environment import DTYPES, held, surroundings
+from .executable import HALF, Ready, prepare
+
+MODES = ("eager", "compile", "graph")
+LEAST_TURNS = 3
+STEADY = 0.1  # warm: three runs in a row differ by no more than this part
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
+Mode = Literal["eager", "compile", "graph"]
+
+
+@dataclass(frozen=True, eq=False)
+class Speed:
+    """How fast one or more models ran: `times` has every run (model, turn, ms), `conditions` what it depends on.
+
+    `batch` is the number of items in one run. Prints as a table.
+    """
+
+    times: pd.DataFrame
+    batch: dict[str, int]
+    precision: str
+    mode: str
+    memory_format: str | None
+    conditions: dict[str, Any]
+    modules: pd.DataFrame | None
+
+    def frame(self) -> pd.DataFrame:
+        """One row a model: model, median_ms, p10_ms, p90_ms, fps, runs, batch, device, precision, mode, memory_format.
+
+        `fps` is items per second at the median. Where it was measured by module, `apart_ms` is what a run took then.
+        """
+        rows = []
+        for name, batch in self.batch.items():
+            ms = self.times.loc[self.times["model"] == name, "ms"]
+            median, p10, p90 = (float(ms.quantile(q)) for q in (0.5, 0.1, 0.9))
+            row = {"model": name, "median_ms": median, "p10_ms": p10, "p90_ms": p90, "fps": 1e3 * batch / median}
+            row |= {"runs": len(ms), "batch": batch, "device": self.conditions["measured_on"]}
+            row |= {"precision": self.precision, "mode": self.mode, "memory_format": self.memory_format}
+            if self.modules is not None:
+                whole = (self.modules["model"] == name) & (self.modules["module"] == "")
+                row["apart_ms"] = float(self.modules.loc[whole, "total_ms"].iloc[0])
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def by_module(self) -> pd.DataFrame:
+        """One row a module: model, module, type, calls, self_ms, self_share, total_ms, total_share.
+
+        `self_ms` is without the modules below that have rows of their own; it adds up to the `total_ms` of the first
+        row of the model, a mean over the middle half of the runs that were taken apart. Marking the calls costs time
+        itself: compare that with the median of the plain runs between them. Raises ValueError where it was not
+        measured.
+        """
+        if self.modules is None:
+            raise ValueError("not measured by module: ask for it with speed(..., by_module=depth)")
+        return self.modules.copy()
+
+    @property
+    def median_ms(self) -> float:
+        """Of the only model. Raises ValueError where there are several, as do `p10_ms`, `p90_ms` and `fps`."""
+        return self._only("median_ms")
+
+    @property
+    def p10_ms(self) -> float:
+        return self._only("p10_ms")
+
+    @property
+    def p90_ms(self) -> float:
+        return self._only("p90_ms")
+
+    @property
+    def fps(self) -> float:
+        return self._only("fps")
+
+    def _only(self, column: str) -> float:
+        if len(self.batch) != 1:
+            raise ValueError(f"{len(self.batch)} models were measured, {', '.join(self.batch)}: see .frame()")
+        return float(self.frame()[column].iloc[0])
+
+    def __repr__(self) -> str:
+        frame, on = self.frame(), self.conditions
+        width = max(map(len, frame["model"]))
+        shown = pd.DataFrame({"model": frame["model"].str.ljust(width)}).rename(columns=lambda name: name.ljust(width))
+        for name, title in _TITLES.items():
+            if name in frame:
+                shown[title] = frame[name].map(four_digits)
+        shown["runs"] = frame["runs"]
+        batches = " or ".join(map(str, dict.fromkeys(self.batch.values())))
+        told = [f"on {on['device']}", f"torch {on['torch']}", self.precision, self.mode]
+        told += [self.memory_format] if self.memory_format else []
+        told += [f"batch {batches}"]
+        if on["measured_on"] == "cpu":
+            told.append("1 thread" if on["threads"] == 1 else f"{on['threads']} threads")
+        return "\n".join([shown.to_string(index=False), ", ".join(told)])
+
+
+_TITLES = {"median_ms": "median [ms]", "p10_ms": "p10", "p90_ms": "p90", "fps": "FPS", "apart_ms": "apart [ms]"}
+
+
+def speed(
+    model: nn.Module | Mapping[str, nn.Module],
+    example: Any,
+    *,
+    device: torch.device | str | None = None,
+    precision: Precision = "fp32",
+    mode: Mode = "eager",
+    memory_format: Literal["channels_last"] | None = None,
+    seconds: float = 2.0,
+    batch: int | None = None,
+    by_module: int | None = None,
+) -> Speed:
+    """How long one run of `model` on `example` takes, in inference: median, 10th and 90th percentile.
+
+    `model` may be several, ``{name: model}``: they are run in turns, A B A B, so that a drift of the machine meets
+    all of them, and only then does a ratio of two stand. `example` is one for all, or a dict with the same names.
+    Copies are measured, in eval mode; models, examples, settings and random state are left as they are.
+
+    - `device`: a CPU or CUDA device; default: where the (first) model is.
+    - `precision`: ``"fp32"``; ``"tf32"``, the same with TF32 allowed in products and convolutions, on GPUs that have
+      it; ``"fp16"`` and ``"bf16"`` cast model and inputs as a whole, as for deployment, and use no autocast. Integer
+      and complex tensors are not cast.
+    - `mode`: ``"eager"``; ``"compile"``, torch.compile for fixed shapes, of all that the example runs, also where
+      that is not ``forward``; it begins by ``torch.compiler.reset()``, after which code that you compiled is compiled
+      again; ``"graph"``, a CUDA graph that is replayed.
+    - `memory_format`: ``"channels_last"`` for 4-dimensional parameters and inputs; None leaves them as they are.
+    - `seconds`: how long each model is measured, but at least three runs; before, it is warmed up for at most as long.
+    - `batch`: items in one run, for `fps`; default: the first size of the example's first tensor.
+    - `by_module`: so many levels of modules are timed as well (eager only), in further runs between the others.
+
+    Raises ValueError for what the device cannot do, for an unknown choice, and where the model fails in half
+    precision, torch.compile or a CUDA graph.
+
+    >>> nets = {"narrow": nn.Linear(64, 64), "wide": nn.Linear(64, 4096)}
+    >>> found = speed(nets, torch.zeros(8, 64), seconds=0.05)
+    >>> found.frame()[["model", "batch", "device", "precision", "mode"]]
+        model  batch device precision   mode
+    0  narrow      8    cpu      fp32  eager
+    1    wide      8    cpu      fp32  eager
+    """
+    models = dict(model) if isinstance(model, Mapping) else {type(model).__name__: model}
+    if not models:
+        raise ValueError("no model is given: the dict of models is empty")
+    for each in models.values():
+        refuse_wrappers(each)
+    own = isinstance(model, Mapping) and isinstance(example, Mapping) and set(example) == set(models)
+    examples = {name: example[name] if own else example for name in models}
+    where = _device(device, next(iter(models.values())), next(iter(examples.values())))
+    _check(where, precision, mode, memory_format, seconds, batch, by_module)
+    clock = clock_on(where)
+    with held(where, tf32=precision == "tf32"):
+        if mode == "compile":
+            torch.compiler.reset()
+        options = {"device": where, "precision": precision, "mode": mode, "memory_format": memory_format}
+        ready = {name: prepare(name, models[name], examples[name], **options) for name in models}
+        watches = {name: Watch(ready[name].net, clock, depth=by_module) for name in models if by_module is not None}
+        measures = {name: _measure(clock, ready[name], watches.get(name)) for name in models}
+        warmups = {name: warm(measure, seconds) for name, measure in measures.items()}
+        for watch in watches.values():
+            watch.runs.clear()
+        gc.collect()  # what was left behind so far is no part of the first runs
+        times = in_turns(measures, seconds * (1 if by_module is None else 2))
+        conditions = surroundings(where, next(iter(measures.values())))
+    conditions |= {"clock": clock.name, "seconds": seconds, "warmup_runs": warmups}
+    if precision in HALF:
+        conditions["cast"] = "model and inputs as a whole, no autocast"
+    if mode == "compile":
+        conditions["compiler"] = "inductor in its default mode, for fixed shapes"
+        conditions["graphs"] = {name: each.graphs for name, each in ready.items()}
+    apart = [watch.frame().assign(model=name) for name, watch in watches.items()]
+    return Speed(
+        times=times,
+        batch={name: batch or each.batch for name, each in ready.items()},
+        precision=precision,
+        mode=mode,
+        memory_format=memory_format,
+        conditions=conditions,
+        modules=pd.concat(apart, ignore_index=True)[["model", *COLUMNS]] if apart else None,
+    )
+
+
+def in_turns(measures: Mapping[str, Callable[[], float]], seconds: float) -> pd.DataFrame:
+    """What each of `measures` gives, called one after the other, again and again: a frame of model, turn, ms.
+
+    At least three times, then until `seconds` for each have passed.
+    """
+    begun, rows, turn = perf_counter(), [], 0
+    while turn < LEAST_TURNS or perf_counter() - begun < seconds * len(measures):
+        rows += [(name, turn, measure()) for name, measure in measures.items()]
+        turn += 1
+    return pd.DataFrame(rows, columns=["model", "turn", "ms"])
+
+
+def warm(measure: Callable[[], float], seconds: float) -> int:
+    """Run until three runs in a row take about as long, or `seconds` have passed. Returns how many runs it took."""
+    begun, times = perf_counter(), []
+    while not times or perf_counter() - begun < seconds:
+        times.append(measure())
+        if len(times) >= 3 and max(times[-3:]) <= (1 + STEADY) * min(times[-3:]):
+            break
+    return len(times)
+
+
+def four_digits(value: float) -> str:
+    """`value` in plain decimals, with four digits that count.
+
+    >>> four_digits(0.0123456), four_digits(81.2345), four_digits(12345.6)
+    ('0.01235', '81.23', '12,346')
+    """
+    rounded = float(f"{value:.4g}")
+    decimals = 3 - math.floor(math.log10(abs(rounded))) if rounded else 0
+    return f"{value:,.{max(0, decimals)}f}"
+
+
+def _measure(clock: Clock, ready: Ready, watch: Watch | None) -> Callable[[], float]:
+    """A function that gives the milliseconds of one run; with a `watch`, one that is taken apart follows."""
+
+    def measure() -> float:
+        ms = timed(clock, ready.work)
+        if watch is not None:
+            watch.timed(ready.work)
+        return ms
+
+    return measure
+
+
+def _device(device: torch.device | str | None, model: nn.Module, example: Any) -> torch.device:
+    if device is None:
+        given = (example.args, example.kwargs) if isinstance(example, Call) else example
+        tensors: list[Tensor] = [*model.parameters(), *model.buffers(), *tensors_in(given)]
+        device = tensors[0].device if tensors else "cpu"
+    try:
+        where = torch.device(device)
+    except RuntimeError:
+        where = None
+    if where is None or where.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be a cpu or cuda device, got {str(device)!r}")
+    if where.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"device={str(where)!r}: torch finds no CUDA device here")
+        where = torch.device("cuda", torch.cuda.current_device() if where.index is None else where.index)
+        if where.index >= torch.cuda.device_count():
+            raise ValueError(f"device={str(where)!r}: there are {torch.cuda.device_count()} CUDA devices, from 0")
+    return where
+
+
+def _check(
+    where: torch.device,
+    precision: str,
+    mode: str,
+    memory_format: str | None,
+    seconds: float,
+    batch: int | None,
+    by_module: int | None,
+) -> None:
+    for name, value, known in (
+        ("precision", precision, tuple(DTYPES)),
+        ("mode", mode, MODES),
+        ("memory_format", memory_format, (None, "channels_last")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, got {value!r}")
+    if precision == "tf32" and (where.type != "cuda" or torch.cuda.get_device_capability(where) < (8, 0)):
+        raise ValueError(f"precision='tf32' is of NVIDIA GPUs of compute capability 8.0 and later, not of {where}")
+    if mode == "graph" and where.type != "cuda":
+        raise ValueError(f"mode='graph' is a CUDA graph, and the device is {where}: use 'eager' or 'compile'")
+    if not seconds > 0:
+        raise ValueError(f"seconds must be above 0, got {seconds}")
+    for name, number in (("batch", batch), ("by_module", by_module)):
+        if number is not None and (isinstance(number, bool) or number < 1):
+            raise ValueError(f"{name} must be a whole number of at least 1, or None; got {number!r}")
+    if by_module is not None and mode != "eager":
+        raise ValueError(f"by_module={by_module} is for mode='eager': with {mode!r} modules do not run one by one")

@@ -1,0 +1,264 @@
+"""Resolution: a part of the network runs on a coarser or finer grid than it did (paper, section 4.2)."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...capture.copies import copied
+from ...capture.dataflow import Flow
+from ...capture.record import Capture, ModuleCall
+from ...capture.recorder import capture
+from ...discovery.find import site_of_calls
+from ...rewrite.graph_edits import Edit, Wrap
+from ...rewrite.inject import free_name
+from ...rewrite.module_tree import with_modules
+from ...rewrite.rewrite import CannotRewrite, rewrite
+from ..checks import costs, output_shapes
+from ..recipe import Step, recipe, with_step
+from ..switch import refuse_switched
+from .layers import DOWN, UP, Coarser, Down, DownStage, Finer, Rescaled, Up, UpStage
+
+FACTORS = (1 / 8, 1 / 4, 1 / 2, 2, 4, 8)
+# Activations that a recipe may name without the caller's help.
+ACTIVATIONS = {
+    c.__name__: c for c in (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Hardswish)
+}
+
+
+def scale_resolution(
+    model: nn.Module,
+    example: Any,
+    *,
+    span: str | tuple[str, str],
+    factor: float = 2,
+    down: Down = "conv",
+    up: Up = "nearest-conv",
+    kernel: int = 3,
+    activation: type[nn.Module] | None = nn.ReLU,
+) -> nn.Module:
+    """A copy of `model` in which `span` runs on a grid `factor` times coarser (2, 4, 8) or finer (1/2, 1/4, 1/8).
+
+    - `span`: the path of a module, or those of the first and the last that one container calls. It must give the grid
+      that it got; N x C x spatial, of one to three dimensions.
+    - `factor` 2 ** k is k stages within each other, each by two. Odd sizes come back exactly.
+    - `down`: "conv" (strided, `kernel` wide), "average", "pixel-unshuffle" (then a convolution). `up`: "nearest-conv"
+      (then a convolution), "bilinear" (linear in 1-D, trilinear in 3-D), "pixel-shuffle" (a convolution before).
+      Convolutions keep the channels, pad by half a kernel in the span's padding mode, and are followed by `activation`.
+
+    The new layers are fresh, all others keep their weights: train on. A span of one module becomes a `Rescaled`, in
+    which it is ``.span``. Paper, section 4.2: the decoder's blocks on the quarter instead of the half grid.
+
+    Raises ValueError for an unknown span, one that changes its grid or reads other grids, and options out of range.
+
+    >>> scale_resolution(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)), torch.zeros(1, 4, 9, 9), span="0", factor=2)
+    Sequential(
+      (0): Rescaled(
+        (before): Coarser(
+          (0): DownStage(
+            (conv): Conv2d(4, 4, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
+            (act): ReLU()
+          )
+        )
+        (span): Conv2d(4, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+        (after): Finer(
+          (0): UpStage(
+            (conv): Conv2d(4, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+            (act): ReLU()
+          )
+        )
+      )
+    )
+    """
+    if activation is not None and not (isinstance(activation, type) and issubclass(activation, nn.Module)):
+        raise TypeError(f"scale_resolution: activation must be a class of modules, or None; got {activation!r}")
+    if activation is not None and ACTIVATIONS.get(activation.__name__, activation) is not activation:
+        raise ValueError(
+            f"scale_resolution: an activation called {activation.__name__} is torch's own in a recipe: rename yours"
+        )
+    return replay_scale_resolution(
+        model, example, span=span, factor=factor, down=down, up=up, kernel=kernel,
+        activation=None if activation is None else activation.__name__,
+        modules={} if activation is None else {activation.__name__: activation},
+    )  # fmt: skip
+
+
+def sweep_resolution(
+    model: nn.Module, example: Any, *, span: str | tuple[str, str], factors: Iterable[float] = (2, 4, 8), **options: Any
+) -> dict[float, nn.Module]:
+    """`scale_resolution` at each of `factors`, by factor; 1 stands for a copy of `model` as it is.
+
+    >>> nets = sweep_resolution(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)), torch.zeros(1, 4, 8, 8), span="0")
+    >>> {factor: sum(p.numel() for p in net.parameters()) for factor, net in nets.items()}
+    {2: 444, 4: 740, 8: 1036}
+    """
+    return {
+        factor: copied(model) if factor == 1 else scale_resolution(model, example, span=span, factor=factor, **options)
+        for factor in factors
+    }
+
+
+def replay_scale_resolution(
+    model: nn.Module,
+    example: Any,
+    *,
+    span: str | tuple[str, str] | list[str],
+    factor: float,
+    down: Down,
+    up: Up,
+    kernel: int,
+    activation: str | None,
+    modules: Mapping[str, Callable[..., nn.Module]],
+) -> nn.Module:
+    """The step ``scale_resolution`` of a recipe; an activation that torch.nn has not must be in `modules`."""
+    refuse_switched(model)
+    for name, value, allowed in (("factor", factor, FACTORS), ("down", down, DOWN), ("up", up, UP)):
+        if value not in allowed:
+            raise ValueError(f"scale_resolution: {name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+    if not (isinstance(kernel, int) and kernel > 0 and kernel % 2):
+        raise ValueError(f"scale_resolution: kernel must be an odd number, got {kernel!r}")
+    known = ACTIVATIONS | dict(modules)
+    if activation is not None and activation not in known:
+        raise ValueError(f"the recipe's activation {activation!r} must be given in modules")
+    if not isinstance(span, str) and (len(span) != 2 or not all(isinstance(end, str) for end in span)):
+        raise ValueError(f"scale_resolution: span is a path, or the paths of its first and last module; got {span!r}")
+    first, last = (span, span) if isinstance(span, str) else span
+    record = capture(model, example)
+    entries, exits = _ends(record, model, first, last)
+    _check_grid(record, entries, exits, first, last)
+    shape, dims = entries[0].in_shapes[0], len(entries[0].in_shapes[0]) - 2
+    parts = [model.get_submodule(path) for path in dict.fromkeys((first, last))]
+    modes = [m.padding_mode for part in parts for m in part.modules() if isinstance(m, nn.modules.conv._ConvNd)]
+    like = next((p for part in [*parts, model] for p in part.parameters() if p.is_floating_point()), torch.zeros(()))
+
+    def stages(kind: Any, how: str, channels: int, count: int) -> list[nn.Module]:
+        act = None if activation is None else known[activation]
+        made = [kind(how, channels, dims, kernel, (modes or ["zeros"])[0], act and act()) for _ in range(count)]
+        return [stage.to(like.device, like.dtype) for stage in made]
+
+    count = abs(round(math.log2(factor)))
+    channels, channels_out = shape[1], exits[0].out_shapes[0][1]
+    if factor > 1:
+        before: nn.Module = Coarser(*stages(DownStage, down, channels, count))
+        after: nn.Module = Finer(*stages(UpStage, up, channels_out, count))
+    else:
+        before, after = (
+            Finer(*stages(UpStage, up, channels, count)),
+            Coarser(*stages(DownStage, down, channels_out, count)),
+        )
+    try:
+        new, how = _put_around(model, example, record, first, last, before, after, entries, exits)
+        changed = capture(new, example)
+    except CannotRewrite:
+        raise
+    except (RuntimeError, TypeError, AttributeError, AssertionError, ValueError) as error:
+        raise ValueError(f"scale_resolution: {span!r} does not run on another grid: {error}") from error
+    inner = last if first != last else f"{last}.span"
+    for call in changed.calls:
+        if call.module == inner and first == last and call.in_shapes[0][2:] != call.out_shapes[0][2:]:
+            raise ValueError(
+                f"scale_resolution: on the other grid {span!r} makes {call.out_shapes[0][2:]} of "
+                f"{call.in_shapes[0][2:]}: it has a size of its own"
+            )
+    if output_shapes(changed) != output_shapes(record):
+        raise AssertionError(f"the outputs have the shapes {output_shapes(changed)}, not {output_shapes(record)}")
+    options = {"span": span if isinstance(span, str) else list(span), "factor": factor, "down": down, "up": up}
+    step = Step(
+        "scale_resolution", options | {"kernel": kernel, "activation": activation}, (first, last), (first, last), {},
+        how, costs(record), costs(changed), "none: the new layers are fresh; the outputs keep their shapes",
+    )  # fmt: skip
+    return with_step(new, recipe(model), step)
+
+
+def _ends(record: Capture, model: nn.Module, first: str, last: str) -> tuple[list[ModuleCall], list[ModuleCall]]:
+    """The calls of the first and the last module of a span, which pair up."""
+    paths = [path for path, _ in model.named_modules() if path]
+    ends = []
+    for path in (first, last):
+        if path not in paths:
+            near = [p for p in paths if p.rpartition(".")[0] == path.rpartition(".")[0]] or paths
+            raise ValueError(f"scale_resolution: {path!r} is no module of this model; there are {', '.join(near[:12])}")
+        calls = [call for call in record.calls if call.module == path]
+        if not calls or any(not (c.tensor_out and c.direct and c.inputs) for c in calls):
+            raise ValueError(f"scale_resolution: {path!r} must be called with a tensor and give one")
+        ends.append(calls)
+    entries, exits = ends
+    if first != last and any(b.last <= a.first for a, b in zip(entries, exits, strict=False)):
+        raise ValueError(f"scale_resolution: {last!r} runs before {first!r}")
+    if first != last and len({(c.execution, c.place) for c in entries}) != len(entries):
+        raise ValueError(f"scale_resolution: {first!r} is called more than once in one run of its container")
+    if first != last and len({c.place for c in entries}) > 1:
+        raise ValueError(f"scale_resolution: {first!r} is called from several places of its container's code")
+    if len(entries) != len(exits) or any(a.execution is not b.execution for a, b in zip(entries, exits, strict=True)):
+        raise ValueError(f"scale_resolution: {first!r} and {last!r} are not called by one container, in turn")
+    return entries, exits
+
+
+def _check_grid(record: Capture, entries: list[ModuleCall], exits: list[ModuleCall], first: str, last: str) -> None:
+    """Raise ValueError where a span changes its grid, or where values of the grid cross its border elsewhere."""
+    for entry, end in zip(entries, exits, strict=True):
+        given, made = entry.in_shapes[0], end.out_shapes[0]
+        if not 3 <= len(given) <= 5 or (given[0], given[2:]) != (made[0], made[2:]):
+            raise ValueError(
+                f"scale_resolution: {first!r} to {last!r} makes {tuple(made)} of {tuple(given)}: a span must keep its "
+                "grid, N x C x spatial of one to three dimensions"
+            )
+    if first == last:
+        return
+    flow = Flow(record)
+    for entry, end in zip(entries, exits, strict=True):
+        x, y = entry.inputs[0], end.outputs[0]
+        inside = record.ops[entry.first : end.last]
+        made_inside = {value for op in inside for value in op.outputs}
+        for op in inside:
+            for value, shape in zip(op.inputs, op.in_shapes, strict=False):
+                foreign = value not in made_inside and value not in record.constants and len(shape) > 2
+                if foreign and not (value == x and op.index < entry.last):
+                    raise ValueError(f"scale_resolution: between {first!r} and {last!r} {op.name} reads another grid")
+        for op in record.ops[end.last :]:
+            if any(value in made_inside and value != y for value in op.inputs):
+                raise ValueError(f"scale_resolution: {op.name} behind {last!r} reads what was made before its end")
+        assert flow.descends(y, x) or not inside
+
+
+def _put_around(
+    model: nn.Module, example: Any, record: Capture, first: str, last: str, before: nn.Module, after: nn.Module,
+    entries: list[ModuleCall], exits: list[ModuleCall],
+) -> tuple[nn.Module, dict[str, str]]:  # fmt: skip
+    """A copy of `model` with `before` and `after` around the span, and how."""
+    if first == last:
+        inner = copied(model.get_submodule(first))
+        wrapper = Rescaled(before.train(inner.training), inner, after.train(inner.training))
+        return with_modules(model, {first: wrapper}, example), {first: "module"}
+    parent, _, name = first.rpartition(".")
+    container = model.get_submodule(parent)
+    assert entries[0].execution is not None
+    own = isinstance(container, nn.Sequential) and entries[0].execution.module == parent
+    if own and last.rpartition(".")[0] == parent:
+        new = copied(model)
+        children = new.get_submodule(parent)._modules
+        names = list(children)
+        run = names[names.index(name) : names.index(last.rpartition(".")[2]) + 1]
+        parts = nn.Sequential(*(children[n] for n in run))  # type: ignore[arg-type]
+        children[name] = Rescaled(before.train(container.training), parts, after.train(container.training))
+        children[name].training = parts.training = container.training  # type: ignore[union-attr]
+        for other in run[1:]:
+            del children[other]
+        return with_modules(new, {}, example), {first: "module"}
+    flow, source, end = Flow(record), entries[0].place, exits[0].place
+    execution = entries[0].execution
+    assert execution is not None and source is not None and end is not None
+    prepared = copied(model)
+    owner = prepared.get_submodule(execution.module)
+    names = []
+    for path, what, module in ((first, "before", before), (last, "after", after)):
+        names.append(free_name(owner, f"{path.replace('.', '_')}_{what}"))
+        owner.add_module(names[-1], module.train(owner.training))
+    edits: list[Edit] = [
+        Wrap(site_of_calls(entries, flow), before=names[0]),
+        Wrap(site_of_calls(exits, flow), after=names[1], source=source),
+    ]
+    rewritten = rewrite(prepared, example, edits, record=record)
+    return rewritten.model, {path: rewritten.how[e.site.id] for path, e in zip((first, last), edits, strict=True)}

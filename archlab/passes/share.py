@@ -1,0 +1,145 @@
+"""Sharing: the consumers of one branch read another branch, and the first is gone (the paper's single branch)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from ..capture.copies import copied
+from ..capture.dataflow import Flow
+from ..capture.record import Capture, ModuleCall, Op
+from ..capture.recorder import capture
+from ..discovery.find import site_of, site_of_calls
+from ..rewrite.graph_edits import Edit, Feed
+from ..rewrite.inject import free_name
+from ..rewrite.module_tree import drop_unreached
+from ..rewrite.rewrite import rewrite
+from .checks import costs, output_shapes
+from .recipe import Step, recipe, with_step
+from .resolution.layers import Resample
+from .switch import refuse_switched
+
+_RESAMPLING = frozenset({"interpolate", "upsample", "avg_pool1d", "avg_pool2d", "avg_pool3d"})
+
+
+def share(model: nn.Module, example: Any, *, keep: str, drop: str) -> nn.Module:
+    """A copy of `model` in which all that read the output of module `drop` read that of module `keep` instead.
+
+    What nothing reaches any more is gone. Both outputs must have the same channels. Where their grids differ, ops that
+    only bring the dropped branch to the kept one's grid go as well; else the kept output is resampled (`Resample`: to
+    inputs whose sides the ratio of the grids divides).
+    Both must be seen by one container, each as the output of a module that it calls. Values change, so train on; the
+    recipe's step says what is gone. Paper, section 4.4: a single branch in the encoder.
+
+    Raises ValueError for an unknown path and for outputs that do not fit, CannotRewrite where the container's code
+    cannot be traced, or computes `keep` only after `drop` is read.
+
+    >>> class Net(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.texture, self.shape, self.mix = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Conv2d(8, 3, 1)
+    ...     def forward(self, x):
+    ...         return self.mix(torch.cat([self.texture(x), self.shape(x)], dim=1))
+    >>> import torch
+    >>> share(Net(), torch.zeros(1, 3, 8, 8), keep="shape", drop="texture").texture
+    Removed(texture)
+    """
+    refuse_switched(model)
+    record = capture(model, example)
+    flow = Flow(record)
+    kept, dropped = _seen_together(record, model, keep, drop)
+    have, want = kept[0].out_shapes[0], dropped[0].out_shapes[0]
+    if have != want and (len(have) < 3 or have[:2] != want[:2]):
+        raise ValueError(
+            f"share: {keep} gives {'x'.join(map(str, have))}, {drop} {'x'.join(map(str, want))}: the batch and the "
+            "channels must be the same"
+        )
+    if any(flow.descends(k.outputs[0], d.outputs[0]) for k, d in zip(kept, dropped, strict=True)):
+        raise ValueError(f"share: {keep} is computed from {drop}, and cannot stand for it")
+    resamplers = _resamplers(record, flow, dropped, have)
+    through = None
+    prepared = copied(model)
+    if have != want and not resamplers:
+        factor = _factor(have, want, keep, drop)
+        path = kept[0].execution.module  # type: ignore[union-attr]
+        container = prepared.get_submodule(path)
+        through = free_name(container, f"{drop.rpartition('.')[2]}_from_{keep.rpartition('.')[2]}")
+        container.add_module(through, Resample(factor))
+    source = kept[0].place
+    assert source is not None
+    feed = Feed(site_of_calls(dropped, flow), None, source, through)
+    edits: list[Edit] = [feed, *(Edit(site_of(ops, flow)) for ops in resamplers)]
+    rewritten = rewrite(prepared, example, edits, record=record)
+    new = rewritten.model
+    after = drop_unreached(new, example, record, set())
+    gone = sorted(record.reached()[0] - after.reached()[0])
+    shapes = [output_shapes(r) for r in (record, after)]
+    if shapes[0] != shapes[1]:
+        raise AssertionError(f"shared, the outputs have the shapes {shapes[1]}, not {shapes[0]}")
+    how = {drop: rewritten.how[feed.site.id]} | {e.site.id: rewritten.how[e.site.id] for e in edits[1:]}
+    step = Step(
+        "share", {"keep": keep, "drop": drop}, (keep, drop), (drop,), {path: "reached no more" for path in gone}, how,
+        costs(record), costs(after) | {"params": sum(p.numel() for p in new.parameters())},
+        "none: values change; the outputs keep their shapes",
+    )  # fmt: skip
+    return with_step(new, recipe(model), step)
+
+
+def _seen_together(
+    record: Capture, model: nn.Module, keep: str, drop: str
+) -> tuple[list[ModuleCall], list[ModuleCall]]:
+    """For every execution of the innermost container that gets both outputs from its children: the calls that give
+    them, which are those of `keep` and `drop` or of modules that only hand these on."""
+    known = {path for path, _ in model.named_modules()}
+    for name, path in (("keep", keep), ("drop", drop)):
+        if path not in known:
+            near = [p for p in known if p.rpartition(".")[2] == path.rpartition(".")[2]] or sorted(known - {""})[:12]
+            raise ValueError(f"share: {name}={path!r} is no module of this model; there are {', '.join(near)}")
+        if not any(call.module == path and call.tensor_out for call in record.calls):
+            raise ValueError(f"share: {name}={path!r} is not called by the example, or its output is not one tensor")
+    carriers = {}
+    for path in (keep, drop):
+        values = {call.outputs for call in record.calls if call.module == path}
+        carriers[path] = [c for c in record.calls if c.tensor_out and c.outputs in values and c.execution is not None]
+    pairs = [(k, d) for d in carriers[drop] for k in carriers[keep] if k.execution is d.execution and k is not d]
+    if not pairs:
+        raise ValueError(f"share: no module calls both {keep!r} and {drop!r}, or what contains them")
+    first = max(pairs, key=lambda pair: (pair[0].module == keep) + (pair[1].module == drop))
+    same = [
+        (k, d) for k, d in pairs
+        if (k.module, k.place, d.module, d.place) == (first[0].module, first[0].place, first[1].module, first[1].place)
+    ]  # fmt: skip
+    wanted = sum(call.module == drop for call in record.calls)
+    if len(same) != wanted:
+        raise ValueError(
+            f"share: {drop!r} is called {wanted} times, but beside {keep!r} {len(same)} times: each call needs its own"
+        )
+    return [k for k, _ in same], [d for _, d in same]
+
+
+def _resamplers(
+    record: Capture, flow: Flow, dropped: Sequence[ModuleCall], grid: tuple[int, ...]
+) -> list[tuple[Op, ...]]:
+    """The ops that bring the dropped values to `grid`, by place, where nothing else reads these; else none."""
+    values = {call.outputs[0] for call in dropped}
+    readers = [op for value in values for op in flow.consumers.get(value, ())]
+    fit = all(op.name in _RESAMPLING and op.out_shapes[0] == grid for op in readers)
+    if not readers or not fit or values & set(record.outputs) or dropped[0].out_shapes[0] == grid:
+        return []
+    places: dict[tuple, list[Op]] = {(op.execution.module, op.execution.entry, op.place): [] for op in readers}
+    for op in record.ops:
+        if (key := (op.execution.module, op.execution.entry, op.place)) in places:
+            places[key].append(op)
+    if any(op not in readers for ops in places.values() for op in ops):
+        return []  # one of them resamples something else as well
+    return [tuple(ops) for ops in places.values()]
+
+
+def _factor(have: tuple[int, ...], want: tuple[int, ...], keep: str, drop: str) -> float:
+    """How many times finer the grid `want` is than `have`."""
+    for factor in (2, 4, 8, 16):
+        if want[2:] == tuple(side * factor for side in have[2:]):
+            return float(factor)
+        if want[2:] == tuple(-(-side // factor) for side in have[2:]):
+            return 1 / factor
+    raise ValueError(f"share: the grid of {drop}, {want[2:]}, is no power of two times that of {keep}, {have[2:]}")

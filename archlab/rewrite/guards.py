@@ -1,0 +1,170 @@
+"""Which calls of a method a traced graph is valid for, and the graph as a function that runs."""
+
+import itertools
+import linecache
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..capture.location import ORIGINS, Place
+
+PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
+_NUMBERS = itertools.count()
+
+
+class Untraceable(Exception):
+    """The method cannot be traced; the message is the reason."""
+
+
+class Hole:
+    """Stands in an argument pattern for something that is an input of the graph: a tensor, a float, or an object.
+
+    What a trace may do with an object is to hand it on (a transformer's cache): it may change between two calls.
+    """
+
+    def __init__(self, kind: type):
+        self.kind = kind
+
+    def holds(self, value: Any) -> bool:
+        return isinstance(value, Tensor) if self.kind is Tensor else type(value) is self.kind
+
+
+TENSOR, NUMBER = Hole(Tensor), Hole(float)
+
+
+def pattern_of(value: Any, *, numbers: bool) -> Any:
+    """The shape of an argument tree: holes for tensors, objects and, with `numbers`, floats; the others themselves."""
+    if isinstance(value, Tensor):
+        return TENSOR
+    if numbers and type(value) is float:
+        return NUMBER
+    if type(value) in (tuple, list):
+        return type(value)(pattern_of(v, numbers=numbers) for v in value)
+    if type(value) is dict:
+        return {k: pattern_of(v, numbers=numbers) for k, v in value.items()}
+    if isinstance(value, (*PLAIN, torch.Size)):
+        return value
+    return Hole(type(value))
+
+
+def fill(pattern: Any, value: Any, leaves: list) -> bool:
+    """Append what stands at the holes of `pattern` to `leaves`; False where `value` does not fit the pattern."""
+    if isinstance(pattern, Hole):
+        leaves.append(value)
+        return pattern.holds(value)
+    if isinstance(pattern, (tuple, list)) and not isinstance(pattern, torch.Size):
+        if type(value) is not type(pattern) or len(value) != len(pattern):
+            return False
+        return all(fill(p, v, leaves) for p, v in zip(pattern, value, strict=True))
+    if isinstance(pattern, dict):
+        if type(value) is not dict or value.keys() != pattern.keys():
+            return False
+        return all(fill(p, value[k], leaves) for k, p in pattern.items())
+    return type(value) is type(pattern) and value == pattern
+
+
+def replace_holes(pattern: Any, make: Callable[[Hole], Any]) -> Any:
+    """`pattern` as arguments again, with ``make(hole)`` in the place of each hole."""
+    if isinstance(pattern, Hole):
+        return make(pattern)
+    if type(pattern) in (tuple, list):
+        return type(pattern)(replace_holes(p, make) for p in pattern)
+    if type(pattern) is dict:
+        return {k: replace_holes(p, make) for k, p in pattern.items()}
+    return pattern
+
+
+def leaves_of(args: tuple, kwargs: dict, patterns: tuple, named: dict) -> list | None:
+    """What stands at the holes of a call's patterns; None where the call does not fit them."""
+    leaves: list = []
+    if len(args) != len(patterns) or kwargs.keys() != named.keys():
+        return None
+    for pattern, value in zip(patterns, args, strict=True):
+        if not fill(pattern, value, leaves):
+            return None
+    for name, pattern in named.items():
+        if not fill(pattern, kwargs[name], leaves):
+            return None
+    return leaves
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A graph of a method and the calls it is valid for."""
+
+    args: tuple
+    kwargs: dict
+    reads: tuple[tuple[str, str, Any], ...]  # path, name and value of the modules' attributes that the trace read
+    graph: fx.Graph
+    facts: tuple = ()  # what the traced code asked about its inputs (a side, a dtype), as answered in the trace
+    ask: Callable | None = None  # (module, *leaves) -> the same of another call
+    grad: bool | None = None  # the gradient mode it was traced in, where the traced code switches it
+    run: Callable | None = None  # (module, *leaves) -> output
+
+    def matches(self, module: nn.Module, args: tuple, kwargs: dict) -> list | None:
+        """The graph's inputs for this call, or None where the graph does not hold for it."""
+        for path, name, value in self.reads:
+            try:
+                if getattr(module.get_submodule(path) if path else module, name) != value:
+                    return None
+            except AttributeError:  # another module stands there now
+                return None
+        if self.grad is not None and torch.is_grad_enabled() != self.grad:
+            return None
+        leaves = leaves_of(args, kwargs, self.args, self.kwargs)
+        if leaves is None or self.ask is None:
+            return leaves
+        try:
+            return leaves if self.ask(module, *leaves) == self.facts else None
+        except (IndexError, TypeError):  # a question that was asked after another, whose answer is no longer the same
+            return None
+
+
+def fact_function(graph: fx.Graph, nodes: list[fx.Node]) -> Callable:
+    """``(module, *leaves) -> tuple``: the values of `nodes` of `graph`, which nothing but its inputs decides."""
+    wanted = set(nodes)
+    for node in reversed(graph.nodes):
+        if node in wanted:
+            wanted.update(node.all_input_nodes)
+    alone, copies = fx.Graph(), {}
+    for node in graph.nodes:
+        if node.op == "placeholder" or node in wanted:
+            copies[node] = alone.node_copy(node, copies.__getitem__)
+    alone.output(tuple(copies[node] for node in nodes))
+    return _compiled(alone, "facts", f"<archlab facts {next(_NUMBERS)}>")[0]
+
+
+def compile_graph(graph: fx.Graph, origin: tuple[str, str, Any]) -> Callable:
+    """The graph as a Python function ``(module, *leaves)``, whose source is shown in tracebacks.
+
+    `origin` is the execution (module path, method, entry) that the nodes' places refer to.
+    """
+    number = next(_NUMBERS)
+    name = f"{origin[1]}_{number}"  # a name of its own: code objects of equal text are equal, even from two files
+    function, source = _compiled(graph, name, f"<archlab {number} {origin[0] or 'root'}.{origin[1]}>")
+    ORIGINS[function.__code__] = _lines(graph, source, origin)
+    return function
+
+
+def _compiled(graph: fx.Graph, name: str, filename: str) -> tuple[Callable, str]:
+    code = graph.python_code("self", verbose=False)
+    source = code.src.replace("def forward(", f"def {name}(", 1)
+    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+    scope = dict(code.globals)
+    exec(compile(source, filename, "exec"), scope)
+    return scope[name], source
+
+
+def _lines(graph: fx.Graph, source: str, origin: tuple[str, str, Any]) -> dict[int, tuple[Place, tuple[str, str, Any]]]:
+    """Line of generated source -> original place, for the nodes that have one. fx gives each node a line."""
+    places = {node.name: node.meta.get("place") for node in graph.nodes}
+    lines = {}
+    for number, line in enumerate(source.splitlines(), 1):
+        for statement in line.split(";"):  # ``x += y;  iadd = x`` is one node
+            name = statement.split("=")[0].split(":")[0].strip()
+            if places.get(name) is not None:
+                lines.setdefault(number, (places[name], origin))
+    return lines

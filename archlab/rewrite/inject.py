@@ -1,0 +1,118 @@
+"""A class of its own for one module: some of its methods run something else, everything else is as before."""
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx, nn
+
+from ..discovery.site import KINDS, Site
+
+OMEGA_CALL = "omega_call"  # the switch of a child every call of which is one site
+
+
+def omega_name(site: Site) -> str:
+    """The name of a site's switch parameter in its container: ``omega_<kind>_<number>``, as in the site's id."""
+    return "omega_" + site.id.rsplit("/", 1)[-1].replace(".", "_")
+
+
+def is_omega(name: str) -> bool:
+    """Whether a parameter of this name, without its path, is a switch."""
+    return name == OMEGA_CALL or name.startswith(tuple(f"omega_{kind}_" for kind in KINDS))
+
+
+def inject(module: nn.Module, runners: dict[str, Any]) -> None:
+    """Give `module` a class of its own, derived from its class, whose methods are run by `runners`.
+
+    A ``torch.fx.GraphModule`` becomes a plain module: those who read its graph, as torch.export does, would get it
+    without the edits.
+    """
+    base = type(module)
+    if issubclass(base, fx.GraphModule):
+        base = type("GraphModule", (nn.Module,), {"forward": base.forward, "__module__": base.__module__})
+    namespace: dict[str, Any] = {name: _runs(getattr(base, name), runner) for name, runner in runners.items()}
+    namespace |= {
+        "_archlab_base": base,
+        "_archlab_runners": runners,
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+        "__copy__": _copy,
+        "__deepcopy__": _deepcopy,
+        "__reduce_ex__": _refuse_pickle,
+        "_apply": _apply_keeping_omegas,
+    }
+    cls: Any = type(base.__name__, (base,), namespace)
+    for name in runners:  # a base's __init_subclass__ may have wrapped them once more (Hugging Face's layers do)
+        setattr(cls, name, namespace[name])
+    module.__class__ = cls
+
+
+def _runs(original: Callable, runner: Any) -> Callable:
+    @functools.wraps(original)
+    def method(self, *args, **kwargs):
+        return runner.run(self, args, kwargs)
+
+    return method
+
+
+def _copy(self: nn.Module) -> nn.Module:
+    new = object.__new__(type(self))
+    new.__dict__.update(self.__dict__)
+    return new
+
+
+def _deepcopy(self: nn.Module, memo: dict) -> nn.Module:
+    new = object.__new__(type(self))  # a class's own __new__ may make another class (torch.fx.GraphModule's does)
+    memo[id(self)] = new
+    new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+    return new
+
+
+def _refuse_pickle(self: nn.Module, protocol: Any) -> Any:
+    raise TypeError(
+        f"a rewritten {type(self).__name__} cannot be pickled: its class exists in this process only. "
+        "Keep it with archlab.save(model, path) and archlab.load(path, factory, example), or its state_dict()"
+    )
+
+
+def _apply_keeping_omegas(self: nn.Module, fn: Callable, *args, **kwargs) -> nn.Module:
+    """``Module._apply`` (behind .to, .half, .cuda): a switch stays float32 whatever the model becomes."""
+    kept = {n: p.detach().clone() for n, p in self._parameters.items() if p is not None and is_omega(n)}
+    result = super(_injected_class(type(self)), self)._apply(fn, *args, **kwargs)  # type: ignore[misc]
+    for name, value in kept.items():
+        parameter = self._parameters[name]
+        assert parameter is not None
+        if parameter.dtype != value.dtype:
+            parameter.data = value.to(parameter.device)
+    return result
+
+
+def _injected_class(cls: type) -> type:
+    """The lowest injected class below `cls`: what lies above it is the model's own."""
+    lowest = cls
+    while "_archlab_base" in lowest._archlab_base.__dict__:  # type: ignore[attr-defined]
+        lowest = lowest._archlab_base  # type: ignore[attr-defined]
+    return lowest
+
+
+def free_name(module: nn.Module, wanted: str) -> str:
+    """`wanted`, or with a number behind it where `module` has an attribute of that name."""
+    name, number = wanted, 1
+    while hasattr(module, name):
+        number += 1
+        name = f"{wanted}_{number}"
+    return name
+
+
+def injected(module: nn.Module) -> tuple[type, list[dict[str, Any]]]:
+    """The class that `module` had before anything was injected, and what runs in its methods' place, first to last."""
+    tables = [cls.__dict__["_archlab_runners"] for cls in type(module).__mro__ if "_archlab_runners" in cls.__dict__]
+    return (_injected_class(type(module))._archlab_base if tables else type(module)), tables[::-1]
+
+
+def runners_of(module: nn.Module, name: str) -> list[Any]:
+    """What runs in place of the method `name` of `module`, the last to be injected first."""
+    tables = [cls.__dict__.get("_archlab_runners", {}) for cls in type(module).__mro__]
+    return [table[name] for table in tables if name in table]

@@ -1,0 +1,107 @@
+"""Edits at run time, for a method that cannot be traced: the original code runs, chosen ops are replaced.
+
+An op is recognised by its location and turn within the running execution, found from the Python
+frames, so any control flow is followed. What an edit bypasses is still computed where other code
+computes it; such an edit is counted as bypassed, never as removed.
+"""
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from ..capture.frames import is_module_call, is_plumbing
+from ..capture.location import Place, locate, spot
+from .graph_edits import Edit, perform
+
+
+class Interceptor(TorchFunctionMode):
+    """While active, performs edits on one execution, whose first frame runs `entry`.
+
+    `ops` are edits by place; `calls` are edits of module calls by (child, chain, how often that child was
+    called there before), because only the children that are edited are seen here. The ids of the sites that were
+    come across are added to `met`.
+    """
+
+    def __init__(self, module: nn.Module, entry: Any, ops: dict[Place, Edit], calls: dict[tuple, Edit], met: set[str]):
+        super().__init__()
+        self.module, self.entry, self.ops, self.calls, self.met = module, entry, ops, calls, met
+        self.innermost = {place.chain[-1] for place in ops}
+        self.turns: dict = {}
+
+    def run(self, function: Callable, args: tuple, kwargs: dict) -> Any:
+        """One execution: ``function(module, *args, **kwargs)`` with the edits."""
+        with self:
+            return function(self.module, *args, **kwargs)
+
+    def issued(self, frame: Any) -> bool:
+        """Whether `frame` belongs to this execution, not to a module inside, which may be of the same class."""
+        while frame is not None and not is_module_call(frame):
+            if frame.f_code is Interceptor.run.__code__:
+                return frame.f_locals["self"] is self
+            frame = frame.f_back
+        return False
+
+    def __enter__(self):
+        _running().append(self)
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        _running().pop()
+        return super().__exit__(*error)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        frame = _issuer(sys._getframe(1))
+        if frame is not None and spot(frame) in self.innermost:
+            chain = locate(frame, self.entry) if self.issued(frame) else None
+            edit = self.ops.get(Place(chain, self.turn(chain))) if chain else None
+            if edit is not None:
+                return self.perform(edit, func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def perform(self, edit: Edit, func: Callable, args: tuple, kwargs: dict) -> Any:
+        self.met.add(edit.site.id)
+        return perform(edit, self.module, func, args, kwargs)
+
+    def turn(self, key: Any) -> int:
+        """How often `key` was asked for before in this execution."""
+        self.turns[key] = self.turns.get(key, -1) + 1
+        return self.turns[key]
+
+
+def intercepted_call(child: str, forward: Any, *args: Any, **kwargs: Any) -> Any:
+    """The call of an edited child at `child`: performed by the container that is running, where it has an edit."""
+    frame = sys._getframe(1)
+    while frame is not None and is_plumbing(frame):
+        frame = frame.f_back
+    for interceptor in reversed(_running()):
+        chain = locate(frame, interceptor.entry) if interceptor.issued(frame) else None
+        if chain is None:
+            continue
+        edit = interceptor.calls.get((child, chain, interceptor.turn((child, chain))))
+        if edit is not None:
+            return interceptor.perform(edit, forward, args, kwargs)
+        break
+    return forward(*args, **kwargs)
+
+
+def _issuer(frame: Any) -> Any:
+    """The frame of the model's own code that issued an op; None where a module call lies between."""
+    while frame is not None and is_plumbing(frame):
+        if is_module_call(frame):
+            return None
+        frame = frame.f_back
+    return frame
+
+
+def _running() -> list[Interceptor]:
+    if not hasattr(_LOCAL, "stack"):
+        _LOCAL.stack = []
+    return _LOCAL.stack
+
+
+_LOCAL = threading.local()

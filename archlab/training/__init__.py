@@ -1,0 +1,13 @@
+"""Training, learned removal and sensitivity: what studies and users' scripts import from here."""
+
+from .checkpoint import CheckpointMismatch
+from .fit import Fit, constant, cosine, fit
+from .history import TrainingFailed
+from .removal import Removal, learn_to_remove
+from .sensitivity import sensitivity
+from .task import Task
+
+__all__ = [
+    "CheckpointMismatch", "Fit", "Removal", "Task", "TrainingFailed", "constant", "cosine", "fit", "learn_to_remove",
+    "sensitivity",
+]  # fmt: skip

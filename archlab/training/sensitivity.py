@@ -1,0 +1,66 @@
+"""Which parts matter, seen without training: the λ-free companion of learned removal."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from ..discovery.site import Where
+from ..discovery.survey import sites
+from ..passes import omegas, set_omegas_, switch
+from .progress import bar
+from .task import Task
+
+
+@torch.no_grad()
+def sensitivity(
+    model: nn.Module,
+    task: Task,
+    example: Any = None,
+    *,
+    kinds: str | Iterable[str] = ("activation", "skip", "branch", "block"),
+    where: Where = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Measure `task.quality` with each site alone removed, without training; `model` is left untouched.
+
+    Columns: site, kind, and for each quality its value and, as `delta_<quality>`, the change from the untouched
+    model, whose qualities are in `.attrs["untouched"]`. Ranked: the site whose removal changes the first quality
+    least comes first. Each removal is ω = 1 at that switch, which equals the physical one. Sites that cannot be
+    rewritten are in `.attrs["refused"]`, with the reason. Raises ValueError where no site is left.
+
+    >>> net = nn.Sequential(nn.ReLU(), nn.Sigmoid())
+    >>> x = torch.tensor([[-1.0, 2.0]])
+    >>> task = Task(x, lambda step: x, lambda net, x: net(x).mean(), lambda net: {"mean": net(x).mean().item()})
+    >>> sensitivity(net, task, progress=False).round(3)
+               site        kind   mean  delta_mean
+    0  activation.0  activation  0.575      -0.116
+    1  activation.1  activation  1.000       0.310
+    """
+    example = task.example if example is None else example
+    found = sites(model, example, kinds=kinds, where=where)
+    refused = {site.id: site.how for site in found if site.how.startswith("refused")}
+    present = [site for site in found if site.id not in refused]
+    if not present:
+        site, how = next(iter(refused.items()))
+        raise ValueError(f"none of the {len(refused)} chosen sites can be rewritten; {site} is {how}")
+    untouched = dict(task.quality(model))
+    rows = []
+    with bar("sensitivity", len(present), wanted=progress) as show:
+        for kind in dict.fromkeys(site.kind for site in present):  # kinds apart: a skip and a branch share an add
+            chosen = {site.id for site in present if site.kind == kind}
+            soft = switch(model, example, kinds=kind, where=lambda site, chosen=chosen: site.id in chosen)
+            for site in omegas(soft)["site"]:
+                set_omegas_(soft, 0.0)
+                set_omegas_(soft, {site: 1.0})
+                values = task.quality(soft)
+                deltas = {f"delta_{name}": value - untouched[name] for name, value in values.items()}
+                rows.append({"site": site, "kind": kind, **values, **deltas})
+                show(len(rows), lambda site=site: site)
+    first = f"delta_{next(iter(untouched))}"
+    frame = pd.DataFrame(rows)
+    frame = frame.iloc[frame[first].abs().argsort(kind="stable")].reset_index(drop=True)
+    frame.attrs |= {"untouched": untouched, "refused": refused}
+    return frame

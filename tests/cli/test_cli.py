@@ -1,0 +1,447 @@
+"""The command line: what it prints, in three forms, and the one line that says what was wrong."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+import archlab as al
+from archlab.cli.main import main
+from archlab.cli.parsing import Unusable, make_example, make_model, parse_input
+
+MYNET = '''
+import torch
+from torch import nn
+
+print("importing")
+
+class Net(nn.Module):
+    """Two convolutions; keyword arguments here and in forward; a method beside it."""
+
+    def __init__(self, width=4, act="relu"):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 3, 3, padding=1))
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x, factor=1.0, *, shift=None):
+        print("running")
+        return self.drop(x + self.body(x) * factor)
+
+    def encode(self, x):
+        return torch.tanh(self.body[0](x))
+
+class Wide(Net):
+    def __init__(self):
+        super().__init__(width=32)
+
+class Tied(nn.Module):
+    """One matrix in two layers, and a bias of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4, bias=False), nn.Linear(4, 4)
+        self.two.weight = self.one.weight
+        self.body = nn.Linear(3, 1, bias=False)
+
+    def forward(self, x):
+        return self.one(self.two(self.one(x)))
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(10, 4), nn.Linear(4, 4)
+
+    def forward(self, ids):
+        return torch.relu(self.mix(self.embed(ids)))
+
+class OnData(nn.Module):
+    """Cannot run without data."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.mix(x) if x.sum() > 0 else x
+
+def broken(): raise RuntimeError("no weights\\nhere")
+def leaves(): raise SystemExit(3)
+def a_list(): return [1]
+def compiled(): return torch.compile(Tokens())
+ready = Tokens()
+number = 3
+'''
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with mynet.py in it, as the current one."""
+    (tmp_path / "mynet.py").write_text(MYNET)
+    (tmp_path / "failing.py").write_text("import nowhere_to_be_found\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name in ("mynet", "failing"):
+        sys.modules.pop(name, None)
+
+
+class Said:
+    """What one call printed, and its exit status."""
+
+    def __init__(self, status: int, out: str, err: str):
+        self.status, self.out, self.err = status, out, err
+
+    def json(self):
+        return json.loads(self.out)
+
+    def csv(self) -> pd.DataFrame:
+        return pd.read_csv(io.StringIO(self.out))
+
+    def lines(self) -> list[list[str]]:
+        return [line.split() for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def archlab(here, monkeypatch, capsys):
+    """Call the command line with words; wrong usage where `status` is 2 is one line, and nothing is printed."""
+
+    def call(*words: str, status: int = 0) -> Said:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["archlab", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = Said(left.value.code or 0, *capsys.readouterr())  # type: ignore[arg-type]
+        assert said.status == status, said.err
+        if status == 2:
+            last = [line for line in said.err.splitlines() if line not in ("importing", "running")]
+            assert len(last) == 1 and last[0].startswith("archlab: "), said.err
+            assert said.out == ""
+        return said
+
+    return call
+
+
+IMAGE = ("--input", "1,3,8,8")
+FRAME = ("--input", "1,3,64,64")
+
+
+# --- sites ----------------------------------------------------------------------------------
+
+
+def test_sites_prints_a_table_with_whole_ids(archlab):
+    said = archlab("sites", "mynet:Net", *IMAGE)
+    assert said.lines()[0] == ["site", "kind", "op", "shape", "calls", "%", "params", "%", "MACs", "how"]
+    assert ["body/activation.0", "activation", "relu", "1x4x8x8", "1", "0.0", "0.0", "local"] in said.lines()
+    assert "3 sites: 1 activation, 1 skip, 1 branch" in said.out
+
+
+def test_sites_as_json_and_csv_equal_the_frame(archlab):
+    net = make_model("mynet:Net").eval()
+    expected = al.sites(net, make_example(["1,3,8,8"]))
+    told = archlab("sites", "mynet:Net", *IMAGE, "--json").json()
+    assert told["sites"] == json.loads(expected.frame().to_json(orient="records"))
+    assert told["left"] == expected.left_frame().to_dict("records")
+    pd.testing.assert_frame_equal(archlab("sites", "mynet:Net", *IMAGE, "--csv").csv(), expected.frame(), rtol=1e-12)
+
+
+def test_sites_of_some_kinds_and_places(archlab):
+    told = archlab("sites", "mynet:Net", *IMAGE, "--kinds", "skip, activation", "--where", "*skip*", "--json").json()
+    assert [site["site"] for site in told["sites"]] == ["skip.0"]
+
+
+def test_left_says_what_was_not_taken_and_why(archlab):
+    words = ("sites", "torchvision.models:resnet18", "--input", "1,3,32,32")
+    assert "it changes the shape, (1, 64, 8, 8) to (1, 128, 4, 4)" in archlab(*words, "--left").out
+    left = archlab(*words, "--left", "--csv").csv()
+    assert list(left["module"]) == ["layer2.0", "layer3.0", "layer4.0"]
+
+
+def test_another_method_than_forward(archlab):
+    told = archlab("sites", "mynet:Net", *IMAGE, "--call", "encode", "--json").json()
+    assert [(site["site"], site["op"]) for site in told["sites"]] == [("activation.0", "tanh")]
+
+
+def test_keyword_arguments_of_the_model_and_of_the_factory(archlab):
+    words = ("--input", "x=1,3,8,8", "--input", "factor=2.0", "--args", "width=6", "--args", "act=gelu")
+    told = archlab("sites", "mynet:Net", *words, "--json").json()
+    assert {site["kind"] for site in told["sites"]} == {"activation", "skip", "branch"}  # the root is no block
+    assert told["sites"][0]["shape"] == "1x6x8x8"
+
+
+def test_token_ids_and_a_model_that_is_made_already(archlab):
+    for factory in ("mynet:Tokens", "mynet:ready"):
+        told = archlab("sites", factory, "--input", "2,5:int64", "--high", "9", "--json").json()
+        assert [site["kind"] for site in told["sites"]] == ["activation"]
+
+
+# --- cost -----------------------------------------------------------------------------------
+
+
+def test_cost_prints_what_cost_says_and_a_table_by_module(archlab):
+    said = archlab("cost", "mynet:Net", *IMAGE, "--depth", "1")
+    assert ["parameters", "223"] in said.lines()
+    assert ["body", "Sequential", "223", "13,824", "100.0", "704"] in said.lines()
+    assert not any(line and line[0] == "body.0" for line in said.lines())
+
+
+def test_cost_as_json(archlab):
+    told = archlab("cost", "mynet:Net", *IMAGE, "--convention", "paper", "--depth", "2", "--json").json()
+    assert told["params"] == 3 * 4 * 9 + 4 + 4 * 3 * 9 + 3
+    assert told["macs"] == 2 * 3 * 4 * 9 * 64 + (4 + 4 + 3) * 64  # multiply-adds; bias, ReLU, bias
+    assert (told["convention"], told["how"]) == ("paper", "meta")
+    assert [row["module"] for row in told["modules"]] == ["", "body", "body.0", "body.1", "body.2", "drop"]
+
+
+def test_cost_as_csv_is_one_row_or_one_a_module(archlab):
+    row = archlab("cost", "mynet:Net", *IMAGE, "--csv").csv()
+    assert (len(row), row["macs"][0]) == (1, 13824)
+    modules = archlab("cost", "mynet:Net", *IMAGE, "--csv", "--depth", "1").csv()
+    assert list(modules["type"]) == ["Net", "Sequential", "Dropout"]
+
+
+def test_fvcore_as_a_second_opinion(archlab):
+    told = archlab("cost", "mynet:Net", *IMAGE, "--fvcore", "--json").json()
+    assert told["fvcore"]["macs"] == told["macs"] == 13824
+    assert set(told["fvcore"]["uncounted"]) >= {"aten::mul", "aten::add"}
+    assert archlab("cost", "mynet:Net", *IMAGE, "--fvcore", "--csv").csv()["fvcore_macs"][0] == 13824
+    assert "it did not count: " in archlab("cost", "mynet:Net", *IMAGE, "--fvcore").out
+
+
+def test_cost_says_where_a_model_was_really_run(archlab):
+    told = archlab("cost", "mynet:OnData", "--input", "2,4", "--json").json()
+    assert told["how"].startswith("one real run: on meta it raises")
+
+
+@pytest.mark.parametrize(
+    "words, params",
+    [
+        (("torchvision.models:resnet18", "--input", "1,3,224,224"), 11_689_512),
+        (("timm.models.resnet:resnet18", "--input", "1,3,224,224", "--args", "num_classes=10"), 11_181_642),
+        (("studies.motion.models:baseline", *FRAME, *FRAME, "--input", "10.0"), 966_979),
+    ],
+)
+def test_networks_of_others(archlab, words, params):
+    assert archlab("cost", *words, "--json").json()["params"] == params
+
+
+# --- speed and profile ------------------------------------------------------------------------
+
+QUICK = ("--device", "cpu", "--seconds", "0.01")
+STREAM = ("--call", "stream", "--input", "1,3,32,32", "--input", "1,32,16,16", "--input", "10.0")
+
+
+def test_speed_prints_a_row_a_model_and_the_conditions(archlab):
+    said = archlab("speed", "mynet:Net", "mynet:Wide", "mynet:Net", "--input", "2,3,8,8", *QUICK)
+    assert said.lines()[0] == ["model", "median", "[ms]", "p10", "p90", "FPS", "runs"]
+    assert [line[0] for line in said.lines()[1:4]] == ["mynet:Net", "mynet:Wide", "mynet:Net"]
+    assert said.lines()[3][1] == "(2)"
+    assert "fp32, eager, batch 2" in said.out and "clock: wall clock" in said.out.splitlines()
+
+
+def test_speed_as_json_and_csv(archlab):
+    words = ("speed", "mynet:Net", *IMAGE, *QUICK, "--precision", "bf16", "--channels-last")
+    told = archlab(*words, "--json").json()
+    model = told["models"][0]
+    assert {name: model[name] for name in ("model", "device", "precision", "mode", "memory_format")} == {
+        "model": "mynet:Net", "device": "cpu", "precision": "bf16", "mode": "eager", "memory_format": "channels_last"
+    }  # fmt: skip
+    assert model["p10_ms"] <= model["median_ms"] <= model["p90_ms"] and model["runs"] >= 3
+    assert told["conditions"]["torch"] and told["conditions"]["seconds"] == 0.01
+    assert list(archlab(*words, "--csv").csv()) == list(model)
+
+
+def test_profile_is_one_table_that_adds_up(archlab):
+    said = archlab("profile", "mynet:Net", *IMAGE, *QUICK)
+    assert said.lines()[0] == ["module", "type", "params", "MACs", "%", "MACs", "time", "[ms]", "%", "time"]
+    rows = {line[0]: line for line in said.lines() if line}
+    assert rows["body.0"][1:5] == ["Conv2d", "112", "6,912", "50.0"]
+    assert rows["body"][1:5] == ["Sequential", "0", "0", "0.0"], "what is in its parts is theirs"
+    assert rows["sum"][1:4] == ["223", "13,824", "100.0"] and rows["sum"][5] == "100.0"
+    assert max(line.count("█") for line in said.out.splitlines()) == 24
+    assert "apart [ms]" in said.out
+
+
+@pytest.mark.parametrize("depth", ["1", "2"])
+def test_profile_adds_up_to_what_cost_and_speed_say(archlab, depth):
+    words = ("studies.motion.models:baseline", *STREAM)
+    told = archlab("profile", *words, *QUICK, "--depth", depth, "--json").json()
+    cost = archlab("cost", *words, "--json").json()
+    modules = pd.DataFrame(told["modules"])
+    assert modules["params"].sum() == cost["params"] == told["sum"]["params"]
+    assert modules["macs"].sum() == cost["macs"] == told["sum"]["macs"]
+    assert modules["self_ms"].sum() == pytest.approx(told["whole"]["apart_ms"], rel=1e-9)
+    assert modules["self_share"].sum() == pytest.approx(1) and modules["macs_share"].sum() == pytest.approx(1)
+    assert modules["module"].str.count(r"\.").max() == int(depth) - 1
+    assert (modules[["params", "macs", "self_ms"]] >= 0).all(axis=None)
+    assert told["conditions"]["measured_on"] == "cpu"
+
+
+def test_profile_of_modules_that_share_parameters(archlab):
+    rows = archlab("profile", "mynet:Tied", "--input", "2,4", *QUICK, "--csv").csv().set_index("module")
+    assert rows["params"].to_dict() == {"one": 16, "two": 4, "body": 3} | {rows.index[0]: 0}
+    assert rows.loc["one", "calls"] == 2
+
+
+def test_profile_draws_a_chart(archlab, here):
+    archlab("profile", "mynet:Net", *IMAGE, *QUICK, "--chart", "parts.png")
+    assert (here / "parts.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_speed_and_profile_of_another_method(archlab):
+    for command, shown in (("speed", "FPS"), ("profile", "decoder")):
+        said = archlab(command, "studies.motion.models:baseline", *STREAM, *QUICK)
+        assert any(shown in line for line in said.lines())
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (("speed", "--precision", "tf32"), "precision='tf32' is of NVIDIA GPUs"),
+        (("speed", "--mode", "graph"), "mode='graph' is a CUDA graph, and the device is cpu"),
+        (("speed", "--mode", "fast"), "'fast'"),
+        (("speed", "--seconds", "0"), "seconds must be above 0"),
+        (("speed", "--device", "gpu"), "device must be a cpu or cuda device, got 'gpu'"),
+        (("profile", "--depth", "0"), "'--depth'"),
+        (("profile", "--chart", "parts.gif"), "--chart parts.gif: name a file that ends in .png, .pdf, .svg"),
+        (("profile", "--chart", "nowhere/parts.png"), "--chart nowhere/parts.png: there is no folder nowhere"),
+        (("profile", "--json", "--csv"), "--json and --csv: choose one"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_one_line(archlab, words, reason):
+    command, *rest = words
+    assert reason in archlab(command, "mynet:Net", *IMAGE, "--device", "cpu", *rest, status=2).err
+
+
+def test_a_model_that_fails_while_it_is_measured_says_where(archlab):
+    said = archlab("speed", "mynet:Net", "--input", "1,4,8,8", "--device", "cpu", status=2)
+    assert "the model does not run on this input: RuntimeError" in said.err and "raised in body.0 (Conv2d)" in said.err
+
+
+# --- models put in their mode; output kept clean -----------------------------------------------
+
+
+def test_a_model_is_in_eval_mode_or_in_train_mode(archlab):
+    assert "dropout" not in archlab("cost", "mynet:Net", *IMAGE, "--json").json()["uncounted"]
+    assert "dropout" in archlab("cost", "mynet:Net", *IMAGE, "--json", "--train").json()["uncounted"]
+
+
+def test_a_process_of_its_own_prints_the_answer_and_nothing_else_to_standard_output(here):
+    code = "from archlab.cli import main; main()"
+    words = [sys.executable, "-c", code, "cost", "mynet:Net", *IMAGE, "--json"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert json.loads(said.stdout)["params"] == 223
+    assert said.stderr.splitlines() == ["importing", "running"]
+
+
+def test_help_teaches_by_examples_that_run(archlab):
+    assert "archlab cost torchvision.models:resnet18 --input 1,3,224,224 --depth 1" in archlab("--help").out
+    for command, option in (("sites", "--left"), ("cost", "--fvcore"), ("speed", "--mode"), ("profile", "--chart")):
+        said = archlab(command, "--help").out
+        assert f"archlab {command} torchvision.models" in said and option in said
+    assert archlab("--version").out == f"{al.__version__}\n"
+
+
+# --- wrong usage --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (("mynet", *IMAGE), "'mynet' names no factory: write package.module:factory"),
+        (("mynett:Net", *IMAGE), "there is no module 'mynett'"),
+        (("mynet.py:Net", *IMAGE), "name it as for import: mynet"),
+        (("failing:Net", *IMAGE), "importing failing raises ModuleNotFoundError: No module named 'nowhere_to"),
+        (("mynet:Nett", *IMAGE), "mynet has no 'Nett'; did you mean Net?"),
+        (("mynet:number", *IMAGE), "mynet:number is of type int: name a function or a class"),
+        (("mynet:broken", *IMAGE), "mynet:broken() raises RuntimeError: no weights here"),
+        (("mynet:leaves", *IMAGE), "mynet:leaves() raises SystemExit: 3"),
+        (("mynet:a_list", *IMAGE), "mynet:a_list() returns list, not a torch.nn.Module"),
+        (("mynet:compiled", *IMAGE), "mynet:compiled(): this model is compiled: pass the module that was given"),
+        (("mynet:Net", *IMAGE, "--args", "widht=3"), "mynet:Net(widht=3) raises TypeError"),
+        (("mynet:Net", *IMAGE, "--args", "width"), "--args 'width': write name=value"),
+        (("mynet:Net", "--input", "1,3,x"), "--input '1,3,x': write a shape of sizes above 0"),
+        (("mynet:Net", "--input", "1,3,8,8:int46"), "torch has no dtype 'int46'"),
+        (("mynet:Net", *IMAGE, "--input", "2.0", "--input", "3"), "was given 3 inputs: too many positional arguments"),
+        (("mynet:Net", *IMAGE, "--call", "encod"), "the model has no method Net.encod; did you mean encode?"),
+        (("mynet:Net", "--input", "1,4,8,8"), "raised in body.0 (Conv2d)"),
+        (("mynet:Tokens", "--input", "2,5:int64", "--high", "10"), "raised in embed (Embedding)"),
+        (("mynet:Net", *IMAGE, "--kinds", "skipp"), "kind 'skipp' is unknown: choose from activation, skip"),
+        (("mynet:Net", *IMAGE, "--where", "nothing*"), "where='nothing*' matches no site"),
+        (("mynet:Net", *IMAGE, "--csv", "--json"), "--json and --csv: choose one"),
+        (("mynet:Net",), "Missing"),
+        (("mynet:Net", *IMAGE, "--bogus"), "No such option: --bogus"),
+    ],
+)
+def test_what_sites_cannot_do_is_said_in_one_line(archlab, words, reason):
+    assert reason in archlab("sites", *words, status=2).err
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (("--convention", "flops"), "'flops'"),
+        (("--depth", "0"), "'--depth'"),
+        (("--depth", "1", "--fvcore", "--csv"), "--csv writes one table"),
+        (("--input", "0,3"), "--input '0,3'"),
+    ],
+)
+def test_what_cost_cannot_do_is_said_in_one_line(archlab, words, reason):
+    assert reason in archlab("cost", "mynet:Net", *IMAGE, *words, status=2).err
+
+
+def test_traceback_shows_where_an_error_came_from(archlab, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["archlab", "sites", "mynet:broken", *IMAGE, "--traceback"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    said = capsys.readouterr().err
+    assert left.value.code == 2
+    assert "in broken" in said and said.splitlines()[-1].startswith("archlab: mynet:broken() raises")
+
+
+def test_a_defect_of_archlab_is_no_wrong_usage(archlab, monkeypatch):
+    def defect(*given, **options):
+        raise AssertionError("the output differs")
+
+    monkeypatch.setattr("archlab.cli.main.sites", defect)
+    assert "failed with AssertionError: the output differs" in archlab("sites", "mynet:Net", *IMAGE, status=1).err
+
+
+# --- inputs in words ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, shape, dtype",
+    [
+        ("1,3,224,224", (1, 3, 224, 224), "torch.float32"),
+        ("5,", (5,), "torch.float32"),
+        ("5:int32", (5,), "torch.int32"),
+        (" 2, 12 : int64", (2, 12), "torch.int64"),
+        ("2,3:bfloat16", (2, 3), "torch.bfloat16"),
+        ("2,3:complex64", (2, 3), "torch.complex64"),
+        ("2,3:bool", (2, 3), "torch.bool"),
+    ],
+)
+def test_shapes_become_tensors_the_same_each_time(text, shape, dtype):
+    value = parse_input(text)
+    assert tuple(value.shape) == shape and str(value.dtype) == dtype
+    assert value.equal(parse_input(text))
+
+
+@pytest.mark.parametrize("text, value", [("10.0", 10.0), ("-3", -3), ("1e-3", 0.001), ("True", True), ("None", None)])
+def test_numbers_stay_numbers(text, value):
+    given = parse_input(text)
+    assert given == value and type(given) is type(value)
+
+
+def test_high_is_the_largest_value_of_integers():
+    values = parse_input("1000:int64", high=6)
+    assert (values.min(), values.max()) == (0, 6)
+
+
+@pytest.mark.parametrize("text", ["", "1,,2", "1,-3", "x", "'text'", "1;2", "(1", "1,3:"])
+def test_what_is_no_input_is_refused(text):
+    with pytest.raises(Unusable, match="--input"):
+        parse_input(text)

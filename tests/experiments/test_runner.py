@@ -1,0 +1,424 @@
+"""Cells run once whatever is killed; stale, corrupt and half-done things are seen; workers leave each other alone."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from archlab.experiments.command import command
+from archlab.experiments.lease import lease
+from archlab.experiments.provenance import data_fingerprint, imported_by, source_hashes
+from archlab.experiments.runner import run
+
+STUDY = '''
+"""A study of nothing much."""
+import os, sys, time
+from pathlib import Path
+import {helper}
+from archlab.cells import OutOfTime
+
+PRESETS = ("smoke", "cpu")
+ROWS = [{{"name": "base", "kind": "none"}}, {{"name": "a/1", "kind": "relu"}}, {{"name": "b", "kind": "skip"}}]
+
+def needs(row):
+    return [] if row["name"] == "base" else ["base"]
+
+def cell(row, preset, seed, scratch):
+    with open(Path(scratch.folder).parents[1] / "ran.txt", "a") as ran:
+        ran.write(f"{{row['name']}} {{seed}}\\n")
+    behave = os.environ.get("BEHAVE_" + row["name"].replace("/", "_"), "")
+    if behave == "fail":
+        raise RuntimeError("no good")
+    if behave == "kill":
+        os.kill(os.getpid(), 9)
+    if behave == "slow":
+        time.sleep(60)
+    if behave == "long":
+        done = len(list(scratch.folder.glob("step*")))
+        while done < 5:
+            (scratch.folder / f"step{{done}}").touch()
+            done += 1
+            if scratch.time_left_s() is not None and scratch.time_left_s() < 1000:
+                raise OutOfTime
+    base = scratch.needed["base"].values["score"] if row["name"] != "base" else 0
+    return {{"score": base + {helper}.VALUE + seed, "steps": 5}}
+
+def report(rows, folder):
+    (folder / "report.md").write_text("\\n".join(f"{{r.row}} {{r.score}}" for r in rows.itertuples()))
+'''
+
+
+class Lab:
+    """A study module of its own in a folder of its own, and what it did."""
+
+    def __init__(self, folder: Path, monkeypatch):
+        self.folder = folder
+        self.name = f"study_{uuid.uuid4().hex[:8]}"
+        self.helper = f"helper_{self.name}"
+        (folder / self.name).mkdir()
+        (folder / self.name / "__init__.py").touch()
+        self.module = f"{self.name}.table"
+        self.edit(helper="VALUE = 1\n", study=STUDY.format(helper=f"{self.name}.helper"))
+        monkeypatch.chdir(folder)
+        monkeypatch.syspath_prepend(str(folder))
+
+    def edit(self, helper: str | None = None, study: str | None = None) -> None:
+        for name, text in (("helper", helper), ("table", study)):
+            if text is not None:
+                (self.folder / self.name / f"{name}.py").write_text(text)
+            if f"{self.name}.{name}" in sys.modules:
+                sys.modules.pop(f"{self.name}.{name}")
+        importlib.invalidate_caches()
+
+    def run(self, **options):
+        return run(self.module, preset="smoke", **options)
+
+    @property
+    def scratch(self) -> Path:
+        return self.folder / "scratch" / "table" / "smoke"
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "reports" / "table" / "smoke"
+
+    def ran(self) -> list[str]:
+        path = self.scratch / "ran.txt"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return Lab(tmp_path, monkeypatch)
+
+
+def test_each_cell_runs_once_and_the_table_is_derived(lab):
+    rows = lab.run(seeds=2)
+    assert lab.ran() == ["base 0", "base 1", "a/1 0", "a/1 1", "b 0", "b 1"]
+    assert list(rows.columns) == ["row", "kind", "preset", "seed", "score", "steps", "stale", "seconds"]
+    assert rows["score"].tolist() == [1, 2, 2, 4, 2, 4] and not rows["stale"].any()
+    assert rows.attrs["missing"] == {}
+    assert [Path(folder).parent.name.split("-")[-2] for folder in rows.attrs["folders"].values()] == ["0"] * 3
+    assert rows.attrs["conditions"].items() >= {"preset": "smoke", "data": "default", "seeds": 2}.items()
+    assert {"device", "torch", "commit", "wall_s", "threads"} <= rows.attrs["conditions"].keys()
+    assert (lab.out / "report.md").read_text().startswith("base 1\nbase 2")
+    first = (lab.out / "rows.csv").read_bytes()
+    files = {path.name: path.stat().st_mtime_ns for path in (lab.out / "cells").iterdir()}
+    assert len(files) == 6
+    (lab.out / "rows.csv").unlink()
+    lab.run(seeds=2)
+    assert len(lab.ran()) == 6, "done cells are skipped"
+    assert (lab.out / "rows.csv").read_bytes() == first
+    assert {path.name: path.stat().st_mtime_ns for path in (lab.out / "cells").iterdir()} == files
+
+
+def test_results_hold_no_path_or_host_of_this_machine(lab):
+    lab.run()
+    for path in (lab.out / "cells").iterdir():
+        assert str(lab.folder) not in path.read_text()
+
+
+def test_only_brings_what_it_needs(lab):
+    assert lab.run(only="b")["row"].tolist() == ["base", "b"]
+    assert not (lab.out / "report.md").exists(), "a report is of all rows"
+    rows = lab.run(only="base", stale="rerun")
+    assert rows["row"].tolist() == ["base", "b"], "what is there stays in rows.csv"
+    assert rows.attrs["missing"] == {"a/1 (seed 0)": "not chosen by only"}
+    assert len(lab.run(only="a/*")) == 3 and (lab.out / "report.md").exists()
+    with pytest.raises(ValueError, match=r"only='c\*' matches no row of .*: base, a/1, b"):
+        lab.run(only="c*")
+
+
+def test_a_change_of_code_marks_rows_and_rerun_makes_them_anew(lab):
+    lab.run()
+    lab.edit(helper="VALUE = 10\n")
+    kept = lab.run()
+    assert kept["stale"].all() and kept["score"].tolist() == [1, 2, 2] and len(lab.ran()) == 3
+    anew = lab.run(stale="rerun")
+    assert not anew["stale"].any() and anew["score"].tolist() == [10, 20, 20] and len(lab.ran()) == 6
+    assert len(list((lab.out / "cells").iterdir())) == 6, "the stale results stay"
+    assert lab.run()["score"].tolist() == [10, 20, 20], "what is not stale counts"
+
+
+def test_comments_docstrings_and_layout_make_nothing_stale(lab):
+    lab.run()
+    lab.edit(helper='"""What it is."""\n\n# because\nVALUE = (\n    1\n)\n')
+    assert not lab.run()["stale"].any()
+
+
+def test_a_cell_may_depend_on_few_modules(lab):
+    study = STUDY.format(helper=f"{lab.name}.helper")
+    lab.edit(
+        study=study
+        + f"\ndef depends(row):\n    return ['{lab.name}.helper'] if row['name'] == 'base' else [__name__]\n"
+    )
+    lab.run()
+    lab.edit(study=(lab.folder / lab.name / "table.py").read_text() + "\nMORE = 1\n")
+    assert lab.run()["stale"].tolist() == [False, True, True]
+
+
+def test_data_and_preset_make_other_cells(lab):
+    lab.run()
+    photos = lab.folder / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(b"123")
+    lab.run(data=photos)
+    assert len(lab.ran()) == 6
+    before = data_fingerprint(photos)
+    (photos / "a.png").write_bytes(b"1234")
+    assert data_fingerprint(photos) != before
+    run(lab.module, preset="cpu")
+    assert (lab.folder / "reports" / "table" / "cpu" / "report.md").exists()
+
+
+def test_a_failed_cell_is_named_and_the_others_go_on(lab, monkeypatch, capsys):
+    monkeypatch.setenv("BEHAVE_a_1", "fail")
+    rows = lab.run()
+    assert rows["row"].tolist() == ["base", "b"]
+    assert rows.attrs["missing"] == {"a/1 (seed 0)": "failed: RuntimeError: no good"}
+    assert "RuntimeError: no good" in capsys.readouterr().err
+    assert (lab.out / "rows.csv").exists() and not (lab.out / "report.md").exists()
+    monkeypatch.delenv("BEHAVE_a_1")
+    assert lab.run().attrs["missing"] == {}
+    (home,) = lab.scratch.glob("a-1-0-*")
+    attempts = [json.loads(path.read_text()) for path in sorted((home / "attempts").iterdir())]
+    assert [attempt["outcome"] for attempt in attempts] == ["failed: RuntimeError: no good", "finished"]
+
+
+def test_what_needs_a_missing_cell_waits(lab, monkeypatch):
+    monkeypatch.setenv("BEHAVE_base", "fail")
+    missing = lab.run().attrs["missing"]
+    assert missing["b (seed 0)"] == "waits for base (seed 0)" and lab.ran() == ["base 0"]
+
+
+def test_the_time_limit_cuts_inside_a_cell_and_the_next_call_goes_on(lab, monkeypatch):
+    monkeypatch.setenv("BEHAVE_base", "long")
+    calls = 0
+    while lab.run(time_limit_s=100).attrs["missing"]:
+        calls += 1
+    assert calls == 5 and lab.ran().count("base 0") == 6
+    (result,) = (lab.out / "cells").glob("base-0-*.json")
+    assert json.loads(result.read_text())["attempts"] == 6
+    assert lab.run(time_limit_s=0, seeds=2).attrs["missing"]["b (seed 1)"].startswith("waits for base")
+
+
+def test_work_begun_by_older_code_is_gone_on_with(lab, monkeypatch, capsys):
+    monkeypatch.setenv("BEHAVE_base", "long")
+    lab.run(time_limit_s=100)
+    lab.edit(helper="VALUE = 7\n")
+    lab.run(time_limit_s=100)
+    (home,) = lab.scratch.glob("base-0-*")
+    (work,) = [path for path in home.iterdir() if len(path.name) == 16]
+    assert len(list(work.iterdir())) == 2 and "going on from what it had begun" in capsys.readouterr().err
+    lab.edit(helper="VALUE = 8\n")
+    lab.run(time_limit_s=100, stale="rerun")
+    assert len([path for path in home.iterdir() if len(path.name) == 16]) == 2, "rerun begins in a folder of its own"
+
+
+def test_work_that_newer_code_cannot_go_on_with_is_given_back(lab):
+    study = STUDY.format(helper=f"{lab.name}.helper")
+    body = """
+import torch
+from archlab.training import Task, fit
+ROWS = ["base"]
+def cell(row, preset, seed, scratch):
+    task = Task(None, lambda step: torch.ones(2, 1), lambda net, x: net(x).square().mean(), lambda net: {})
+    left = 0.0 if STEPS == 3 else None
+    went = fit(torch.nn.Linear(1, 1), task, steps=STEPS, folder=scratch.folder, time_limit_s=left, progress=False)
+    if not went.finished:
+        raise OutOfTime
+    return {"steps": STEPS, "score": 0}
+def needs(row): return []
+"""
+    lab.edit(study=study + body + "STEPS = 3\n")
+    assert lab.run().attrs["missing"] == {"base (seed 0)": "out of time"}
+    lab.edit(study=study + body + "STEPS = 4\n")
+    assert lab.run()["steps"].tolist() == [4]
+    (home,) = lab.scratch.glob("base-0-*")
+    assert len(list(home.glob("*/checkpoint.pt"))) == 2
+
+
+@pytest.mark.parametrize("content", ["", '{"row": "base", "val', "[]", "{}"])
+def test_an_unreadable_result_is_put_aside_and_made_again(lab, content, capsys):
+    lab.run()
+    (result,) = (lab.out / "cells").glob("base-0-*.json")
+    result.write_text(content)
+    assert lab.run()["score"].tolist() == [1, 2, 2]
+    assert lab.ran().count("base 0") == 2
+    assert result.with_suffix(".unreadable").read_text() == content
+    assert "not a readable result; kept as" in capsys.readouterr().err
+
+
+def test_a_killed_run_loses_only_the_cell_it_was_in(lab, monkeypatch):
+    script = f"from archlab.running import run; run({lab.module!r}, preset='smoke')"
+    environment = {**os.environ, "BEHAVE_b": "slow", "PYTHONPATH": os.pathsep.join([str(lab.folder), *sys.path])}
+    child = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    until = time.monotonic() + 60
+    while "b 0" not in lab.ran():
+        assert child.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    rows = lab.run()  # while it runs: its lease is respected
+    assert rows.attrs["missing"] == {"b (seed 0)": "running elsewhere"}
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    rows = lab.run()
+    assert rows.attrs["missing"] == {} and lab.ran() == ["base 0", "a/1 0", "b 0", "b 0"]
+    (home,) = lab.scratch.glob("b-0-*")
+    attempts = [json.loads(path.read_text()) for path in sorted((home / "attempts").iterdir())]
+    assert [attempt["outcome"] for attempt in attempts] == ["began", "finished"]
+
+
+def test_workers_run_cells_apart_and_a_killed_one_disturbs_nobody(lab, monkeypatch):
+    missing = lab.run(workers=1, time_limit_s=0).attrs["missing"]
+    assert missing["b (seed 0)"] == "waits for base (seed 0)" and lab.ran() == []
+    lab.run(only="base")
+    monkeypatch.setenv("BEHAVE_a_1", "kill")
+    rows = lab.run(workers=2)
+    assert rows["row"].tolist() == ["base", "b"] and rows["score"].tolist() == [1, 2]
+    missing = rows.attrs["missing"]["a/1 (seed 0)"]
+    assert missing.startswith("killed by signal 9; see ") and Path(missing.rpartition("see ")[2]).exists()
+    (home,) = lab.scratch.glob("b-0-*")
+    assert (home / "log.txt").exists()
+
+
+def test_a_row_of_another_study_is_made_once_in_its_own_folder(lab):
+    other = STUDY.format(helper=f"{lab.name}.helper").replace('ROWS = [{"name": "base", "kind": "none"}, ', "ROWS = [")
+    other = other.replace('return [] if row["name"] == "base" else ["base"]', f'return ["{lab.module}:base"]')
+    other = other.replace('needed["base"]', f'needed["{lab.module}:base"]')
+    (lab.folder / lab.name / "figure.py").write_text(other)
+    rows = run(f"{lab.name}.figure", preset="smoke")
+    assert rows["row"].tolist() == ["a/1", "b"] and rows["score"].tolist() == [2, 2]
+    assert lab.ran() == ["base 0"], "in the folders of the study that it is of"
+    assert lab.run()["row"].tolist() == ["base", "a/1", "b"]
+    assert lab.ran().count("base 0") == 1
+    missing = run(f"{lab.name}.figure", preset="smoke", seeds=2, time_limit_s=0).attrs["missing"]
+    assert missing == {"base (seed 1)": "out of time"} | {
+        f"{n} (seed 1)": "waits for base (seed 1)" for n in ("a/1", "b")
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"preset": "huge"}, "preset must be one of smoke, cpu, got 'huge'"),
+        ({"preset": "smoke", "stale": "drop"}, "stale must be one of keep, rerun, got 'drop'"),
+        ({"preset": "smoke", "seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"preset": "smoke", "workers": -1}, "workers must be at least 0, got -1"),
+        ({"preset": "smoke", "data": "nowhere"}, "data: nowhere is no folder"),
+    ],
+)
+def test_bad_options(lab, options, said):
+    with pytest.raises(ValueError, match=said):
+        run(lab.module, **options)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("ROWS = ['a', 'a']", "names must differ"),
+        ("def needs(row): return ['z']", "row 'base' needs 'z', which is no row before it"),
+        ("def depends(row): return ['no_such.module']", "no_such.module: no Python file"),
+    ],
+)
+def test_rows_that_do_not_add_up(lab, more, said):
+    lab.edit(study=STUDY.format(helper=f"{lab.name}.helper") + more + "\n")
+    with pytest.raises(ValueError, match=said):
+        lab.run()
+
+
+def test_a_value_that_json_cannot_write_is_named(lab):
+    lab.edit(study=STUDY.format(helper=f"{lab.name}.helper").replace('"steps": 5', '"steps": {"of": object()}'))
+    missing = lab.run().attrs["missing"]["base (seed 0)"]
+    assert missing.startswith("failed: TypeError: base (seed 0)['steps']['of'] is of type object: a cell returns")
+
+
+def call(lab, *words: str) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["table", *words])
+        with pytest.raises(SystemExit) as ended:
+            command(lab.module)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_the_command_line(lab, monkeypatch, capsys):
+    assert call(lab, "--help") == 0
+    helped = capsys.readouterr().out
+    assert "A study of nothing much." in helped and "--time-limit" in helped
+    assert call(lab, "--preset", "huge") == 2
+    assert "preset must be one of smoke, cpu" in capsys.readouterr().err
+    assert call(lab, "--time-limit", "0") == 75
+    assert "no report yet: 3 cells are missing, 0 are there" in capsys.readouterr().err
+    assert call(lab, "--only", "base") == 0, "what was asked for is done"
+    assert "no report yet: 2 cells are missing, 1 are there" in capsys.readouterr().err
+    monkeypatch.setenv("BEHAVE_b", "fail")
+    assert call(lab) == 1
+    monkeypatch.delenv("BEHAVE_b")
+    assert call(lab) == 0 and (lab.out / "report.md").exists()
+    lab.edit(helper="VALUE = 2\n")
+    assert call(lab) == 0
+    assert "3 rows are of older code and marked stale; --stale rerun makes them anew" in capsys.readouterr().err
+
+
+def test_a_lease_is_held_by_one_and_given_back(tmp_path):
+    path = tmp_path / "lease.json"
+    with lease(path) as mine:
+        assert mine is not None and mine()
+        with lease(path) as other:
+            assert other is None
+        assert mine() and path.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "age_s", "taken"),
+    [
+        ({"token": "x", "host": "another machine", "pid": 1}, 0, False),
+        ({"token": "x", "host": "another machine", "pid": 1}, 100, True),
+        ({"token": "x", "host": os.uname().nodename, "pid": os.getpid()}, 0, False),
+        ("half a li", 0, False),
+        ("half a li", 100, True),
+    ],
+)
+def test_an_abandoned_lease_is_taken_over(tmp_path, content, age_s, taken):
+    path = tmp_path / "lease.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    os.utime(path, (time.time() - age_s,) * 2)
+    with lease(path, stale_s=60) as mine:
+        assert (mine is not None) == taken
+
+
+def test_a_dead_holder_on_this_machine_is_known_at_once(tmp_path):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    path = tmp_path / "lease.json"
+    path.write_text(json.dumps({"token": "x", "host": os.uname().nodename, "pid": int(dead.stdout)}))
+    with lease(path, stale_s=1e6) as mine:
+        assert mine is not None
+
+
+def test_the_heartbeat_keeps_a_long_lease(tmp_path):
+    path = tmp_path / "lease.json"
+    with lease(path, stale_s=0.3) as mine:
+        path.write_text(path.read_text().replace(str(os.getpid()), "null"))  # so that silence alone decides
+        time.sleep(0.8)
+        with lease(path, stale_s=0.3) as other:
+            assert other is None and mine is not None and mine()
+
+
+def test_imports_are_followed_by_reading(lab):
+    assert imported_by(lab.module) == sorted(
+        {lab.module, f"{lab.name}.helper", *imported_by("archlab.experiments.cells")}
+    )
+    assert "archlab.experiments.lease" in imported_by(
+        "archlab.experiments.cells"
+    ) and "archlab.experiments.runner" not in imported_by("archlab.experiments.cells")
+    assert len(set(source_hashes(imported_by("archlab.experiments.cells")).values())) == len(
+        imported_by("archlab.experiments.cells")
+    )

@@ -1,0 +1,86 @@
+"""Figures: what is drawn is what the frame holds."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+
+from archlab.report import plots
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+def test_omegas_draws_a_line_a_site_coloured_by_its_end():
+    tracks = {"stays": [0.0, 0.2, 0.1], "goes": [0.0, 0.6, 1.0]}
+    history = pd.DataFrame(
+        [{"phase": "soft", "step": i, "site": s, "omega": w} for s, t in tracks.items() for i, w in enumerate(t)]
+    )
+    stays, goes = (line for line in plots.omegas(history, tau=0.5).lines if len(line.get_xdata()) == 3)
+    assert list(stays.get_ydata()) == tracks["stays"] and stays.get_color() == plots.COLOURS[1]
+    assert list(goes.get_ydata()) == tracks["goes"] and goes.get_color() == plots.COLOURS[0]
+
+
+def test_sensitivity_keeps_the_order_and_says_what_it_thinned():
+    frame = pd.DataFrame({"site": [f"s{i}" for i in range(50)], "kind": "skip", "delta_ssim": -np.arange(50) / 100})
+    ax = plots.sensitivity(frame, quality="ssim", most=10)
+    assert [text.get_text() for text in ax.get_yticklabels()][::9] == ["s0", "s49"]
+    assert "10 of 50 sites" in ax.get_xlabel()
+    assert [round(bar.get_width(), 2) for bar in ax.patches][-1] == -0.49
+    with pytest.raises(ValueError, match="no column 'delta_psnr'"):
+        plots.sensitivity(frame, quality="psnr")
+
+
+def test_tradeoff_points_labels_and_front():
+    frame = pd.DataFrame({"GMACs": [1.0, 2.0, 3.0, 2.5], "SSIM": [0.7, 0.8, 0.9, 0.75], "row": list("abcd")})
+    ax = plots.tradeoff(frame, x="GMACs", y="SSIM", label="row")
+    assert sorted(map(tuple, ax.collections[0].get_offsets())) == sorted(
+        zip(frame["GMACs"], frame["SSIM"], strict=True)
+    )
+    assert list(ax.lines[0].get_xdata()) == [1.0, 2.0, 3.0]
+    assert [text.get_text() for text in ax.texts] == list("abcd")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("GMACs", "SSIM")
+
+
+def test_tradeoff_over_seeds_is_their_mean_with_bars_and_a_zone_is_in_sight():
+    frame = pd.DataFrame(
+        {"ms": [1.0, 3.0, 5.0, 5.0], "SSIM": [0.7, 0.9, 0.6, 0.6], "row": list("aabb"), "seed": [0, 1] * 2}
+    )
+    ax = plots.tradeoff(frame, x="ms", y="SSIM", label="row", over="seed", zone={"ms": 0.5, "SSIM": 0.95})
+    points = next(c for c in ax.collections if hasattr(c, "get_sizes"))
+    assert [tuple(round(v, 6) for v in point) for point in points.get_offsets()] == [(2.0, 0.8), (5.0, 0.6)]
+    (zone,) = (patch for patch in ax.patches if patch.get_hatch())
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    assert left <= zone.get_x() and zone.get_x() + zone.get_width() == 0.5 <= right
+    assert zone.get_y() == 0.95 and zone.get_y() + zone.get_height() <= high and low < 0.6
+    log = plots.tradeoff(frame, x="ms", y="SSIM", label="row", zone={"ms": 0.01}, log=["ms"])
+    assert log.get_xscale() == "log" and 0 < log.get_xlim()[0] < 0.01
+    with pytest.raises(ValueError, match="no column 'FPS'"):
+        plots.tradeoff(frame, x="ms", y="SSIM", label="row", zone={"FPS": 25})
+
+
+def test_labels_of_close_points_do_not_cover_each_other():
+    frame = pd.DataFrame(
+        {"x": [1.0, 1.02, 1.04, 5.0], "y": [1.0, 1.01, 1.0, 5.0], "row": ["one", "two", "three", "far"]}
+    )
+    ax = plots.tradeoff(frame, x="x", y="y", label="row")
+    renderer = ax.figure.canvas.get_renderer()
+    ax.figure.canvas.draw()
+    boxes = [Text.get_window_extent(text, renderer) for text in ax.texts]  # without the lines that lead to them
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_pareto_minds_which_way_is_better_and_keeps_ties():
+    frame = pd.DataFrame({"ms": [1, 2, 2, 3], "error": [4, 3, 3, 3.5]})
+    assert plots.pareto(frame, {"ms": "lower", "error": "lower"}).tolist() == [True, True, True, False]
+    assert plots.pareto(frame, {"ms": "higher", "error": "lower"}).tolist() == [False, True, True, True]
+
+
+def test_save_writes_the_file_and_closes_the_figure(tmp_path):
+    ax = plots.curve(pd.DataFrame({"step": [0, 1], "loss": [1.0, 0.5]}), x="step", y="loss", name="net")
+    plots.save(ax, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 1000 and not plt.get_fignums()

@@ -1,0 +1,318 @@
+"""Traps of the things around a forward: attributes it sets, lists it fills, modes it asks for, tensors it shares."""
+
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import archlab as al
+from tests.contracts.zoo import conv, image
+from tests.rewrite.traps import assert_near, both
+
+from ..contracts.zoo import Residual
+
+
+def how(model):
+    return set(al.recipe(model).steps[-1].how.values())
+
+
+class Average(nn.Module):
+    """Keeps a running mean of its own, and counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.calls = conv(), 0
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x):
+        y = self.a(x)
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * y.mean().detach()
+        self.calls += 1
+        return F.relu(y - self.mean)
+
+
+def test_what_a_forward_sets_on_its_module_is_set_at_every_call():
+    net, x = Average().train(), image()
+    for made in both(net, x):
+        made.train()
+        before = made.calls
+        for _ in range(3):
+            made(x)
+        assert made.calls == before + 3 and made.mean.item() != net.mean.item()
+    assert not isinstance(net.mean, torch.fx.Proxy) and net.calls == 0
+
+
+class Turns(nn.Module):
+    """What it does hangs on an attribute of its class, on one of a child, on the gradient mode, on chance."""
+
+    turns = 2
+
+    def __init__(self, chance=False):
+        super().__init__()
+        self.a, self.drop, self.chance = conv(), nn.Dropout(0.5), chance
+
+    def forward(self, x):
+        for _ in range(self.turns):
+            x = F.relu(self.a(x))
+        if self.drop.training:
+            x = x + 10 * self.drop.p
+        if torch.is_grad_enabled():
+            x = x + 100
+        if self.chance and random.random() < 0.5:
+            x = x + 1000
+        return x
+
+
+def test_what_decides_elsewhere_is_no_constant():
+    net, x = Turns().eval(), image()
+    soft = al.switch(net, x, kinds="activation")
+    assert how(soft) == {"local"}
+    for turns in (2, 3):
+        soft.turns = net.turns = turns
+        for training in (False, True):
+            soft.train(training), net.train(training)
+            assert torch.equal(soft(x), net(x))
+            with torch.no_grad():
+                assert torch.equal(soft(x), net(x))
+    soft.drop.p = net.drop.p = 0.25
+    assert torch.equal(soft(x), net(x))
+
+
+def test_a_library_whose_folder_begins_like_torchs_is_a_models_code():
+    scope = {}
+    code = "def forward(self, x):\n    y = torch.relu(self.a(x))\n    return y + 1 if torch.is_grad_enabled() else y"
+    exec(compile(code, torch.__path__[0] + "vision/models/fake.py", "exec"), {"torch": torch}, scope)
+    net, x = type("Fake", (Turns,), scope)(), image()
+    soft = al.switch(net, x, kinds="activation")
+    with torch.no_grad():
+        assert torch.equal(soft(x), net(x))
+    assert torch.equal(soft(x), net(x))
+
+
+def test_chance_outside_torch_is_drawn_at_every_call():
+    net, x = Turns(chance=True).eval(), image()
+    random.seed(1)
+    soft = al.switch(net, x, kinds="activation")
+    assert how(soft) == {"intercepted"}
+    random.seed(2)
+    made = [soft(x).mean().item() > 500 for _ in range(16)]
+    random.seed(2)
+    assert made == [net(x).mean().item() > 500 for _ in range(16)] and len(set(made)) == 2
+
+
+class Skips(nn.Module):
+    """A U-Net that hands its skips on in a list, which the encoders fill."""
+
+    class Encode(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = conv()
+
+        def forward(self, x, skips):
+            x = F.relu(self.a(x))
+            skips.append(x)
+            return x
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.ModuleList(self.Encode() for _ in range(2))
+        self.up = nn.ModuleList(conv() for _ in range(2))
+
+    def forward(self, x):
+        skips = []
+        for encode in self.down:
+            x = encode(x, skips)
+        for decode in self.up:
+            x = decode(x) + skips.pop()
+        return x
+
+
+def test_a_list_that_is_filled_for_the_caller_is_filled():
+    net, x = Skips(), image()
+    first = net.down[0].a(x)
+    second = net.down[1].a(first)
+    for made in both(net, x, kinds="activation"):
+        assert_near(made(x), net.up[1](net.up[0](second) + second) + first)
+
+
+class Tree(nn.Module):
+    """Modules of one class inside each other, none of which can be traced."""
+
+    def __init__(self, inner=None):
+        super().__init__()
+        self.a, self.inner = conv(), inner
+
+    def forward(self, x):
+        assert x.sum() != 0
+        if self.inner is not None:
+            x = self.inner(x)
+        return F.relu(self.a(x))
+
+
+def test_a_module_of_the_same_class_inside_keeps_its_own_sites():
+    net, x = Tree(Tree()), image()
+    inner = net.inner
+    for made in both(net, x, where="activation.0"):
+        assert how(made) & {"intercepted", "bypassed"}
+        assert_near(made(x), net.a(F.relu(inner.a(x))))
+    for made in both(net, x):
+        assert_near(made(x), net.a(inner.a(x)))
+
+
+class InPlaceAdd(nn.Module):
+    """A residual add in place, beside an activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = conv(), conv()
+
+    def forward(self, x):
+        out = self.b(F.relu(self.a(x)))
+        out += x
+        return F.relu(out)
+
+
+def test_an_add_in_place_is_found_again_in_a_thin_model():
+    net, x = InPlaceAdd(), image()
+    thin = al.remove(net, x, kinds="activation")
+    assert [site.id for site in al.sites(thin, x, kinds="skip")] == ["skip.0"]
+    assert_near(al.remove(thin, x, kinds="skip")(x), net.b(net.a(x)))
+
+
+class Repeats(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.step = conv()
+
+    def forward(self, x, count):
+        for _ in range(count):
+            x = x + self.step(x)
+        return x
+
+
+def test_a_module_of_a_removed_branch_cannot_be_called_any_more():
+    net, x = Repeats(), image()
+    thin = al.remove(net, (x, 2), kinds="branch")
+    assert_near(thin(x, 2), x)
+    assert not list(thin.parameters())
+    with pytest.raises(RuntimeError, match="reaches step, which was removed"):
+        thin(x, 3)
+
+
+class ViewChanged(nn.Module):
+    """Changes the result of its activation through a view."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = conv()
+
+    def forward(self, x):
+        z = F.relu(x)
+        z[:, :2].mul_(0.5)
+        w = F.relu(x.flatten(2))
+        w *= 2
+        return self.a(z) + w.reshape(x.shape)
+
+
+def test_what_is_changed_through_a_view_is_not_the_callers():
+    net, x = ViewChanged(), image()
+    kept = x.clone()
+    for made in both(net, x):
+        z = x.clone()
+        z[:, :2] *= 0.5
+        assert_near(made(x), net.a(z) + 2 * x)
+        assert torch.equal(x, kept)
+
+
+class Normalises(nn.Module):
+    """Changes its input, as some preprocessing does."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = conv()
+
+    def forward(self, x):
+        x -= x.mean()
+        x /= 2
+        return F.relu(self.a(x))
+
+
+def test_the_example_is_not_changed():
+    net, x = Normalises(), image() + 3
+    kept = x.clone()
+    al.sites(net, x)
+    for made in both(net, x):
+        assert torch.equal(x, kept)
+        assert_near(made(x.clone()), net.a((x - x.mean()) / 2))
+
+
+def test_a_switched_model_that_was_moved_is_discarded_where_it_is():
+    net, x = Residual(), image()
+    soft = al.switch(net, x, kinds=("activation", "skip")).double()
+    al.set_omegas_(soft, 1.0)
+    thin = al.discard(soft)
+    assert_near(thin(x.double()), soft(x.double()))
+    assert next(thin.parameters()).dtype is torch.float64
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = conv()
+
+    def forward(self, pair):
+        x, weight = pair
+        return x + self.a(x) * weight
+
+
+class GivesPair(nn.Module):
+    def forward(self, x):
+        return x, x.mean()
+
+
+def test_a_block_that_is_given_a_tuple_is_left():
+    net, x = nn.Sequential(GivesPair(), Pair()), image()
+    sites = al.sites(net, x)
+    assert not [site for site in sites if site.kind == "block"]
+    assert any("part of a tuple" in left.reason for left in sites.left)
+
+
+class Sometimes(nn.Module):
+    """Cannot be traced when it is asked to double; its activation may be that of another module as well."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.a, self.act = conv(), act
+
+    def forward(self, x, double=False):
+        if x.dim() == 4 and x.shape[3] > 1000:
+            return x
+        x = self.a(x)
+        if double and x.sum() != 0:
+            x = x * 2
+        return self.act(x)
+
+
+def test_a_child_with_a_forward_of_its_own_is_refused():
+    net, x = Sometimes(nn.ReLU()), image()
+    net.act.forward = F.relu
+    with pytest.raises(ValueError, match="this ReLU has a 'forward' of its own, set on the instance"):
+        al.remove(net, (x, True), kinds="activation")
+
+
+def test_an_activation_that_two_modules_share_is_met_in_both():
+    act, x = nn.ReLU(), image()
+    net = nn.Sequential(Sometimes(act), Sometimes(act))
+    for made in both(net, x):
+        for i in (0, 1):
+            assert_near(made[i](x), net[i].a(x))
+            assert_near(made[i](x, double=True), 2 * net[i].a(x))
+
+
+def test_a_question_that_another_call_cannot_answer():
+    net, x = Sometimes(nn.ReLU()), image()
+    for made in both(net, x):
+        assert_near(made(x[0]), net.a(x[0]))

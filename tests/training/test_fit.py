@@ -1,0 +1,339 @@
+"""A resumed training is the uninterrupted one, bit for bit; what fails says where, and keeps what was good."""
+
+import doctest
+import functools
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import archlab.training.fit
+import archlab.training.removal
+import archlab.training.sensitivity
+from archlab.files import write_whole
+from archlab.training.checkpoint import FILE, CheckpointMismatch, load_checkpoint, save_checkpoint
+from archlab.training.fit import TrainingFailed, constant, cosine, fit
+from archlab.training.task import Task
+
+
+def net(width: int = 4) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        return nn.Sequential(
+            nn.Linear(3, width), nn.BatchNorm1d(width), nn.Dropout(0.2), nn.ReLU(), nn.Linear(width, 1)
+        )
+
+
+def batch(step: int):
+    made = torch.Generator().manual_seed(step)
+    x = torch.randn(8, 3, generator=made)
+    return x, x.sum(1, keepdim=True)
+
+
+def loss(model, data):
+    return nn.functional.mse_loss(model(data[0]), data[1])
+
+
+def quality(model):
+    with torch.no_grad():
+        return {"mse": loss(model, batch(10_000)).item()}
+
+
+TASK = Task(torch.zeros(8, 3), batch, loss, quality)
+OPTIONS = dict(
+    steps=30,
+    lr=1e-2,
+    optimizer=functools.partial(torch.optim.AdamW, weight_decay=1e-2),
+    schedule=cosine(30, warmup=5),
+    progress=False,
+)
+
+
+def same(a: nn.Module, b: nn.Module) -> None:
+    for (name, left), right in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        assert torch.equal(left, right), name
+
+
+class Stop(Exception):
+    pass
+
+
+def killed_at(step: int):
+    def after(model, now):
+        if now == step:
+            raise Stop
+
+    return after
+
+
+def test_fit_learns_and_records_each_step():
+    model = net()
+    before = quality(model.eval())["mse"]
+    went = fit(model, TASK, **OPTIONS | dict(steps=150, schedule=constant))
+    assert quality(model)["mse"] < before / 4
+    assert went.finished and went.steps_done == 150 and list(went.history["step"]) == list(range(150))
+    assert not model.training, "the mode is put back"
+
+
+@pytest.mark.parametrize("prefetch", [0, 3])
+def test_resumed_equals_uninterrupted(tmp_path, prefetch):
+    torch.manual_seed(1)
+    whole = net()
+    torch.manual_seed(1)
+    expected = fit(whole, TASK, **OPTIONS)
+    torch.manual_seed(1)
+    with pytest.raises(Stop):
+        fit(net(), TASK, **OPTIONS, folder=tmp_path, save_every=5, after_step=killed_at(17), prefetch=prefetch)
+    assert load_checkpoint(tmp_path)["step"] == 15
+    torch.manual_seed(99)  # another process would not have this one's random state
+    again = net()
+    went = fit(again, TASK, **OPTIONS, folder=tmp_path, save_every=5, prefetch=prefetch)
+    same(whole, again)
+    pd.testing.assert_frame_equal(went.history, expected.history)
+    assert went.seconds > 0 and went.finished
+
+
+def test_the_time_limit_stops_cleanly_and_the_next_call_goes_on(tmp_path):
+    parts = net()
+    calls, went = 0, None
+    while went is None or not went.finished:
+        went = fit(parts, TASK, **OPTIONS, folder=tmp_path, time_limit_s=0.0)  # one step a call
+        calls += 1
+        assert went.steps_done == calls
+    assert calls == OPTIONS["steps"]
+    again = net()
+    assert fit(again, TASK, **OPTIONS, folder=tmp_path).finished, "a finished training is only loaded"
+    same(parts, again)
+
+
+def test_same_random_start_same_weights_in_parts(tmp_path):
+    torch.manual_seed(3)
+    whole = net()
+    fit(whole, TASK, **OPTIONS)
+    torch.manual_seed(3)
+    while not fit(parts := net(), TASK, **OPTIONS, folder=tmp_path, time_limit_s=0.0).finished:
+        torch.manual_seed(4)
+    same(whole, parts)
+
+
+def test_kill_loses_at_most_the_steps_since_the_last_checkpoint(tmp_path):
+    """`kill -9` in the middle, then the same call: the weights of a run that nobody touched."""
+    script = textwrap.dedent(
+        """
+        import sys, time
+        import torch
+        torch.set_num_threads(1)
+        sys.path[:0] = sys.argv[2].split(":")
+        from test_training import OPTIONS, TASK, fit, net
+        torch.manual_seed(5)
+        slow = lambda model, step: time.sleep(0.02 if step < 20 else 30)
+        fit(net(), TASK, **OPTIONS, folder=sys.argv[1], save_every=3, after_step=slow)
+        """
+    )
+    roots = os.pathsep.join([os.path.dirname(__file__), os.getcwd()])
+    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), roots])
+    until = time.monotonic() + 60
+    while (kept := load_checkpoint(tmp_path)) is None or kept["step"] < 18:
+        assert child.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    kept = load_checkpoint(tmp_path)
+    assert kept is not None and kept["step"] == 18
+    torch.manual_seed(6)
+    resumed = net()
+    went = fit(resumed, TASK, **OPTIONS, folder=tmp_path)
+    torch.manual_seed(5)
+    whole = net()
+    fit(whole, TASK, **OPTIONS)
+    same(whole, resumed)
+    assert list(went.history["step"]) == list(range(30))
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "named"),
+    [
+        (net(5), {}, r"0\.weight is float32\(4, 3\) in the checkpoint and float32\(5, 3\) here"),
+        (nn.Linear(3, 1), {}, "0.weight is .* in the checkpoint and absent here"),
+        (net(), {"steps": 31, "schedule": constant}, "steps is 30 in the checkpoint and 31 here"),
+        (net(), {"schedule": constant}, "schedule is"),
+        (net(), {"lr": 3e-3}, "parameter group 0 is"),
+        (net(), {"optimizer": torch.optim.SGD}, "optimizer is AdamW in the checkpoint and SGD here"),
+        (net(), {"settings": {"crop": 128}}, r"settings\['crop'\] is 96 in the checkpoint and 128 here"),
+    ],
+)
+def test_another_trainings_checkpoint_is_refused(tmp_path, model, change, named):
+    options = OPTIONS | {"settings": {"crop": 96}}
+    fit(net(), TASK, **options, folder=tmp_path, time_limit_s=0.0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointMismatch, match=named) as caught:
+        fit(model, TASK, **options | change, folder=tmp_path)
+    assert caught.value.path == tmp_path / FILE
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("content", [b"", b"half a file", "cut"])
+def test_an_unreadable_checkpoint_is_named(tmp_path, content):
+    fit(net(), TASK, **OPTIONS, folder=tmp_path, time_limit_s=0.0)
+    path = tmp_path / FILE
+    path.write_bytes(path.read_bytes()[:500] if content == "cut" else content)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: not a readable checkpoint"):
+        fit(net(), TASK, **OPTIONS, folder=tmp_path)
+
+
+class Runs:
+    """Pickles to something that would be executed on loading."""
+
+    def __reduce__(self):
+        return os.system, ("exit 0",)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    torch.save({"model": Runs()}, tmp_path / FILE)
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        load_checkpoint(tmp_path)
+
+
+def test_whole_files_survive_a_failure_in_the_middle(tmp_path, monkeypatch):
+    write_whole(tmp_path / "a.txt", b"first")
+
+    def fails(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(tmp_path / "a.txt", b"second")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a.txt", b"first")]
+
+
+def test_leavings_of_a_killed_writer_are_swept(tmp_path):
+    (tmp_path / f".{FILE}.x1.part").write_bytes(b"half")
+    save_checkpoint(tmp_path, {"step": 1})
+    assert [p.name for p in tmp_path.iterdir()] == [FILE]
+
+
+def loss_turning(value: float, at: int):
+    seen = []
+
+    def turning(model, data):
+        seen.append(1)
+        return loss(model, data) * (value if len(seen) > at else 1.0)
+
+    return turning
+
+
+@pytest.mark.parametrize(("value", "said"), [(float("nan"), "the loss is nan"), (float("inf"), "the loss is inf")])
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path, value, said):
+    task = Task(TASK.example, batch, loss_turning(value, 12), quality)
+    with pytest.raises(TrainingFailed, match=f"stopped at step 12: {said}") as caught:
+        fit(net(), task, **OPTIONS, folder=tmp_path, save_every=4)
+    assert caught.value.step == 12 and caught.value.checkpoint == tmp_path / FILE
+    kept = load_checkpoint(tmp_path)
+    assert kept is not None and kept["step"] == 12 and len(kept["rows"]) == 12
+    assert all(torch.isfinite(value).all() for value in kept["model"].values())
+
+
+def test_weights_that_are_not_finite_never_reach_a_checkpoint(tmp_path):
+    def breaks(model, step):
+        if step == 7:
+            model[0].weight.data[0, 0] = float("nan")
+
+    with pytest.raises(TrainingFailed, match="stopped at step 7: a weight is not finite"):
+        fit(net(), TASK, **OPTIONS, folder=tmp_path, save_every=4, after_step=breaks)
+    kept = load_checkpoint(tmp_path)
+    assert kept is not None and kept["step"] == 4
+
+
+def test_divergence_stops():
+    task = Task(TASK.example, batch, loss_turning(1e6, 100), quality)
+    with pytest.raises(TrainingFailed, match=r"rose above 10000 times") as caught:
+        fit(net(), task, **OPTIONS | dict(steps=200, schedule=constant))
+    assert 100 <= caught.value.step < 102
+    assert "no checkpoint" in str(caught.value)
+
+
+def test_penalty_groups_and_notes():
+    model = net()
+    went = fit(
+        model,
+        TASK,
+        **OPTIONS | dict(steps=4, schedule=constant, lr=0.5),
+        penalty=lambda m: m[4].bias.sum() * 0 + 2.0,
+        penalty_weight=0.5,
+        groups=lambda m: [{"params": m[4].parameters(), "lr": 1e-3}],
+        after_step=lambda m, step: {"site": step / 2} if step % 2 else None,
+    )
+    assert list(went.history.columns) == ["step", "lr", "loss", "penalty", "site"]
+    assert went.history["penalty"].tolist() == [2.0] * 4 and went.history["lr"].tolist() == [1e-3] * 4
+    assert went.history["site"].tolist()[1::2] == [0.5, 1.5] and went.history["site"].isna().sum() == 2
+    assert torch.equal(model[0].weight, net()[0].weight), "what is in no group is not trained"
+
+
+def test_bf16_computes_in_bf16_and_keeps_the_weights():
+    seen = set()
+    task = Task(TASK.example, batch, lambda model, data: seen.add(model(data[0]).dtype) or loss(model, data), quality)
+    model = net()
+    fit(model, task, **OPTIONS | dict(steps=2, schedule=constant, precision="bf16"))
+    assert seen == {torch.bfloat16} and {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_clipping_bounds_the_step():
+    model, before = net(), net()
+    fit(model, TASK, steps=1, lr=1.0, optimizer=torch.optim.SGD, clip_norm=1e-3, progress=False)
+    pairs = zip(model.parameters(), before.parameters(), strict=True)
+    moved = sum((a - b).detach().square().sum().item() for a, b in pairs)
+    assert 0 < moved**0.5 <= 1.001e-3
+
+
+def test_a_failing_batch_is_not_swallowed_by_the_thread():
+    def batches(step):
+        if step == 3:
+            raise OSError("no image 3")
+        return batch(step)
+
+    with pytest.raises(OSError, match="no image 3"):
+        fit(net(), Task(TASK.example, batches, loss, quality), **OPTIONS, prefetch=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"precision": "fp16"}, "precision must be one of fp32, bf16, got 'fp16'"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"prefetch": -1}, "prefetch must be at least 0, got -1"),
+        ({"groups": lambda model: []}, "no parameter that requires a gradient"),
+    ],
+)
+def test_bad_options(options, said):
+    with pytest.raises(ValueError, match=said):
+        fit(net(), TASK, **OPTIONS | options)
+
+
+def test_a_loss_with_a_shape_is_refused():
+    with pytest.raises(ValueError, match=r"task.loss must return a scalar, got shape \(8, 1\)"):
+        fit(net(), Task(TASK.example, batch, lambda m, b: m(b[0]), quality), **OPTIONS)
+
+
+def test_progress_shows_the_mean_of_the_last_losses(capsys, monkeypatch):
+    monkeypatch.setattr("archlab.training.progress.LINE_S", 0.0)
+    went = fit(net(), TASK, **OPTIONS | dict(progress=True), title="trial", describe=lambda model: "2 near")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 30 and lines[-1] == f"trial 30/30 loss {went.history['loss'].mean():.4g} · 2 near"
+
+
+def test_cosine_refuses_a_warmup_as_long_as_the_training():
+    with pytest.raises(ValueError, match="warmup must be at least 0 and below steps=10, got 10"):
+        cosine(10, warmup=10)
+
+
+@pytest.mark.parametrize("module", [archlab.training, archlab.learning, archlab.probing])
+def test_examples_in_docstrings(module):
+    tried = doctest.testmod(module)
+    assert tried.failed == 0 < tried.attempted

@@ -1,0 +1,7 @@
+"""Studies that survive what kills them: what a study's file imports from here."""
+
+from .command import command
+from .runner import run
+from .study import OutOfTime, Scratch, Study
+
+__all__ = ["OutOfTime", "Scratch", "Study", "command", "run"]

@@ -329,7 +329,7 @@ def test_a_model_is_in_eval_mode_or_in_train_mode(archlab):
 
 
 def test_a_process_of_its_own_prints_the_answer_and_nothing_else_to_standard_output(here):
-    code = "from archlab.cli import main; main()"
+    code = "from archlab.cli.main import main; main()"
     words = [sys.executable, "-c", code, "cost", "mynet:Net", *IMAGE, "--json"]
     said = subprocess.run(words, capture_output=True, text=True, check=True)
     assert json.loads(said.stdout)["params"] == 223

@@ -22,7 +22,7 @@ STUDY = '''
 import os, sys, time
 from pathlib import Path
 import {helper}
-from archlab.cells import OutOfTime
+from archlab.experiments import OutOfTime
 
 PRESETS = ("smoke", "cpu")
 ROWS = [{{"name": "base", "kind": "none"}}, {{"name": "a/1", "kind": "relu"}}, {{"name": "b", "kind": "skip"}}]
@@ -257,7 +257,7 @@ def test_an_unreadable_result_is_put_aside_and_made_again(lab, content, capsys):
 
 
 def test_a_killed_run_loses_only_the_cell_it_was_in(lab, monkeypatch):
-    script = f"from archlab.running import run; run({lab.module!r}, preset='smoke')"
+    script = f"from archlab.experiments import run; run({lab.module!r}, preset='smoke')"
     environment = {**os.environ, "BEHAVE_b": "slow", "PYTHONPATH": os.pathsep.join([str(lab.folder), *sys.path])}
     child = subprocess.Popen([sys.executable, "-c", script], env=environment)
     until = time.monotonic() + 60

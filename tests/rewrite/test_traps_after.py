@@ -83,7 +83,7 @@ def test_a_thinned_model_is_rebuilt_in_another_process(tmp_path):
     al.save(thin, tmp_path / "thin")
     torch.save(thin(x), tmp_path / "output.pt")
     code = (
-        "import sys, torch, archlab as al; from tests.zoo import GPT, ZOO\n"
+        "import sys, torch, archlab as al; from tests.contracts.zoo import GPT, ZOO\n"
         "folder, x = sys.argv[1], ZOO['gpt'].example()\n"
         "net = al.load(folder + '/thin', GPT, x).eval()\n"
         "assert torch.equal(net(x), torch.load(folder + '/output.pt')), 'another output'\n"

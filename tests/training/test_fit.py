@@ -1,6 +1,5 @@
 """A resumed training is the uninterrupted one, bit for bit; what fails says where, and keeps what was good."""
 
-import doctest
 import functools
 import os
 import signal
@@ -14,9 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-import archlab.training.fit
-import archlab.training.removal
-import archlab.training.sensitivity
 from archlab.files import write_whole
 from archlab.training.checkpoint import FILE, CheckpointMismatch, load_checkpoint, save_checkpoint
 from archlab.training.fit import TrainingFailed, constant, cosine, fit
@@ -131,7 +127,7 @@ def test_kill_loses_at_most_the_steps_since_the_last_checkpoint(tmp_path):
         import torch
         torch.set_num_threads(1)
         sys.path[:0] = sys.argv[2].split(":")
-        from test_training import OPTIONS, TASK, fit, net
+        from test_fit import OPTIONS, TASK, fit, net
         torch.manual_seed(5)
         slow = lambda model, step: time.sleep(0.02 if step < 20 else 30)
         fit(net(), TASK, **OPTIONS, folder=sys.argv[1], save_every=3, after_step=slow)
@@ -331,9 +327,3 @@ def test_progress_shows_the_mean_of_the_last_losses(capsys, monkeypatch):
 def test_cosine_refuses_a_warmup_as_long_as_the_training():
     with pytest.raises(ValueError, match="warmup must be at least 0 and below steps=10, got 10"):
         cosine(10, warmup=10)
-
-
-@pytest.mark.parametrize("module", [archlab.training, archlab.learning, archlab.probing])
-def test_examples_in_docstrings(module):
-    tried = doctest.testmod(module)
-    assert tried.failed == 0 < tried.attempted

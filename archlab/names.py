@@ -1,0 +1,75 @@
+"""Names that a user gives: chosen by a glob, a list of globs or a function, and an error where one is unknown.
+
+Sites, modules, layers and widths are all chosen so; rules and words are the same everywhere.
+"""
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Where = str | Iterable[str] | Callable[[Any], bool] | None
+MOST = 12  # names in an error; of more, those nearest to what was asked for
+
+
+def closest(name: str, known: Iterable[str], *, most: int = MOST) -> str:
+    """The names in `known` for an error about `name`, as words: all of a few, else those that are most like it.
+
+    >>> closest("layer5", ["layer1", "layer2", "conv1"])
+    'there are layer1, layer2, conv1'
+    >>> closest("layer5", [], most=3)
+    'there is none'
+    """
+    names = list(dict.fromkeys(known))
+    if not names:
+        return "there is none"
+    if len(names) == 1:
+        return f"there is {names[0]}"
+    if len(names) <= most:
+        return f"there are {', '.join(names)}"
+    near = difflib.get_close_matches(name, names, n=most, cutoff=0.3) or names[:most]
+    return f"there are {', '.join(near)}, … ({len(names)} in all)"
+
+
+def globs_of(where: Any) -> list[str]:
+    """The globs in `where`, which is one or a list of them. Raises TypeError for anything else."""
+    globs = [where] if isinstance(where, str) else list(where) if isinstance(where, Iterable) else [where]
+    for glob in globs:
+        if not isinstance(glob, str):
+            raise TypeError(f"where must be a glob, a list of globs or a function; got {where!r}")
+    return globs
+
+
+def matches(names: Iterable[str | None], glob: str) -> bool:
+    """Whether one of the `names` that a thing has matches the glob."""
+    return any(name is not None and fnmatch.fnmatchcase(name, glob) for name in names)
+
+
+def chosen(
+    items: Sequence[Item], where: Where, *, names: Callable[[Item], Iterable[str | None]], what: str
+) -> list[Item]:
+    """The items that `where` chooses: all for None, those of which a function is true, or one of whose names matches.
+
+    `what` says in an error what the items are, in the singular. Raises ValueError where a glob matches none of them,
+    or nothing is chosen at all.
+
+    >>> chosen(["conv1", "conv2", "fc"], "conv*", names=lambda item: [item], what="layer")
+    ['conv1', 'conv2']
+    """
+    if where is None:
+        return list(items)
+    if callable(where):
+        taken = [item for item in items if where(item)]
+        if not taken:
+            raise ValueError(f"where is true of no {what}; {closest('', _first_names(items, names))}")
+        return taken
+    globs = globs_of(where)
+    for glob in globs:
+        if not any(matches(names(item), glob) for item in items):
+            raise ValueError(f"where={glob!r} matches no {what}; {closest(glob, _first_names(items, names))}")
+    return [item for item in items if any(matches(names(item), glob) for glob in globs)]
+
+
+def _first_names(items: Iterable[Item], names: Callable[[Item], Iterable[str | None]]) -> list[str]:
+    return [next(name for name in names(item) if name is not None) for item in items]

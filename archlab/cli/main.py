@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from .. import __version__
-from ..discovery.site import KINDS
+from ..discovery.kinds import KINDS
 from ..discovery.survey import sites
 from ..measure.costs import cost
 from ..measure.fvcore import fvcore_cost
@@ -132,10 +132,10 @@ def sites_command(
         wanted = [kind.strip() for kind in kinds.split(",")] if kinds else None
         found = sites(model, example, kinds=wanted, where=where or None)
     if as_json:
-        told = {"sites": found.frame().to_dict("records"), "left": found.left_frame().to_dict("records")}
+        told = {"sites": found.frame().to_dict("records"), "left": found.skipped_frame().to_dict("records")}
         print(json.dumps(told, indent=1))
     elif as_csv:
-        print((found.left_frame() if left else found.frame()).to_csv(index=False), end="")
+        print((found.skipped_frame() if left else found.frame()).to_csv(index=False), end="")
     else:
         frame = found.frame()
         show(frame.drop(columns=["params", "macs", "span", "grad"]))
@@ -143,9 +143,9 @@ def sites_command(
         print(f"{len(found)} sites: {counts}" if counts else "no sites")
         if left:
             print("\nseen and left:")
-            show(found.left_frame())
-        elif found.left:
-            print(f"{len(found.left)} seen and left; --left says why")
+            show(found.skipped_frame())
+        elif found.skipped:
+            print(f"{len(found.skipped)} seen and left; --left says why")
 
 
 @app.command("cost")

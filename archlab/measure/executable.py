@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..capture.copies import copied
-from ..capture.example import Call, fresh, place, run, tensors_in
+from ..capture.example import Call, fresh, moved, run_example, tensors_in
 from ..capture.recorder import failed_in
 from .clocks import Work
 from .environment import DTYPES
@@ -50,13 +50,13 @@ def prepare(
     with torch.inference_mode(False), torch.no_grad():  # else the copies would be tensors of inference mode
         net = copied(model).eval().to(device)
         net = net.half() if precision == "fp16" else net.bfloat16() if precision == "bf16" else net.float()
-        given = fresh(place(example, device=device, dtype=DTYPES[precision]))
+        given = fresh(moved(example, device=device, dtype=DTYPES[precision]))
         tensors = tensors_in((given.args, given.kwargs) if isinstance(given, Call) else given)
         if memory_format == "channels_last":
             net = _channels_last(name, net, tensors)
 
     def work() -> Any:
-        return run(net, given)
+        return run_example(net, given)
 
     first_run(name, work, device, precision)
     batch = next((tensor.shape[0] for tensor in tensors if tensor.dim()), 1)
@@ -103,7 +103,7 @@ def _compiled(name: str, net: nn.Module, given: Any) -> tuple[Work, int]:
     from torch._dynamo.utils import counters
 
     def once(net: nn.Module, given: Any) -> Any:
-        return run(net, given)
+        return run_example(net, given)
 
     own = types.FunctionType(once.__code__.replace(co_name="once"), once.__globals__)
     separate: dict[str, Any] = (

@@ -25,8 +25,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..discovery.site import Where
-from ..passes import discard, omega_parameters, omegas, penalty, project_, set_omegas_, switch
+from ..discovery.select import Where
+from ..passes.discard import discard
+from ..passes.switch import switch
+from ..passes.switch_state import omega_parameters, omegas, penalty, project_, set_omegas_
 from .evaluation import Judge
 from .fit import constant
 from .phases import Phases

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import archlab.training.removal as learning
-from archlab.passes import remove
+from archlab import remove
 from archlab.training.checkpoint import CheckpointMismatch
 from archlab.training.fit import TrainingFailed
 from archlab.training.removal import NEAR, Removal, learn_to_remove

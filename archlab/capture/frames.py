@@ -25,7 +25,7 @@ def _folder(package: str) -> str:
 
 
 _TORCH, _FX, _ARCHLAB = _folder("torch"), _folder("torch.fx"), _folder(__name__.partition(".")[0])
-# Files of torch that stand between a model's code and the op it issues, beside torch.fx; its layers' files are a model's.
+# Files of torch that stand between a model's code and the op it issues, beside torch.fx; its layers' are a model's.
 _TORCH_PLUMBING = frozenset(
     {
         nn.functional.__file__,

@@ -10,6 +10,7 @@ from ..capture.copies import copied
 from ..capture.dataflow import Flow
 from ..capture.recorder import capture
 from ..discovery.find import sites_of
+from ..discovery.kinds import kinds_of
 from ..discovery.select import Where, refuse_conflicts, select
 from ..discovery.site import Site, Sites
 from ..rewrite.module_tree import drop_unreached, restore
@@ -17,7 +18,7 @@ from ..rewrite.rewrite import rewrite
 from ..rewrite.target import Edit, Freeze, How
 from .checks import Observed, compared, finish, observe, own_tolerance
 from .recipe import Equality, forget_last_step_
-from .switch import put_switches, sites_named
+from .switch import not_chosen, put_switches, sites_named
 from .switch_state import example_for, forget_switches_, named_omegas, refuse_switched, set_omegas_, switches_of
 
 
@@ -97,7 +98,9 @@ def remove(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where:
     found = sites_of(model, example)
     taken = select(found, kinds=kinds, where=where)
     refuse_conflicts(taken)
-    return apply_discard(model, example, removed=[site.id for site in taken], frozen={}, found=found)
+    considered = [site.id for site in found if site.kind in kinds_of(kinds)]
+    ids = [site.id for site in taken]
+    return apply_discard(model, example, removed=ids, frozen={}, found=found, considered=considered)
 
 
 def apply_discard(
@@ -107,6 +110,7 @@ def apply_discard(
     removed: Collection[str],
     frozen: Mapping[str, float],
     found: Sites | None = None,
+    considered: Collection[str] | None = None,
 ) -> nn.Module:
     """The step ``discard`` of a recipe: the named sites removed, or frozen at their omega.
 
@@ -116,6 +120,7 @@ def apply_discard(
         removed: ids of the sites that go.
         frozen: id -> omega of the sites that are blended for good.
         found: all sites of `model`, where its run was recorded already.
+        considered: ids of the sites that were chosen among; None: all.
 
     Raises:
         ValueError: where the model lacks one of the sites.
@@ -126,7 +131,8 @@ def apply_discard(
     taken = sites_named(found, [*removed, *frozen])
     values = dict.fromkeys(removed, 1.0) | dict(frozen)
     switched = put_switches(model, example, taken, found, omegas=values)
-    return _discarded(model, example, list(removed), dict(frozen), found=found, reference=switched.ran, skipped={})
+    skipped = not_chosen(taken, considered or [site.id for site in found])
+    return _discarded(model, example, list(removed), dict(frozen), found=found, reference=switched.ran, skipped=skipped)
 
 
 def _discarded(
@@ -152,11 +158,11 @@ def _discarded(
     allowed = own_tolerance(model)
     within = compared(reference, ran, allowed=allowed, what="removed")
     told = within if within.startswith("not") else f"equal to omega = 1 within {within} (allowed {allowed:.2g})"
-    kinds = {sites[s].kind for s in (*gone, *frozen, *skipped)}
+    considered = {*gone, *frozen, *skipped}
     return finish(
         thin, model, name="discard", options={"removed": gone, "frozen": frozen},
         before=found.record, after=after, equality=Equality.EXACT, checked=told,
-        found=[s.id for s in found if s.kind in kinds], taken=(*gone, *frozen), skipped=skipped,
+        found=[s.id for s in found if s.id in considered], taken=(*gone, *frozen), skipped=skipped,
         how={s: _physical(h, sites[s]) for s, h in rewritten.how.items()},
         idle=sorted(Flow(after).idle_params() - Flow(found.record).idle_params()),
     )  # fmt: skip

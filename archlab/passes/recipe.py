@@ -28,11 +28,12 @@ class Equality(str, Enum):
 class Step:
     """One pass that was applied.
 
-    `name` is the pass, `options` its resolved decisions (never the criterion behind them); `found` are the ids
-    of all sites it considered, `taken` those it changed, `skipped` the others with the reason; `how` says for each
-    taken site how it was rewritten; `before` and `after` hold ``params`` and ``macs``; `equality` is what the pass
-    promises, `checked` how that was checked before the model was returned; `idle` names parameters that are still computed with though no output needs
-    them any more, as they feed a removed site from code that could not be rewritten with it.
+    `name` is the pass, `options` its resolved decisions (never the criterion behind them); `found` are the names of all
+    sites or layers that it considered, `taken` those it changed, `skipped` the others with the reason; `how` says for
+    each taken one how it was rewritten; `before` and `after` hold ``params`` and ``macs``; `equality` is what the pass
+    promises, `checked` how that was checked before the model was returned; `idle` names parameters that are still
+    computed with though no output needs them any more, as they feed a removed site from code that could not be
+    rewritten with it.
     """
 
     name: str
@@ -82,9 +83,8 @@ class Recipe:
             )
             idle = f"; {len(step.idle)} parameters stay idle" if step.idle else ""
             what = "sites" if step.name in ("switch", "discard") else "modules"
-            lines.append(
-                f"  {step.name}: {len(step.taken)} of {len(step.found)} {what}; {cost}; {step.equality}: {step.checked}{idle}"
-            )
+            told = f"{cost}; {step.equality}: {step.checked}{idle}"
+            lines.append(f"  {step.name}: {len(step.taken)} of {len(step.found)} {what}; {told}")
         return "\n".join(lines)
 
 

@@ -107,10 +107,11 @@ def _seen_together(
     if not pairs:
         raise ValueError(f"share: no module calls both {keep!r} and {drop!r}, or what contains them")
     first = max(pairs, key=lambda pair: (pair[0].module == keep) + (pair[1].module == drop))
-    same = [
-        (k, d) for k, d in pairs
-        if (k.module, k.location, d.module, d.location) == (first[0].module, first[0].location, first[1].module, first[1].location)
-    ]  # fmt: skip
+
+    def lines(pair: tuple[ModuleCall, ModuleCall]) -> list[tuple]:
+        return [(call.module, call.location) for call in pair]
+
+    same = [pair for pair in pairs if lines(pair) == lines(first)]
     wanted = sum(call.module == drop for call in record.calls)
     if len(same) != wanted:
         raise ValueError(

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from ..discovery.find import sites_of
+from ..discovery.kinds import kinds_of
 from ..discovery.select import Where, refuse_conflicts, select
 from ..discovery.site import Sites
 from ..names import closest
@@ -47,10 +48,18 @@ def switch(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where:
     found = sites_of(model, example)
     taken = select(found, kinds=kinds, where=where)
     refuse_conflicts(taken)
-    return apply_switch(model, example, sites=[site.id for site in taken], found=found)
+    considered = [site.id for site in found if site.kind in kinds_of(kinds)]
+    return apply_switch(model, example, sites=[site.id for site in taken], found=found, considered=considered)
 
 
-def apply_switch(model: nn.Module, example: Any, *, sites: Collection[str], found: Sites | None = None) -> nn.Module:
+def apply_switch(
+    model: nn.Module,
+    example: Any,
+    *,
+    sites: Collection[str],
+    found: Sites | None = None,
+    considered: Collection[str] | None = None,
+) -> nn.Module:
     """The step ``switch`` of a recipe: switches at the named sites.
 
     Args:
@@ -58,6 +67,7 @@ def apply_switch(model: nn.Module, example: Any, *, sites: Collection[str], foun
         example: as for `switch`.
         sites: ids of the sites.
         found: all sites of `model`, where its run was recorded already.
+        considered: ids of the sites that were chosen among; None: all.
 
     Raises:
         ValueError: where the model lacks one of the sites.
@@ -67,20 +77,26 @@ def apply_switch(model: nn.Module, example: Any, *, sites: Collection[str], foun
     found = found or sites_of(model, example)
     taken = sites_named(found, sites)
     reference = observe(model, example)
-    made = put_switches(model, example, taken, found)
+    made = put_switches(model, example, taken, found, considered=considered)
     checked = _checked(model, example, reference, made)
     return finish(
         made.model, model, name="switch", options={"sites": [site.id for site in taken]},
         before=found.record, after=found.record, equality=Equality.EXACT, checked=checked,
-        found=[site.id for site in found if site.kind in {s.kind for s in taken}],
-        taken=[site.id for site in taken], skipped=switches_of(made.model)[1].skipped, how=made.how,
+        found=considered or [site.id for site in found], taken=[site.id for site in taken],
+        skipped=switches_of(made.model)[1].skipped, how=made.how,
     )  # fmt: skip
 
 
 def put_switches(
-    model: nn.Module, example: Any, taken: Sites, found: Sites, *, omegas: Mapping[str, float] | None = None
+    model: nn.Module,
+    example: Any,
+    taken: Sites,
+    found: Sites,
+    *,
+    omegas: Mapping[str, float] | None = None,
+    considered: Collection[str] | None = None,
 ) -> Rewritten:
-    """A copy of `model` with switches at the sites `taken`; `.ran` is what it did with the `omegas` (default: all 0)."""
+    """A copy of `model` with switches at the sites `taken`; `.ran` is what it did with `omegas` (default: all 0)."""
 
     def run(net: nn.Module) -> Any:
         for site in taken if omegas else ():
@@ -91,11 +107,16 @@ def put_switches(
 
     edits = [Edit(site.target, Blend(omega_name(site.id))) for site in taken]
     made = rewrite(model, example, edits, record=found.record, run=run)
-    chosen, kinds = {site.id for site in taken}, {site.kind for site in taken}
-    skipped = {s.id: "not chosen by where" for s in found if s.kind in kinds and s.id not in chosen}
+    skipped = not_chosen(taken, considered or [site.id for site in found])
     state = Switches(made.omegas, made.classes, example, found, skipped, weight_of(model).dtype)
     remember_switches_(made.model, state)
     return made
+
+
+def not_chosen(taken: Sites, considered: Collection[str]) -> dict[str, str]:
+    """Why the other sites that were considered are as they were."""
+    chosen = {site.id for site in taken}
+    return {name: "not chosen by where" for name in considered if name not in chosen}
 
 
 def sites_named(found: Sites, ids: Collection[str]) -> Sites:

@@ -19,7 +19,7 @@ _ATTRIBUTE = "_archlab_switches"
 
 @dataclass(frozen=True, eq=False)
 class Switches:
-    """What a switched model knows of itself: its switches, and the sites of the original, with the run they are from."""
+    """What a switched model knows of itself: its switches, and the sites of the original with their recorded run."""
 
     omegas: tuple[Omega, ...]
     classes: dict[str, type]  # path -> class before, of the modules that were rewritten

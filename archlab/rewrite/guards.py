@@ -36,7 +36,7 @@ TENSOR, NUMBER = Placeholder(Tensor), Placeholder(float)
 
 
 def pattern_of(value: Any, *, numbers: bool) -> Any:
-    """The shape of an argument tree: placeholders for tensors, objects and, with `numbers`, floats; the others themselves."""
+    """An argument tree with placeholders for its tensors, objects and, with `numbers`, floats."""
     if isinstance(value, Tensor):
         return TENSOR
     if numbers and type(value) is float:

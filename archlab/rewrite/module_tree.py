@@ -89,7 +89,7 @@ def drop_unreached(
     *,
     identities: Collection[str] = (),
 ) -> Any:
-    """Remove, in place, the modules and parameters that the run `before` reached and the run `after` of `model` did not.
+    """Remove in place the modules and parameters that the run `before` reached and the run `after` of `model` does not.
 
     What is removed keeps its name: a module in `identities`, whose input stands for its output, as an ``nn.Identity``,
     another as `Removed`. Where code that still runs reads an attribute of such a module, or asks whether such a

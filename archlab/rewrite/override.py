@@ -111,7 +111,7 @@ class Method:
 
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[None]:
-        """While open, the children that are called at the traced targets are watched, which costs the graphs nothing."""
+        """While open, the children that are called at the traced targets are watched; it costs the graphs nothing."""
         before = []
         try:
             for path, inside in self.children.items():

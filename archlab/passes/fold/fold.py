@@ -38,10 +38,10 @@ def fold(model: nn.Module, example: Any, *, where: Where = None, cost: CostModel
     programming over each chain; merging wins where both ways cost the same. Checked before it returns: equal to `model`
     within 1e-10 in float64 (within 1e-5 in its own dtype where it does not run in float64).
 
-    A merged layer gives no intermediate value any more: run the example as the model will be run. One that reads or
+    A merged layer gives no intermediate value any more: run the example as the model will be run. A model that reads or
     returns what lies between two layers in another call only (a flag, a loop of another length) would get another
-    value. Fused inference kernels for conv and batch norm do the first case of this; RepVGG (Ding et al. 2021) the adds;
-    Layer Folding (Dror et al. 2021) and DepthShrinker (Fu et al. 2022) chains.
+    value. Fused kernels for conv and batch norm do the first case of this; RepVGG (Ding et al. 2021) the adds; Layer
+    Folding (Dror et al. 2021) and DepthShrinker (Fu et al. 2022) chains.
 
     Args:
         model: any module without switches; it is left untouched.

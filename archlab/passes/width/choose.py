@@ -1,4 +1,4 @@
-"""Which channels of which layers a new width means: how many each group is to have, which stay, and where they stand."""
+"""Which channels of which layers a new width means: how many each group gets, which stay, and where they stand."""
 
 import fnmatch
 import math

@@ -6,11 +6,22 @@ rich draws bars, but in a log it prints only the last state; an hour of training
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
 BAR_S, LINE_S = 0.3, 60.0  # at most this often
+
+
+@dataclass(frozen=True, kw_only=True)
+class Display:
+    """Whether and how a training shows how far it is. `fit` describes each option."""
+
+    progress: bool
+    title: str = "fit"
+    describe: Callable[[nn.Module], str] | None = None
 
 
 @contextlib.contextmanager
@@ -18,6 +29,10 @@ def bar(title: str, total: int, *, wanted: bool = True) -> Iterator[Callable[[in
     """Give `show(done, text)`, which puts `done` of `total` and the words of `text()` on the error stream.
 
     `text` is called only when something is drawn, so it may cost a little.
+
+    >>> with bar("search", 3, wanted=False) as show:
+    ...     for done in range(1, 4):
+    ...         show(done, lambda: "best 0.5")
     """
     if not wanted:
         yield lambda done, text: None

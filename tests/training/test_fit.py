@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,12 @@ import torch
 from torch import nn
 
 from archlab.files import write_whole
-from archlab.training.checkpoint import FILE, CheckpointMismatch, load_checkpoint, save_checkpoint
-from archlab.training.fit import TrainingFailed, constant, cosine, fit
+from archlab.training.checkpoint import FILE, Checkpointing, CheckpointMismatch, load_checkpoint, save_checkpoint
+from archlab.training.fit import fit
+from archlab.training.history import TrainingFailed
+from archlab.training.optimization import Optimization, constant, cosine
+from archlab.training.options import names_of
+from archlab.training.progress import Display
 from archlab.training.task import Task
 
 
@@ -327,3 +332,32 @@ def test_progress_shows_the_mean_of_the_last_losses(capsys, monkeypatch):
 def test_cosine_refuses_a_warmup_as_long_as_the_training():
     with pytest.raises(ValueError, match="warmup must be at least 0 and below steps=10, got 10"):
         cosine(10, warmup=10)
+
+
+def test_each_option_is_described():
+    for name in names_of(Optimization) + names_of(Checkpointing) + names_of(Display):
+        assert re.search(rf"^ +([a-z_]+, )*{name}(, [a-z_]+)*: ", fit.__doc__, re.MULTILINE), name
+
+
+def test_an_unknown_option_is_an_error_before_anything_happens():
+    with pytest.raises(
+        TypeError, match=r"fit has no option 'save_evry'; there are save_every, save_every_s, .* in all"
+    ):
+        fit(net(), TASK, **OPTIONS, save_evry=3)
+
+
+def test_a_checkpoint_has_the_names_that_it_always_had(tmp_path):
+    """Those that lie on disks were written with these: with others no training that was begun would go on."""
+    fit(net(), TASK, **OPTIONS, folder=tmp_path, time_limit_s=0.0, settings={"crop": 96})
+    saved = load_checkpoint(tmp_path)
+    assert saved is not None
+    assert list(saved) == ["signature", "identity", "model", "optimizer", "random", "rows", "step", "seconds"]
+    group = saved["identity"].pop("parameter group 0")
+    assert "('lr', 0.01)" in group and "('weight_decay', 0.01)" in group
+    assert saved["identity"] == {
+        "steps": 30, "precision": "fp32", "clip_norm": None, "penalty_weight": 1.0, "optimizer": "AdamW",
+        "schedule": [cosine(30, warmup=5)(step) for step in (0, 7, 15, 22)], "settings['crop']": "96",
+    }  # fmt: skip
+    assert saved["rows"][0].keys() == {"step", "lr", "loss"} and list(saved["random"]) == [
+        "python", "numpy", "torch", "cuda"
+    ]  # fmt: skip

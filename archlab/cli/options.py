@@ -89,7 +89,7 @@ def readable_errors(trace: bool) -> Iterator[None]:
         notes = getattr(error, "__notes__", None)
         if notes:  # capture says so where in the model it was raised
             raise WrongUsage(f"the model does not run on this input: {in_words(error)}; {notes[0]}") from error
-        if isinstance(error, ValueError):
+        if isinstance(error, ValueError | ModuleNotFoundError):  # the latter names an extra that is not installed
             raise WrongUsage(str(error)) from error
         raise
 

@@ -9,7 +9,7 @@ import torch
 import typer
 from torch import nn
 
-from ..measure.breakdown import parts_of
+from ..measure.breakdown import breakdown
 from ..measure.costs import cost
 from ..measure.speed import Speed, speed
 from .options import (
@@ -182,7 +182,7 @@ def profile_command(
             seconds=seconds,
             by_module=depth,
         )
-        parts = parts_of(model, counted, found, depth)
+        parts = breakdown(model, counted, found, depth)
         if chart is not None:
             from ..report import plots  # matplotlib takes longer to import than all of archlab
 

@@ -210,6 +210,13 @@ def test_fvcore_as_a_second_opinion(archlab):
     assert "it did not count: " in archlab("cost", "mynet:Net", *IMAGE, "--fvcore").out
 
 
+def test_a_missing_extra_is_named_in_one_line(archlab, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fvcore", None)
+    monkeypatch.delitem(sys.modules, "fvcore.nn", raising=False)
+    said = archlab("cost", "mynet:Net", *IMAGE, "--fvcore", status=2).err
+    assert said.splitlines()[-1].endswith(": pip install 'archlab[fvcore]'")
+
+
 def test_cost_says_where_a_model_was_really_run(archlab):
     told = archlab("cost", "mynet:OnData", "--input", "2,4", "--json").json()
     assert told["how"].startswith("one real run: on meta it raises")

@@ -1,6 +1,7 @@
 """Costs against counts made by hand, the published table, and fvcore."""
 
 import gc
+import sys
 import time
 import weakref
 
@@ -258,3 +259,12 @@ def test_fvcore_counts_nothing_for_attention():
 )
 def test_fvcore_takes_any_example(example):
     assert al.fvcore_cost(Times(), example).macs == 120
+
+
+def test_without_fvcore_the_second_opinion_names_the_extra_and_costs_are_counted(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fvcore", None)
+    monkeypatch.delitem(sys.modules, "fvcore.nn", raising=False)
+    net, x = nn.Linear(3, 2), torch.zeros(4, 3)
+    with pytest.raises(ModuleNotFoundError, match=r"fvcore_cost needs fvcore, .*: pip install 'archlab\[fvcore\]'"):
+        al.fvcore_cost(net, x)
+    assert al.cost(net, x).macs == 24

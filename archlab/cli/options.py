@@ -66,7 +66,7 @@ AsCsv = Annotated[bool, typer.Option("--csv", help="As one CSV table.", rich_hel
 Trace = Annotated[bool, typer.Option("--traceback", help="Where an error came from.", rich_help_panel=PRINTED)]
 
 
-def named(
+def make_both(
     factory: str, args: list[str] | None, train: bool, inputs: list[str], high: int, method: str
 ) -> tuple[nn.Module, tuple | Call]:
     """The model and the example that the command line names."""

@@ -104,8 +104,8 @@ def speed_command(
     with readable_errors(trace):
         models: dict[str, nn.Module] = {}
         example: Any = None
-        for turn, factory in enumerate(factories):
-            again = factories[:turn].count(factory)
+        for index, factory in enumerate(factories):
+            again = factories[:index].count(factory)
             name = f"{factory} ({again + 1})" if again else factory
             models[name], example = make_both(factory, args, False, inputs, high, call)
         found = speed(

@@ -111,9 +111,9 @@ def archlab(here, monkeypatch, capsys):
     def call(*words: str, status: int = 0) -> Said:
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["archlab", *words])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as stopped:
             main()
-        said = Said(left.value.code or 0, *capsys.readouterr())  # type: ignore[arg-type]
+        said = Said(stopped.value.code or 0, *capsys.readouterr())  # type: ignore[arg-type]
         assert said.status == status, said.err
         if status == 2:
             last = [line for line in said.err.splitlines() if line not in ("importing", "running")]
@@ -410,10 +410,10 @@ def test_what_cost_cannot_do_is_said_in_one_line(archlab, words, reason):
 
 def test_traceback_shows_where_an_error_came_from(archlab, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["archlab", "sites", "mynet:broken", *IMAGE, "--traceback"])
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as stopped:
         main()
     said = capsys.readouterr().err
-    assert left.value.code == 2
+    assert stopped.value.code == 2
     assert "in broken" in said and said.splitlines()[-1].startswith("archlab: mynet:broken() raises")
 
 

@@ -179,7 +179,7 @@ def test_the_conditions_are_recorded_and_fit_into_json():
     assert told["device"] and told["seconds"] == 0.01
 
 
-# --- what it is measured under, and what is left of it --------------------------------------------
+# --- what it is measured under, and what it changes ----------------------------------------------
 
 SEEN: list[dict] = []
 
@@ -265,12 +265,12 @@ def test_model_example_and_settings_are_left_as_they_were(options, monkeypatch):
 
     net, example = Changes().train(), torch.randn(1, 3, 8, 8)
     state = {name: value.clone() for name, value in net.state_dict().items()}
-    before, kept, random, flags = vars(net).copy(), example.clone(), torch.get_rng_state(), _flags()
+    before, given, random, flags = vars(net).copy(), example.clone(), torch.get_rng_state(), _flags()
     al.speed(net, example, seconds=0.01, **options)
     assert net.training and vars(net).keys() == before.keys() and "forward" not in vars(net.conv)
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
     assert net.conv.weight.dtype == torch.float32 and net.conv.weight.is_contiguous() and net.conv.weight.requires_grad
-    assert torch.equal(example, kept)
+    assert torch.equal(example, given)
     assert torch.equal(torch.get_rng_state(), random)
     assert _flags() == flags
 

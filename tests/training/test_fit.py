@@ -141,13 +141,13 @@ def test_kill_loses_at_most_the_steps_since_the_last_checkpoint(tmp_path):
     roots = os.pathsep.join([os.path.dirname(__file__), os.getcwd()])
     child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), roots])
     until = time.monotonic() + 60
-    while (kept := load_checkpoint(tmp_path)) is None or kept["step"] < 18:
+    while (saved := load_checkpoint(tmp_path)) is None or saved["step"] < 18:
         assert child.poll() is None and time.monotonic() < until
         time.sleep(0.02)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    kept = load_checkpoint(tmp_path)
-    assert kept is not None and kept["step"] == 18
+    saved = load_checkpoint(tmp_path)
+    assert saved is not None and saved["step"] == 18
     torch.manual_seed(6)
     resumed = net()
     went = fit(resumed, TASK, **OPTIONS, folder=tmp_path)
@@ -236,9 +236,9 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_p
     with pytest.raises(TrainingFailed, match=f"stopped at step 12: {said}") as caught:
         fit(net(), task, **OPTIONS, folder=tmp_path, save_every=4)
     assert caught.value.step == 12 and caught.value.checkpoint == tmp_path / FILE
-    kept = load_checkpoint(tmp_path)
-    assert kept is not None and kept["step"] == 12 and len(kept["rows"]) == 12
-    assert all(torch.isfinite(value).all() for value in kept["model"].values())
+    saved = load_checkpoint(tmp_path)
+    assert saved is not None and saved["step"] == 12 and len(saved["rows"]) == 12
+    assert all(torch.isfinite(value).all() for value in saved["model"].values())
 
 
 def test_weights_that_are_not_finite_never_reach_a_checkpoint(tmp_path):
@@ -248,8 +248,8 @@ def test_weights_that_are_not_finite_never_reach_a_checkpoint(tmp_path):
 
     with pytest.raises(TrainingFailed, match="stopped at step 7: a weight is not finite"):
         fit(net(), TASK, **OPTIONS, folder=tmp_path, save_every=4, after_step=breaks)
-    kept = load_checkpoint(tmp_path)
-    assert kept is not None and kept["step"] == 4
+    saved = load_checkpoint(tmp_path)
+    assert saved is not None and saved["step"] == 4
 
 
 def test_divergence_stops():

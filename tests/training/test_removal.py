@@ -247,11 +247,11 @@ def test_nothing_above_tau_gives_the_whole_model_back_with_learned_weights():
 
 def test_freeze_keeps_the_omega_of_what_stays():
     removal = learn_to_remove(Net(), TASK, **FAST | dict(tune_steps=0), keep="freeze")
-    kept = removal.decisions.set_index("site")["omega"]["activation.0"]
+    learned = removal.decisions.set_index("site")["omega"]["activation.0"]
     model = removal.model.eval()
     x = torch.linspace(-1, 1, 5)[:, None]
     hidden = model.first(x)
-    by_hand = model.last(model.second((1 - kept) * hidden.relu() + kept * hidden))
+    by_hand = model.last(model.second((1 - learned) * hidden.relu() + learned * hidden))
     torch.testing.assert_close(model(x), by_hand)
 
 

@@ -24,9 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .copies import structural_copy
-from .example import Call, fresh, place, run, tensors_in
+from .example import Call, fresh, moved, run_example, tensors_in
 from .frames import MODULE_CALL, asks_for_a_model, is_module_call, is_plumbing
-from .location import ORIGINS, Place, chain_from, place_chain
+from .location import ORIGINS, Location, call_stack, model_frames
 from .record import Capture, Execution, ModuleCall, Op
 
 # Calls and properties that mostly ask a tensor something; they are most of what a mode sees.
@@ -51,7 +51,7 @@ def capture_meta(model: nn.Module, example: Any) -> Capture:
     Raises whatever the model raises there: data-dependent control flow cannot run without data.
     """
     with ExitStack() as stack:
-        return _record(structural_copy(model, "meta"), place(example, device="meta"), stack)
+        return _record(structural_copy(model, "meta"), moved(example, device="meta"), stack)
 
 
 def _cuda_devices(model: nn.Module) -> list[int]:
@@ -71,7 +71,7 @@ def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
     stack.enter_context(flops)
     try:
         with recorder:
-            output = run(probe, example)
+            output = run_example(probe, example)
     except Exception as error:
         shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(given)) or "which holds no tensor"
         error.add_note(f"raised in {failed_in(error)}: archlab ran the model once on the example, {shapes}")
@@ -81,6 +81,7 @@ def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
         calls=recorder.calls,
         inputs=inputs,
         outputs=recorder.values_of(output),
+        output_shapes=tuple(tuple(t.shape) for t in tensors_in(output)),
         constants=recorder.constants,
         producer=recorder.producer,
         params={name: p.numel() for name, p in probe.named_parameters()},
@@ -208,25 +209,25 @@ class _Recorder(TorchFunctionMode):
             return None
         return first if _defines(type(first), code) else None
 
-    def locate(self, frame: Any) -> tuple[Execution, Place]:
-        frames = chain_from(frame, lambda f: is_module_call(f) or f.f_code is run.__code__)
+    def locate(self, frame: Any) -> tuple[Execution, Location]:
+        frames = model_frames(frame, lambda f: is_module_call(f) or f.f_code is run_example.__code__)
         running = self.executions[-1]
         if not frames:  # an op issued by torch itself around a module call
             top = self.stack[-1].module if self.stack else ""
-            return running.setdefault(None, Execution(top, "<torch>", None)), Place((), 0)
+            return running.setdefault(None, Execution(top, "<torch>", None)), Location((), 0)
         if frames[0].f_code in ORIGINS:
             return self._original(frames[0])
         entry, path, method = self._entry(frames)
         execution = running.setdefault(entry, Execution(path, method, entry.f_code))
-        chain = place_chain(frames, entry)
-        turn = execution.turns[chain] = execution.turns.get(chain, -1) + 1
-        return execution, Place(chain, turn)
+        stack = call_stack(frames, entry)
+        occurrence = execution.occurrences[stack] = execution.occurrences.get(stack, -1) + 1
+        return execution, Location(stack, occurrence)
 
-    def _original(self, frame: Any) -> tuple[Execution, Place]:
-        place, (path, method, entry) = ORIGINS[frame.f_code].get(frame.f_lineno, _GENERATED)
+    def _original(self, frame: Any) -> tuple[Execution, Location]:
+        location, (path, method, entry) = ORIGINS[frame.f_code].get(frame.f_lineno, _GENERATED)
         path = path if path is not None else self.stack[-1].module if self.stack else ""
         running = self.executions[-1].setdefault((frame, method), Execution(path, method, entry))
-        return running, place or Place((), 0)
+        return running, location or Location((), 0)
 
     # ops
 
@@ -251,8 +252,8 @@ class _Recorder(TorchFunctionMode):
             return result
         if made and not changed and all(any(m is g for g in given) for m in made):
             return result  # handed through: .to() of the same device, .contiguous() of a contiguous tensor
-        execution, place = self.locate(sys._getframe(1))
-        op = Op(len(self.ops), func, execution, place, self.stack[-1] if self.stack else None)
+        execution, location = self.locate(sys._getframe(1))
+        op = Op(len(self.ops), func, execution, location, self.stack[-1] if self.stack else None)
         op.inputs, op.in_shapes, op.in_dtypes = inputs, shapes, tuple(t.dtype for t in given)
         op.params = tuple(self.constants[v] for v in inputs if v in self.constants)
         op.options = {k: v for k, v in kwargs.items() if not tensors_in(v)}
@@ -305,10 +306,10 @@ class _Recorder(TorchFunctionMode):
         frame = sys._getframe(1)
         while frame is not None and frame.f_code.co_filename == nn.modules.module.__file__:
             frame = frame.f_back
-        execution, place = None, None
+        execution, location = None, None
         if self.stack or frame is None or not is_plumbing(frame):
-            execution, place = self.locate(frame)
-        call = ModuleCall(path, execution, place, self.stack[-1] if self.stack else None, len(self.ops))
+            execution, location = self.locate(frame)
+        call = ModuleCall(path, execution, location, self.stack[-1] if self.stack else None, len(self.ops))
         call.scripted = isinstance(module, torch.jit.ScriptModule)
         given = tensors_in(args)
         call.inputs = tuple(self.value_of(t) for t in given)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..discovery.site import KINDS
+from ..discovery.kinds import KINDS
 from ..discovery.survey import sites
 from ..measure.costs import cost
 from ..measure.fvcore import fvcore_cost
@@ -80,11 +80,11 @@ def sites_command(
         wanted = [kind.strip() for kind in kinds.split(",")] if kinds else None
         found = sites(model, example, kinds=wanted, where=where or None)
     if as_json:
-        others = found.left_frame().to_dict("records")
+        others = found.skipped_frame().to_dict("records")
         report = {"sites": found.frame().to_dict("records"), "skipped": others}
         print(json.dumps(report | {"left": others}, indent=1))  # the old word, for this release
     elif as_csv:
-        print((found.left_frame() if skipped else found.frame()).to_csv(index=False), end="")
+        print((found.skipped_frame() if skipped else found.frame()).to_csv(index=False), end="")
     else:
         frame = found.frame()
         show(frame.drop(columns=["params", "macs", "span", "grad"]))
@@ -92,9 +92,9 @@ def sites_command(
         print(f"{len(found)} sites: {counts}" if counts else "no sites")
         if skipped:
             print("\nskipped:")
-            show(found.left_frame())
-        elif found.left:
-            print(f"{len(found.left)} skipped; --skipped says why")
+            show(found.skipped_frame())
+        elif found.skipped:
+            print(f"{len(found.skipped)} skipped; --skipped says why")
 
 
 def cost_command(

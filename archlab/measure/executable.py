@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..capture.copies import copied
-from ..capture.example import Call, fresh, place, run, tensors_in
+from ..capture.example import Call, fresh, moved, run_example, tensors_in
 from ..capture.recorder import failed_in
 from .clocks import Work
 from .environment import DTYPES
@@ -130,13 +130,13 @@ def make_executable(
     with torch.inference_mode(False), torch.no_grad():  # else the copies would be tensors of inference mode
         net = copied(model).eval().to(device)
         net = net.half() if precision == "fp16" else net.bfloat16() if precision == "bf16" else net.float()
-        given = fresh(place(example, device=device, dtype=DTYPES[precision]))
+        given = fresh(moved(example, device=device, dtype=DTYPES[precision]))
         tensors = tensors_in((given.args, given.kwargs) if isinstance(given, Call) else given)
         if memory_format == "channels_last":
             net = _channels_last(name, net, tensors)
 
     def work() -> Any:
-        return run(net, given)
+        return run_example(net, given)
 
     _run_first(name, work, device, precision)
     batch = next((tensor.shape[0] for tensor in tensors if tensor.dim()), 1)
@@ -171,8 +171,8 @@ def _channels_last(name: str, net: nn.Module, tensors: list[Tensor]) -> nn.Modul
 
 
 def _run_on(net: nn.Module, given: Any) -> Any:
-    """`run`, entered by a function: torch.compile(net) would leave alone another method than ``forward``."""
-    return run(net, given)
+    """`run_example`, entered by a function: torch.compile(net) would leave alone another method than ``forward``."""
+    return run_example(net, given)
 
 
 def _compiled_model(name: str, net: nn.Module, given: Any) -> tuple[Work, int]:

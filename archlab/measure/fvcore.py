@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..capture.copies import copied
-from ..capture.example import run
+from ..capture.example import run_example
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def fvcore_cost(model: nn.Module, example: Any) -> Opinion:
             self.model = copied(model)
 
         def forward(self):
-            return run(self.model, example)
+            return run_example(self.model, example)
 
     analysis = FlopCountAnalysis(Once(), ())
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)

@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from ..discovery.site import Where
-from ..passes import omegas, set_omegas_, switch
+from ..discovery.select import Where
+from ..passes.switch import switch
+from ..passes.switch_state import omegas, set_omegas_
 from .evaluation import Evaluations
 from .fit import GROUPS
 from .options import check_names, names_of, pick

@@ -21,7 +21,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..passes import discard, omega_parameters, omegas, penalty, project_, set_omegas_
+from ..passes.discard import discard
+from ..passes.switch_state import omega_parameters, omegas, penalty, project_, set_omegas_
 from .evaluation import Evaluations
 from .optimization import Schedule, constant
 from .phases import Phases

@@ -7,9 +7,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..discovery.site import Where
+from ..discovery.kinds import BY_DEFAULT
+from ..discovery.select import Where
 from ..discovery.survey import sites
-from ..passes import omegas, set_omegas_, switch
+from ..passes.switch import switch
+from ..passes.switch_state import omegas, set_omegas_
+from ..rewrite.target import How
 from .progress import bar
 from .task import Task
 
@@ -20,7 +23,7 @@ def sensitivity(
     task: Task,
     example: Any = None,
     *,
-    kinds: str | Iterable[str] = ("activation", "skip", "branch", "block"),
+    kinds: str | Iterable[str] = BY_DEFAULT,
     where: Where = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -54,7 +57,7 @@ def sensitivity(
     """
     example = task.example if example is None else example
     found = sites(model, example, kinds=kinds, where=where)
-    refused = {site.id: site.how for site in found if site.how.startswith("refused")}
+    refused = {site.id: site.told for site in found if site.how is How.REFUSED}
     present = [site for site in found if site.id not in refused]
     if not present:
         site, how = next(iter(refused.items()))
@@ -72,7 +75,7 @@ def sensitivity(
                 set_omegas_(soft, {site: 1.0})
                 values = task.quality(soft)
                 deltas = {f"delta_{name}": value - untouched[name] for name, value in values.items()}
-                rows.append({"site": site, "kind": kind, **values, **deltas})
+                rows.append({"site": site, "kind": kind.value, **values, **deltas})
                 show(len(rows), lambda site=site: site)
     first = f"delta_{next(iter(untouched))}"
     frame = pd.DataFrame(rows)

@@ -143,7 +143,7 @@ def test_sites_as_json_and_csv_equal_the_frame(archlab):
     expected = al.sites(net, make_example(["1,3,8,8"]))
     told = archlab("sites", "mynet:Net", *IMAGE, "--json").json()
     assert told["sites"] == json.loads(expected.frame().to_json(orient="records"))
-    assert told["skipped"] == expected.left_frame().to_dict("records")
+    assert told["skipped"] == expected.skipped_frame().to_dict("records")
     pd.testing.assert_frame_equal(archlab("sites", "mynet:Net", *IMAGE, "--csv").csv(), expected.frame(), rtol=1e-12)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import archlab.training.removal_phases as phases
-from archlab.passes import remove
+from archlab import remove
 from archlab.training.checkpoint import CheckpointMismatch, load_checkpoint
 from archlab.training.history import TrainingFailed
 from archlab.training.options import names_of

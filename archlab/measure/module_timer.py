@@ -69,6 +69,8 @@ class ModuleTimer:
         return marked
 
     def _add(self, spans: list[float], steps: list[str | None]) -> None:
+        """Divide a run among the modules: `spans` lie between its marks, `steps` say what began or ended at each."""
+        # The modules that are running form a stack; a span belongs to the innermost, and to the total of all of them.
         own, total, self.calls = dict.fromkeys(self.modules, 0.0), dict.fromkeys(self.modules, 0.0), {"": 1}
         running = [""]
         for span, step in zip(spans, [*steps, None], strict=True):

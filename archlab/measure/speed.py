@@ -185,6 +185,7 @@ def speed(
         if mode == "compile":
             torch.compiler.reset()
         options = {"device": where, "precision": precision, "mode": mode, "memory_format": memory_format}
+        # Make each model ready, warm it up until its times are steady, then run them all interleaved.
         ready = {name: make_executable(name, models[name], examples[name], **options) for name in models}
         timers = {}
         if by_module is not None:

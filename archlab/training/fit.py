@@ -184,6 +184,7 @@ class Training:
     def update_(self, step: int, batch: Any) -> None:
         """One update of the weights: rates, loss, gradients, optimizer, history."""
         chosen, model = self.optimization, self.model
+        # The schedule is a factor on each group's own rate, so groups keep their ratio.
         factor = chosen.schedule(step)
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = lr * factor

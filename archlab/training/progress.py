@@ -26,9 +26,16 @@ class Display:
 
 @contextlib.contextmanager
 def bar(title: str, total: int, *, wanted: bool = True) -> Iterator[Callable[[int, Callable[[], str]], None]]:
-    """Give `show(done, text)`, which puts `done` of `total` and the words of `text()` on the error stream.
+    """Show how far a long run is, on the error stream: a bar on a terminal, elsewhere a line a minute.
 
-    `text` is called only when something is drawn, so it may cost a little.
+    Args:
+        title: What stands before it.
+        total: Steps in all.
+        wanted: False shows nothing.
+
+    Yields:
+        ``show(done, text)``, to be called after each step: how many are done, and a function that returns a few words.
+        It is called only when something is drawn, so it may cost a little.
 
     >>> with bar("search", 3, wanted=False) as show:
     ...     for done in range(1, 4):

@@ -6,6 +6,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from archlab.measure import executable
 from archlab.measure.executable import WARM_UP_RUNS, captured, compiled
 
 CUDA = torch.cuda.is_available()
@@ -27,8 +28,10 @@ def test_a_compiled_function_takes_what_the_function_takes():
     assert torch.equal(compiled(closure, backend="eager")(x), closure(x))
 
 
-def test_each_is_compiled_from_code_of_its_own():
-    """More of them, each for another shape, than torch keeps versions of one piece of code."""
+@pytest.mark.parametrize("options", [executable._COMPILE_OPTIONS, {}])
+def test_each_is_compiled_from_code_of_its_own(options, monkeypatch):
+    """More of them, each for another shape, than torch keeps versions of one piece of code; an old torch as well."""
+    monkeypatch.setattr(executable, "_COMPILE_OPTIONS", options)
     shapes = []
 
     def backend(graph, example):

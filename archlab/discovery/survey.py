@@ -1,13 +1,14 @@
 """`sites`: every removable part of a model, with how it would be rewritten."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from ..capture.copies import structural_copy
-from ..rewrite.rewrite import attempt
+from ..capture.example import fresh, moved, run_example
+from ..rewrite.rewrite import attempt, quietly
 from ..rewrite.target import Edit, Freeze, How
 from .find import sites_of
 from .kinds import KINDS, kinds_of
@@ -59,7 +60,11 @@ def _tried(model: nn.Module, example: Any, found: Sites) -> Sites:
     for site in found:
         first_at.setdefault(site.target.key, site)
     edits = [Edit(site.target, Freeze(0.0)) for site in first_at.values()]
-    tried = attempt(structural_copy(model), example, edits, record=found.record)
+    try:  # without data where the model runs so: what is asked is what its code looks like
+        on_meta = moved(example, device="meta")
+        tried = attempt(structural_copy(model, "meta"), on_meta, edits, record=found.record, run=_runs(on_meta))
+    except Exception:  # whatever the model raises that cannot run so
+        tried = attempt(structural_copy(model), example, edits, record=found.record, run=_runs(example))
     listed, skipped = [], list(found.skipped)
     for site in found:
         first = first_at[site.target.key].id
@@ -69,3 +74,13 @@ def _tried(model: nn.Module, example: Any, found: Sites) -> Sites:
         if not site.grad:
             skipped.append(Skipped(site.path, site.op, site.kind, f"{site.id}: no gradient reaches it", site.module))
     return Sites(listed, skipped, found.record)
+
+
+def _runs(example: Any) -> Callable[[nn.Module], None]:
+    """What runs the example on a copy that nobody keeps."""
+
+    def run(net: nn.Module) -> None:
+        with quietly(net):
+            run_example(net, fresh(example))
+
+    return run

@@ -199,7 +199,7 @@ def _no_method(module: nn.Module, name: str) -> str:
 
 def run_copy(model: nn.Module, example: Any) -> None:
     """Run the example on a copy, so that rewritten methods trace themselves; copies and `model` share their graphs."""
-    with _quietly(model):
+    with quietly(model):
         run_example(structural_copy(model), fresh(example))
 
 
@@ -211,15 +211,15 @@ def trace_other_modes(model: nn.Module, example: Any) -> None:
     grads = [{graph.grad for graph in method.graphs} - {None} for method in methods]
     for grad in (True, False):
         if any(traced and grad not in traced for traced in grads):
-            with _quietly(model), torch.set_grad_enabled(grad):
+            with quietly(model), torch.set_grad_enabled(grad):
                 run_example(structural_copy(model), fresh(example))
     modes = [{value for g in method.graphs for _, name, value in g.reads if name == "training"} for method in methods]
     if any(len(traced) == 1 for traced in modes):
-        with _quietly(model), suppress(Exception):  # nobody asked for this mode: what fails is traced when needed
+        with quietly(model), suppress(Exception):  # nobody asked for this mode: what fails is traced when needed
             run_example(structural_copy(model).train(not model.training), fresh(example))
 
 
-def _quietly(model: nn.Module) -> ExitStack:
+def quietly(model: nn.Module) -> ExitStack:
     """Without gradients, fused layers and traces in the random state."""
     stack = ExitStack()
     stack.enter_context(torch.random.fork_rng(devices=devices_of(model)))

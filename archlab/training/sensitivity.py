@@ -29,10 +29,23 @@ def sensitivity(
 ) -> pd.DataFrame:
     """Measure `task.quality` with each site alone removed, without training; `model` is left untouched.
 
-    Columns: site, kind, and for each quality its value and, as `delta_<quality>`, the change from the untouched
-    model, whose qualities are in `.attrs["untouched"]`. Ranked: the site whose removal changes the first quality
-    least comes first. Each removal is ω = 1 at that switch, which equals the physical one. Sites that cannot be
-    rewritten are in `.attrs["refused"]`, with the reason. Raises ValueError where no site is left.
+    Each removal is ω = 1 at that switch, which equals the physical one.
+
+    Args:
+        model: Any module; it is copied.
+        task: Its `quality` is measured, once for the untouched model and once a site.
+        example: What the sites are found with; default: `task.example`.
+        kinds: The kinds of site that are tried; those that the model has none of are no error.
+        where: Which of these: a glob, a list of globs, or a function of the Site.
+        progress: Show a bar.
+
+    Returns:
+        One row a site: site, kind, and for each quality its value and, as ``delta_<quality>``, the change from the
+        untouched model, whose qualities are in ``.attrs["untouched"]``. The site whose removal changes the first
+        quality least comes first. Sites that cannot be rewritten are in ``.attrs["refused"]``, with the reason.
+
+    Raises:
+        ValueError: where no site is chosen, or none of those chosen can be rewritten.
 
     >>> net = nn.Sequential(nn.ReLU(), nn.Sigmoid())
     >>> x = torch.tensor([[-1.0, 2.0]])
@@ -51,8 +64,10 @@ def sensitivity(
         raise ValueError(f"none of the {len(refused)} chosen sites can be rewritten; {site} is {how}")
     untouched = dict(task.quality(model))
     rows = []
+    # Kinds apart, as a skip and a branch share an add and cannot both have a switch. One switched model serves all
+    # sites of a kind: all ω at 0, then one alone at 1.
     with bar("sensitivity", len(present), wanted=progress) as show:
-        for kind in dict.fromkeys(site.kind for site in present):  # kinds apart: a skip and a branch share an add
+        for kind in dict.fromkeys(site.kind for site in present):
             chosen = {site.id for site in present if site.kind == kind}
             soft = switch(model, example, kinds=kind, where=lambda site, chosen=chosen: site.id in chosen)
             for site in omegas(soft)["site"]:

@@ -14,9 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from archlab.experiments.command import command
-from archlab.experiments.provenance import data_fingerprint
-from archlab.experiments.study import Scratch
+from archlab.experiments import Scratch, command, data_fingerprint
 from studies.device import device
 
 from . import reporting
@@ -79,7 +77,7 @@ def cell(row: Mapping[str, Any], preset: str, seed: int, scratch: Scratch) -> di
 
 
 def report(rows: pd.DataFrame, folder: Path) -> None:
-    reporting.write(rows, folder)
+    reporting.write(rows, folder, f"python -m {__name__}")
 
 
 def find_weights(data: Path | None) -> Path:

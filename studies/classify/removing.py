@@ -6,7 +6,7 @@ from typing import Any
 from scipy.stats import binomtest
 from torch import nn
 
-from archlab.experiments.study import OutOfTime, Scratch
+from archlab.experiments import OutOfTime, Scratch
 from archlab.measure.costs import cost
 from archlab.training.fit import cosine, fit
 from archlab.training.removal import Removal, learn_to_remove

@@ -14,9 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from archlab.experiments.command import command
-from archlab.experiments.provenance import data_fingerprint
-from archlab.experiments.study import Scratch
+from archlab.experiments import Scratch, command, data_fingerprint
 
 from . import reporting
 from .images import Images, find_images
@@ -92,4 +90,4 @@ def _images(data: Path, train: int | None, judge: int | None) -> tuple[Images, I
 
 
 if __name__ == "__main__":
-    command("studies.classify.resnet20")
+    command()

@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import save_model
 from torch import Tensor
 
-from archlab.experiments.study import OutOfTime, Scratch
+from archlab.experiments import OutOfTime, Scratch
 from archlab.measure.image_quality import lpips_network
 from archlab.training.fit import fit
 

@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import archlab as al
-from archlab.experiments.command import command
-from archlab.experiments.study import OutOfTime, Scratch
+from archlab.experiments import OutOfTime, Scratch, Wanted, command
 from archlab.report import plots, tables
 from archlab.training.fit import cosine, fit
 
@@ -42,7 +41,7 @@ RIDGE = 0.05
 SHOWN = 12  # channels in the figure
 
 
-def needs(row: dict[str, Any]) -> list[str]:
+def needs(row: dict[str, Any]) -> list[Wanted]:
     return [of("baseline")]
 
 
@@ -149,4 +148,4 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    command("studies.motion.fig10_impulse")
+    command()

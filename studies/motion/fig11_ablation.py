@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from archlab.experiments.command import command
+from archlab.experiments import command
 from archlab.report import tables
 
 from .costing import STREAMED, costs
@@ -72,4 +72,4 @@ def readings_table() -> tables.Table:
 
 
 if __name__ == "__main__":
-    command("studies.motion.fig11_ablation")
+    command()

@@ -14,8 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
 from archlab.capture.recorder import capture_meta
-from archlab.experiments.command import command
-from archlab.experiments.study import Scratch
+from archlab.experiments import Scratch, Wanted, command
 from archlab.report import plots, tables
 
 from .costing import STREAMED, costs, streamed
@@ -32,7 +31,7 @@ MODULES: tuple[str, ...] = ("encoder", "manipulator", "decoder")
 PUBLISHED = {"baseline": (967, 41.3, 9.6), "proposed": (731, 9.86, 25.8)}  # params [K], FLOPs [G], FPS
 
 
-def needs(row: dict[str, Any]) -> list[str]:
+def needs(row: dict[str, Any]) -> list[Wanted]:
     return [of(SPEED)]
 
 
@@ -116,4 +115,4 @@ def draw_network(net: MagnificationNet, ax: Axes) -> Axes:
 
 
 if __name__ == "__main__":
-    command("studies.motion.fig1_cost")
+    command()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from archlab.experiments.command import command
+from archlab.experiments import command
 
 from .family import WIDTHS
 from .figures import (
@@ -50,4 +50,4 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    command("studies.motion.fig6_width")
+    command()

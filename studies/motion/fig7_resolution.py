@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from archlab.experiments.command import command
-from archlab.experiments.study import Scratch
+from archlab.experiments import Scratch, Wanted, command
 from archlab.report import plots
 
 from .data import Generator, Layer, draw_layer, quantise
@@ -36,7 +35,7 @@ SWAY, FACTOR = 0.3, 10.0  # pixels; total gain
 PHOTO = 0  # of scikit-image's samples
 
 
-def needs(row: dict[str, Any]) -> list[str]:
+def needs(row: dict[str, Any]) -> list[Wanted]:
     return needs_of(row["name"])
 
 
@@ -114,4 +113,4 @@ def draw_slices(slices: dict[str, np.ndarray], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    command("studies.motion.fig7_resolution")
+    command()

@@ -7,15 +7,16 @@ thirteen trainings on one core, 5 for the speeds. Output: ``reports/networks/<pr
 """
 
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
 from safetensors.torch import load_model
 
 import archlab as al
-from archlab.experiments.command import command
-from archlab.experiments.study import Scratch
+from archlab.experiments import Scratch, command
 from archlab.measure.image_quality import BackboneMissing
 from archlab.report import tables
 
@@ -102,9 +103,9 @@ def trained(name: str, scratch: Scratch, *, key: str | None = None) -> Magnifica
     return net.eval()
 
 
-def of(row: str) -> str:
+def of(row: str) -> tuple[ModuleType, str]:
     """A row of this study as another one's `needs` names it."""
-    return f"{__name__}:{row}"
+    return sys.modules[__name__], row
 
 
 def speeds(preset: str) -> pd.DataFrame:
@@ -178,4 +179,4 @@ def _notes(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    command("studies.motion.networks")
+    command()

@@ -14,8 +14,7 @@ from typing import Any
 from safetensors.torch import load_model, save_model
 
 import archlab as al
-from archlab.experiments.command import command
-from archlab.experiments.study import OutOfTime, Scratch
+from archlab.experiments import OutOfTime, Scratch, command
 from archlab.training.fit import cosine, fit
 from archlab.training.removal import learn_to_remove
 from archlab.training.sensitivity import sensitivity
@@ -220,4 +219,4 @@ def check(net: Any, samples: HeldOut, scratch: Scratch) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    command("studies.motion.table1")
+    command()

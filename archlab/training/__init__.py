@@ -3,11 +3,12 @@
 from .checkpoint import CheckpointMismatch
 from .fit import Fit, constant, cosine, fit
 from .history import TrainingFailed
+from .progress import bar
 from .removal import Removal, learn_to_remove
 from .sensitivity import sensitivity
 from .task import Task
 
 __all__ = [
-    "CheckpointMismatch", "Fit", "Removal", "Task", "TrainingFailed", "constant", "cosine", "fit", "learn_to_remove",
-    "sensitivity",
+    "CheckpointMismatch", "Fit", "Removal", "Task", "TrainingFailed", "bar", "constant", "cosine", "fit",
+    "learn_to_remove", "sensitivity",
 ]  # fmt: skip

@@ -15,12 +15,13 @@ from typing import Any
 import pandas as pd
 
 from archlab.experiments import Scratch, command, data_fingerprint
+from studies.device import device
 
 from . import reporting
 from .images import Images, find_images
 from .models import load_resnet
 from .removing import each_alone, fine_tune_, judged, thinned
-from .training import BUDGETS, device, task_for
+from .training import BUDGETS, task_for
 
 PRESETS = tuple(BUDGETS)
 KINDS = ("activation", "skip", "block")
@@ -47,7 +48,13 @@ def fingerprint(preset: str, data: Path | None) -> Any:
 def depends(row: Mapping[str, Any]) -> list[str]:
     """What computes a row's numbers: neither the report, nor how sites are found and rewritten, which tests hold."""
     own = [f"studies.classify.{name}" for name in ("images", "models", "removing", "training")]
-    return [*own, *(f"archlab.{name}" for name in ("costing", "learning", "phases", "probing", "training"))]
+    return [
+        *own,
+        *(
+            f"archlab.{name}"
+            for name in ("measure.costs", "training.removal", "training.phases", "training.sensitivity", "training.fit")
+        ),
+    ]
 
 
 def cell(row: Mapping[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from torchvision.utils import save_image
 
 from archlab.report import plots, tables
 
-from .data import PARTS, Generator
-from .sources import Sources, find_sources
+from .data.generator import PARTS, Generator
+from .data.sources import Sources, find_sources
 
 TEMPLATE = Path(__file__).with_name("table1_report.md")
 

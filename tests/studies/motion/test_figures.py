@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from studies.motion import fig1_cost, fig6_width, fig7_resolution, fig8_noise, fig10_impulse, fig11_ablation, networks
-from studies.motion.data import Batch
-from studies.motion.evaluation import copy_b
-from studies.motion.family import NETWORKS
-from studies.motion.figures import PUBLISHED, zone
-from studies.motion.models import MagnificationNet, baseline, proposed
-from studies.motion.small_motions import NOISES, Point, Scenes, measure, noisy, points
-from studies.motion.sources import find_sources
+from studies.motion.data.generator import Batch
+from studies.motion.data.sources import find_sources
+from studies.motion.evaluate.quality import copy_b
+from studies.motion.evaluate.small_motions import NOISES, Point, Scenes, measure, noisy, points
+from studies.motion.figures import fig1_cost, fig6_width, fig7_resolution, fig8_noise, fig10_impulse, fig11_ablation
+from studies.motion.figures.shared import PUBLISHED, zone
+from studies.motion.network.models import MagnificationNet, baseline, proposed
+from studies.motion.train import networks
+from studies.motion.train.family import NETWORKS
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,10 @@ import pandas as pd
 import pytest
 
 import archlab as al
-from studies.motion import table1, training
-from studies.motion.models import baseline
+from studies.motion import table1
+from studies.motion.network.models import baseline
 from studies.motion.table1_report import PUBLISHED, mark, report, table_of
+from studies.motion.train import training
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pandas as pd
 from archlab.experiments import Scratch, Wanted
 from archlab.report import plots, tables
 
-from .networks import COPY, SPEED, of
+from ..train.networks import COPY, SPEED, of
 
 # Paper, Fig. 11, at full HD on an RTX 3090: FPS, SSIM, LPIPS. Table 1 gives the baseline SSIM .932; both are printed.
 PUBLISHED = {

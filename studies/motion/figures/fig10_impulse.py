@@ -1,6 +1,6 @@
 """Figure 10: what the shape encoder does to a picture, as the linear filters nearest to it; with activations or none.
 
-``python -m studies.motion.fig10_impulse --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
+``python -m studies.motion.figures.fig10_impulse --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
 
 The baseline of `networks`, and the same with every activation of its encoder removed and trained on. For each output
 channel the filter that predicts it best from the picture (least squares over patches of held-out photos), and how much
@@ -22,12 +22,12 @@ from archlab.experiments import OutOfTime, Scratch, Wanted, command
 from archlab.report import plots, tables
 from archlab.training.fit import cosine, fit
 
-from . import training
-from .evaluation import HeldOut, judged, summary
-from .family import budget_for
-from .figures import conditions, write
-from .networks import JUDGED, PRESETS, of, trained
-from .sources import find_sources, fingerprint
+from ..data.sources import find_sources, fingerprint
+from ..evaluate.quality import HeldOut, judged, summary
+from ..train import training
+from ..train.family import budget_for
+from ..train.networks import JUDGED, PRESETS, of, trained
+from .shared import conditions, write
 
 __all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
 
@@ -47,7 +47,13 @@ def needs(row: dict[str, Any]) -> list[Wanted]:
 
 def depends(row: dict[str, Any]) -> list[str]:
     base = ["archlab.training.fit", "archlab.passes.discard"]
-    return [*base, *(f"studies.motion.{name}" for name in ("data", "fig10_impulse", "models", "sources", "training"))]
+    return [
+        *base,
+        *(
+            f"studies.motion.{name}"
+            for name in ("data.generator", "figures.fig10_impulse", "network.models", "data.sources", "train.training")
+        ),
+    ]
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Figure 1: what the baseline and the proposed network cost, and where: parameters, FLOPs, FPS, time by module.
 
-``python -m studies.motion.fig1_cost --preset smoke|cpu|gpu|paper [--time-limit MINUTES]``
+``python -m studies.motion.figures.fig1_cost --preset smoke|cpu|gpu|paper [--time-limit MINUTES]``
 
 Nothing is trained: the speeds are those of `networks`. Output: ``reports/fig1_cost/<preset>/``.
 """
@@ -17,12 +17,13 @@ from archlab.capture.recorder import capture_meta
 from archlab.experiments import Scratch, Wanted, command
 from archlab.report import plots, tables
 
-from .costing import STREAMED, costs, streamed
-from .family import NETWORKS
-from .figures import conditions, speed_of, variants_of, write
-from .models import MagnificationNet
-from .networks import PRESETS, SPEED, of
-from .sources import fingerprint
+from ..data.sources import fingerprint
+from ..evaluate.costs import costs
+from ..network.example import STREAMED, streamed
+from ..network.models import MagnificationNet
+from ..train.family import NETWORKS
+from ..train.networks import PRESETS, SPEED, of
+from .shared import conditions, speed_of, variants_of, write
 
 __all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
 
@@ -36,7 +37,7 @@ def needs(row: dict[str, Any]) -> list[Wanted]:
 
 
 def depends(row: dict[str, Any]) -> list[str]:
-    return [f"studies.motion.{name}" for name in ("costing", "figures", "models", "family")]
+    return [f"studies.motion.{name}" for name in ("evaluate.costs", "figures.shared", "network.models", "train.family")]
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:

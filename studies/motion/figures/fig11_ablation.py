@@ -1,6 +1,6 @@
 """Figure 11: from the baseline to the real-time network, one structural change after the other.
 
-``python -m studies.motion.fig11_ablation --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
+``python -m studies.motion.figures.fig11_ablation --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
 
 Parameters, FLOPs, FPS, SSIM and LPIPS, the published ones beside ours. The design behind the last rows is not
 published: they are in reading A, and at gpu and paper in readings B and C as well; what each of them costs is always
@@ -14,11 +14,12 @@ import pandas as pd
 from archlab.experiments import command
 from archlab.report import tables
 
-from .costing import STREAMED, costs
-from .figures import cell, conditions, depends, draw_tradeoff, needs, table_of, variants_of, write
-from .models import LINEAR, MagnificationNet, scaled
-from .networks import PRESETS
-from .sources import fingerprint
+from ..data.sources import fingerprint
+from ..evaluate.costs import costs
+from ..network.example import STREAMED
+from ..network.models import LINEAR, MagnificationNet, scaled
+from ..train.networks import PRESETS
+from .shared import cell, conditions, depends, draw_tradeoff, needs, table_of, variants_of, write
 
 __all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
 
@@ -52,7 +53,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         "the speed here and 1.85 times in its section 4.2.",
         table.markdown(), "![SSIM against FPS](tradeoff.png)",
         f"## Three readings of the linear encoder\n\nFLOPs by the paper's rule at {STREAMED} x {STREAMED}. B is what "
-        "the passes derive from the baseline (`studies.motion.deriving`); A and C are designed by hand.",
+        "the passes derive from the baseline (`tests/studies/motion/test_derive.py`); A and C are designed by hand.",
         readings.markdown(), f"Not trained:\n{why}" if why else "",
         f"## FPS by precision and mode\n\n{variants_of(first).markdown()}" if len(first["speeds"].iloc[0]) > 1 else "",
     )  # fmt: skip

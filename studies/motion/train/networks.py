@@ -1,6 +1,6 @@
 """The networks of the paper's figures, each trained once, judged, and timed; the figures' studies take them from here.
 
-``python -m studies.motion.networks --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES] [--only GLOB]``
+``python -m studies.motion.train.networks --preset smoke|cpu|gpu|paper [--data DIR] [--only GLOB]``
 
 A figure's study runs what it needs of these rows by itself; this command runs all. cpu takes about 90 minutes for the
 thirteen trainings on one core, 5 for the speeds. Output: ``reports/networks/<preset>/`` with the weights.
@@ -19,13 +19,15 @@ import archlab as al
 from archlab.experiments import Scratch, command
 from archlab.measure.image_quality import BackboneMissing
 from archlab.report import tables
+from studies.device import device
 
+from ..data.sources import find_sources, fingerprint
+from ..evaluate.costs import costs
+from ..evaluate.quality import HeldOut, copy_b, judged, summary
+from ..network.example import STREAMED, streamed
+from ..network.models import MagnificationNet
 from . import training
-from .costing import STREAMED, costs, streamed
-from .evaluation import HeldOut, copy_b, judged, summary
 from .family import LARGE_ONLY, NETWORKS, WEIGHTS, budget_for, train
-from .models import MagnificationNet
-from .sources import find_sources, fingerprint
 
 __all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
 
@@ -60,8 +62,14 @@ def needs(row: dict[str, Any]) -> list[str]:
 def depends(row: dict[str, Any]) -> list[str]:
     """A training stays valid while what it computes is unchanged; how it is judged may be edited."""
     base = ["archlab.training.fit", "archlab.measure.image_quality"]
-    base += [f"studies.motion.{name}" for name in ("data", "family", "models", "sources", "training")]
-    more = {"quality": ["studies.motion.evaluation"], "speed": ["archlab.measure.speed", "archlab.measure.executable"]}
+    base += [
+        f"studies.motion.{name}"
+        for name in ("data.generator", "train.family", "network.models", "data.sources", "train.training")
+    ]
+    more = {
+        "quality": ["studies.motion.evaluate.quality"],
+        "speed": ["archlab.measure.speed", "archlab.measure.executable"],
+    }
     return [*base, *more.get(row.get("what", ""), [])]
 
 
@@ -114,7 +122,7 @@ def speeds(preset: str) -> pd.DataFrame:
     Columns: network, variant, fps, median_ms, p10_ms, p90_ms, runs, and the share of encoder, manipulator, decoder.
     """
     height, width = FULL_HD[preset]
-    where = training.device()
+    where = device()
     height, width = (-(-side // 8) * 8 for side in (height, width))  # 1080 is no multiple of the coarsest stride
     nets = {name: training.new_network(config, seed=0).eval() for name, config in NETWORKS.items()}
     calls = {name: streamed(net, height, width, where) for name, net in nets.items()}
@@ -157,7 +165,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     left = "".join(f"- {name}: {first[name]['why_not']}\n" for name in NETWORKS if name not in shown)
     (folder / "report.md").write_text(
         f"# The networks of the figures, preset {made['preset']}\n\n"
-        f"`python -m studies.motion.networks --preset {made['preset']}`, {made['wall_s'] / 60:.0f} minutes on "
+        f"`python -m studies.motion.train.networks --preset {made['preset']}`, {made['wall_s'] / 60:.0f} minutes on "
         f"{made['device']}, torch {made['torch']}, commit {made['commit']}.\n\n"
         f"Each from scratch, {about['steps']:.0f} steps of {about['batch']:.0f} samples of {about['size']:.0f} "
         f"pixels ({about['patch']:.0f} seen), {about['precision']}, the same samples in the same order; "

@@ -1,6 +1,6 @@
 """Figure 6: fewer channels alone. SSIM against FPS of baselines of 32 to 4 channels, and the zone that was wanted.
 
-``python -m studies.motion.fig6_width --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
+``python -m studies.motion.figures.fig6_width --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
 
 The trainings are those of `networks`. Output: ``reports/fig6_width/<preset>/``.
 """
@@ -11,8 +11,10 @@ import pandas as pd
 
 from archlab.experiments import command
 
-from .family import WIDTHS
-from .figures import (
+from ..data.sources import fingerprint
+from ..train.family import WIDTHS
+from ..train.networks import PRESETS
+from .shared import (
     REAL_TIME,
     SSIM_THRESHOLD,
     cell,
@@ -25,8 +27,6 @@ from .figures import (
     write,
     zone,
 )
-from .networks import PRESETS
-from .sources import fingerprint
 
 __all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
 

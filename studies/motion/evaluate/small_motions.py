@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from archlab.measure.image_quality import ssim
+from studies.device import device
 
-from .data import REFERENCE_SIZE, Generator, quantise
-from .evaluation import Magnifier, unit
-from .sources import Sources
-from .training import VALIDATION_SEED, device
+from ..data.generator import REFERENCE_SIZE, VALIDATION_SEED, Generator, quantise
+from ..data.sources import Sources
+from .quality import Magnifier, unit
 
 MAGNIFIED = 10.0  # pixels: factor · d of the sub-pixel test and of the noise test's small motion
 MOTIONS = np.geomspace(0.04, 1.0, 15)  # pixels, the sub-pixel test

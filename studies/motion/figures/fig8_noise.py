@@ -1,6 +1,6 @@
 """Figure 8: sub-pixel motion and noise, with the decoder on the ½, the ¼ and the ⅛ grid.
 
-``python -m studies.motion.fig8_noise --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
+``python -m studies.motion.figures.fig8_noise --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
 
 15 motions without noise and twice 21 levels of photon noise. The trainings are those of `networks`. Output:
 ``reports/fig8_noise/<preset>/``.
@@ -16,12 +16,12 @@ from matplotlib.axes import Axes
 from archlab.experiments import Scratch, Wanted, command
 from archlab.report import plots, tables
 
-from .evaluation import copy_b
-from .family import budget_for
-from .figures import conditions, write
-from .networks import PRESETS, of, trained
-from .small_motions import MAGNIFIED, NOISE_MOTIONS, Scenes, measure
-from .sources import find_sources, fingerprint
+from ..data.sources import find_sources, fingerprint
+from ..evaluate.quality import copy_b
+from ..evaluate.small_motions import MAGNIFIED, NOISE_MOTIONS, Scenes, measure
+from ..train.family import budget_for
+from ..train.networks import PRESETS, of, trained
+from .shared import conditions, write
 
 __all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
 
@@ -36,7 +36,10 @@ def needs(row: dict[str, Any]) -> list[Wanted]:
 
 
 def depends(row: dict[str, Any]) -> list[str]:
-    return [f"studies.motion.{name}" for name in ("data", "small_motions", "sources", "evaluation")]
+    return [
+        f"studies.motion.{name}"
+        for name in ("data.generator", "evaluate.small_motions", "data.sources", "evaluate.quality")
+    ]
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:

@@ -19,10 +19,10 @@ from skimage.registration import optical_flow_ilk
 from torch import Tensor
 
 from archlab.measure.image_quality import BackboneMissing, lpips, lpips_network, ssim
+from studies.device import device
 
-from .data import REFERENCE_SIZE, Batch, Generator
-from .sources import Sources
-from .training import VALIDATION_SEED, device
+from ..data.generator import REFERENCE_SIZE, VALIDATION_SEED, Batch, Generator
+from ..data.sources import Sources
 
 Magnifier = Callable[[Tensor, Tensor, Tensor], Tensor]
 BACKBONE = Path("weights") / "alexnet_features_torchvision.pth"  # below the data folder; else torchvision's own copy

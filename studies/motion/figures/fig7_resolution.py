@@ -1,6 +1,6 @@
 """Figure 7: the decoder on the ½, the ¼ and the ⅛ grid: SSIM, FPS, and x-t slices of a magnified clip.
 
-``python -m studies.motion.fig7_resolution --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
+``python -m studies.motion.figures.fig7_resolution --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
 
 The clip is rendered: a photo that scikit-image ships sways by a fraction of a pixel, so its true magnification is
 known. The trainings are those of `networks`. Output: ``reports/fig7_resolution/<preset>/``.
@@ -16,15 +16,15 @@ import torch
 
 from archlab.experiments import Scratch, Wanted, command
 from archlab.report import plots
+from studies.device import device
 
-from .data import Generator, Layer, draw_layer, quantise
-from .evaluation import unit
-from .family import budget_for
-from .figures import conditions, draw_tradeoff, gathered, needs_of, table_of, write
-from .networks import PRESETS, trained
-from .sources import find_sources, fingerprint
-from .training import device
-from .video import xt_slice
+from ..data.generator import Generator, Layer, draw_layer, quantise
+from ..data.sources import find_sources, fingerprint
+from ..evaluate.quality import unit
+from ..train.family import budget_for
+from ..train.networks import PRESETS, trained
+from ..video.files import xt_slice
+from .shared import conditions, draw_tradeoff, gathered, needs_of, table_of, write
 
 __all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
 
@@ -40,7 +40,17 @@ def needs(row: dict[str, Any]) -> list[Wanted]:
 
 
 def depends(row: dict[str, Any]) -> list[str]:
-    return [f"studies.motion.{name}" for name in ("data", "fig7_resolution", "figures", "models", "sources", "video")]
+    return [
+        f"studies.motion.{name}"
+        for name in (
+            "data.generator",
+            "figures.fig7_resolution",
+            "figures.shared",
+            "network.models",
+            "data.sources",
+            "video.files",
+        )
+    ]
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:

@@ -3,6 +3,6 @@
 from .command import command
 from .provenance import data_fingerprint
 from .runner import run
-from .study import OutOfTime, Scratch, Study
+from .study import Needed, OutOfTime, Scratch, Study, Wanted
 
-__all__ = ["OutOfTime", "Scratch", "Study", "command", "data_fingerprint", "run"]
+__all__ = ["Needed", "OutOfTime", "Scratch", "Study", "Wanted", "command", "data_fingerprint", "run"]

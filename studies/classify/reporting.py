@@ -41,8 +41,8 @@ def write(rows: pd.DataFrame, folder: Path, command: str) -> None:
         "## How",
         [
             f"Images: {results[0]['train_images']:,.0f} to train with, {images} to evaluate on. Where the folder has "
-            "no two parts of its own (train and test, or val), the images of each class, by name, go to the one and the "
-            "other in turn. The weights are taken as given: what they were trained with is not known here.",
+            "no two parts of its own (train and test, or val), the images of each class, by name, go to the one and "
+            "the other in turn. The weights are taken as given: what they were trained with is not known here.",
             f"Removal: {budget.soft_steps} steps in which weights and ω learn; {budget.push_steps} that move each ω to "
             f"its side of τ; removal; {budget.tune_steps} steps with the rate falling to 0 along a cosine. "
             f"*fine-tuned* has as many, {budget.steps}, at the same rates. {budget.batch} images a step, mirrored and "

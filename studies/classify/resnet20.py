@@ -97,4 +97,4 @@ def _images(data: Path, train: int | None, judge: int | None) -> tuple[Images, I
 
 
 if __name__ == "__main__":
-    command("studies.classify.resnet20")
+    command()

@@ -223,4 +223,4 @@ def check(net: Any, samples: HeldOut, scratch: Scratch) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    command("studies.motion.table1")
+    command()

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import archlab as al
-from archlab.experiments import OutOfTime, Scratch, command
+from archlab.experiments import OutOfTime, Scratch, Wanted, command
 from archlab.report import Picture, plots, table, write_report
 from archlab.training import cosine, fit
 
@@ -41,7 +41,7 @@ RIDGE = 0.05
 SHOWN = 12  # channels in the figure
 
 
-def needs(row: dict[str, Any]) -> list[str]:
+def needs(row: dict[str, Any]) -> list[Wanted]:
     return [of("baseline")]
 
 
@@ -153,4 +153,4 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    command("studies.motion.figures.fig10_impulse")
+    command()

@@ -67,4 +67,4 @@ def readings_table() -> Table:
 
 
 if __name__ == "__main__":
-    command("studies.motion.figures.fig11_ablation")
+    command()

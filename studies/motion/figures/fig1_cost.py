@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
 import archlab as al
-from archlab.experiments import Scratch, command
+from archlab.experiments import Scratch, Wanted, command
 from archlab.report import Column, Picture, plots, write_report
 
 from .. import columns
@@ -35,7 +35,7 @@ ROWS = [{"name": "baseline"}, {"name": "proposed"}]
 MODULES: tuple[str, ...] = ("encoder", "manipulator", "decoder")
 
 
-def needs(row: dict[str, Any]) -> list[str]:
+def needs(row: dict[str, Any]) -> list[Wanted]:
     return [of(SPEED)]
 
 
@@ -129,4 +129,4 @@ def layers(net: MagnificationNet) -> list[tuple[str, float, int]]:
 
 
 if __name__ == "__main__":
-    command("studies.motion.figures.fig1_cost")
+    command()

@@ -38,4 +38,4 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    command("studies.motion.figures.fig6_width")
+    command()

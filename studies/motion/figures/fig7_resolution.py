@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from archlab.experiments import Scratch, command
+from archlab.experiments import Scratch, Wanted, command
 from archlab.report import Picture, plots, write_report
 from studies.device import device
 
@@ -35,7 +35,7 @@ SWAY, FACTOR = 0.3, 10.0  # pixels; total gain
 PHOTO = 0  # of scikit-image's samples
 
 
-def needs(row: dict[str, Any]) -> list[str]:
+def needs(row: dict[str, Any]) -> list[Wanted]:
     return needs_of(row["name"])
 
 
@@ -123,4 +123,4 @@ def draw_slices(slices: dict[str, np.ndarray], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    command("studies.motion.figures.fig7_resolution")
+    command()

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from archlab.experiments import Scratch, command
+from archlab.experiments import Scratch, Wanted, command
 from archlab.report import Picture, plots, table, write_report
 
 from ..data.sources import find_sources, fingerprint
@@ -31,7 +31,7 @@ ROWS = [{"name": name} for name in (*GRIDS, COPY)]
 SCENES = {"smoke": 1, "cpu": 12, "gpu": 64, "paper": 200}
 
 
-def needs(row: dict[str, Any]) -> list[str]:
+def needs(row: dict[str, Any]) -> list[Wanted]:
     return [of(row["name"])] if row["name"] in GRIDS else []
 
 
@@ -97,4 +97,4 @@ def draw_curves(frame: pd.DataFrame, x: str, ax: Axes) -> Axes:
 
 
 if __name__ == "__main__":
-    command("studies.motion.figures.fig8_noise")
+    command()

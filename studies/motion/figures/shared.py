@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from archlab.experiments import Scratch
+from archlab.experiments import Scratch, Wanted
 from archlab.report import Column, Table, plots, table
 
 from .. import columns
@@ -16,7 +16,7 @@ SSIM_THRESHOLD = 0.91  # what the paper's viewers accepted
 ALLOWED_LOSS = 0.921 - SSIM_THRESHOLD  # of SSIM, where a short training does not come near .91
 
 
-def needs_of(network: str) -> list[str]:
+def needs_of(network: str) -> list[Wanted]:
     """What a row about one network takes from `networks`."""
     return [of(network), of(f"quality of {network}"), of("quality of baseline"), of(SPEED)]
 
@@ -24,7 +24,7 @@ def needs_of(network: str) -> list[str]:
 # What a study is whose rows are networks of `networks` and nothing more.
 
 
-def needs(row: dict[str, Any]) -> list[str]:
+def needs(row: dict[str, Any]) -> list[Wanted]:
     return needs_of(row["name"])
 
 

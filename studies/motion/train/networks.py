@@ -7,7 +7,9 @@ thirteen trainings on one core, 5 for the speeds. Output: ``reports/networks/<pr
 """
 
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -109,9 +111,9 @@ def trained(name: str, scratch: Scratch, *, key: str | None = None) -> Magnifica
     return net.eval()
 
 
-def of(row: str) -> str:
+def of(row: str) -> tuple[ModuleType, str]:
     """A row of this study as another one's `needs` names it."""
-    return f"{__name__}:{row}"
+    return sys.modules[__name__], row
 
 
 def speeds(preset: str) -> pd.DataFrame:
@@ -170,4 +172,4 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    command("studies.motion.train.networks")
+    command()

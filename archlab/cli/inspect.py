@@ -132,7 +132,7 @@ def cost_command(
       archlab cost torchvision.models:resnet18 --input 1,3,1080,1920 --depth 2
       archlab cost torchvision.models:resnet18 --args num_classes=10 \\
         --input 1,3,224,224 --fvcore
-      archlab cost studies.motion.models:baseline --call stream \\
+      archlab cost studies.motion.network.models:baseline --call stream \\
         --input 1,3,384,384 --input 1,32,192,192 --input 10.0 \\
         --convention paper --json
 

@@ -95,7 +95,7 @@ def speed_command(
       archlab speed torchvision.models:resnet18 --input 1,3,224,224
       archlab speed torchvision.models:resnet18 torchvision.models:resnet34 \\
         --input 4,3,224,224 --channels-last --seconds 5
-      archlab speed studies.motion.models:baseline --call stream \\
+      archlab speed studies.motion.network.models:baseline --call stream \\
         --input 1,3,384,384 --input 1,32,192,192 --input 10.0 --json
 
     --csv writes one row a model; --json also the conditions.
@@ -159,7 +159,7 @@ def profile_command(
       archlab profile torchvision.models:resnet18 --input 1,3,224,224
       archlab profile torchvision.models:resnet18 --input 1,3,224,224 \\
         --depth 1 --chart resnet18.png
-      archlab profile studies.motion.models:baseline --call stream \\
+      archlab profile studies.motion.network.models:baseline --call stream \\
         --input 1,3,384,384 --input 1,32,192,192 --input 10.0 --csv
 
     Timing the parts takes time itself; the run as a whole, without that, is

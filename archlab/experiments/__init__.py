@@ -1,7 +1,8 @@
 """Studies that survive what kills them: what a study's file imports from here."""
 
 from .command import command
+from .provenance import data_fingerprint
 from .runner import run
-from .study import OutOfTime, Scratch, Study
+from .study import Needed, OutOfTime, Scratch, Study, Wanted
 
-__all__ = ["OutOfTime", "Scratch", "Study", "command", "run"]
+__all__ = ["Needed", "OutOfTime", "Scratch", "Study", "Wanted", "command", "data_fingerprint", "run"]

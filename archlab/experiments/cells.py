@@ -5,7 +5,9 @@
     <scratch>/<key>/attempts/*.json     when each attempt began, and how it ended
     <scratch>/<key>/lease.json          held while one runs
 
-`key` says what was asked (row, preset, seed, data); `content` adds the code and the cells that were needed.
+`key` says what was asked (study, row, preset, seed, data); `content` adds the code and the cells that were needed.
+Neither hangs on where a file lies or what a module is called. A result that tells another `SCHEME` is of an archlab
+that named cells otherwise: it does not count, and `run` says so.
 """
 
 import importlib
@@ -16,7 +18,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,19 +26,21 @@ from typing import Any
 
 from ..files import write_whole
 from ..measure.environment import conditions
+from ..names import closest
 from ..training.checkpoint import CheckpointMismatch
 from .lease import lease
 from .provenance import data_fingerprint, digest, imported_by, source_hashes
-from .study import Needed, OutOfTime, Scratch
+from .study import Needed, OutOfTime, Scratch, Wanted
 
 FINISHED = "finished"
+SCHEME = 2  # how keys and contents are made, in every result and attempt; 1 had the names of modules in them
 
 
 @dataclass(frozen=True)
 class Plan:
     """What one run was asked for. JSON can write it: a worker gets it so."""
 
-    study: str
+    study: str  # its module, as for import
     preset: str
     data: str | None
     seeds: int
@@ -56,7 +60,7 @@ class Cell:
     key: str
     content: str
     sources: Mapping[str, str]
-    needs: Mapping[str, "Cell"]  # by the name that the row gives
+    needs: Mapping[Wanted, "Cell"]  # as the row's `needs` gave them
     results: Path
     home: Path
     stale: str
@@ -75,13 +79,25 @@ def plan_of(study: str, asked: Plan) -> Plan:
 
 
 def name_of(study: str) -> str:
-    """The name of a study's folder: its `NAME`, or the last part of its module's."""
+    """The name of a study and of its folder: `NAME` in its module, or the last part of the module's own."""
     return getattr(importlib.import_module(study), "NAME", study.rpartition(".")[2])
+
+
+def of_another_scheme(cells: Iterable[Cell]) -> list[str]:
+    """The keys under which an archlab of another `SCHEME` left results or begun work in the folders of `cells`."""
+    cells = list(cells)
+    left = [path for folder in {cell.results for cell in cells} for path in folder.glob("*.json")]
+    left += [path for folder in {cell.home.parent for cell in cells} for path in folder.glob("*/attempts/*.json")]
+    told = {path: _read(path) or {"scheme": SCHEME} for path in left}
+    keys = {said.get("key", path.parents[1].name) for path, said in told.items() if said.get("scheme") != SCHEME}
+    return sorted(keys - {cell.key for cell in cells})  # where both schemes give one key, what lies there is stale
 
 
 def cells_of(plan: Plan) -> list[Cell]:
     """All cells of a study, in the order of its rows. Raises ValueError for rows that do not add up."""
     module = importlib.import_module(plan.study)
+    if not hasattr(module, "ROWS"):
+        raise ValueError(f"{plan.study}: no study; a study has ROWS, cell and report (see archlab.Study)")
     presets = getattr(module, "PRESETS", (plan.preset,))
     if plan.preset not in presets:
         raise ValueError(f"preset must be one of {', '.join(presets)}, got {plan.preset!r}")
@@ -97,19 +113,22 @@ def cells_of(plan: Plan) -> list[Cell]:
     for name, row in named.items():
         sources = source_hashes(module.depends(row)) if hasattr(module, "depends") else default
         for seed in range(plan.seeds):
-            asked = {"study": plan.study, "row": row, "preset": plan.preset, "seed": seed, "data": data}
+            asked = {"study": name_of(plan.study), "row": row, "preset": plan.preset, "seed": seed, "data": data}
             key = f"{re.sub(r'[^A-Za-z0-9.]+', '-', name).strip('-')}-{seed}-{digest(asked)[:8]}"
             needs = {}
-            for other in module.needs(row) if hasattr(module, "needs") else ():
-                study, _, its_row = other.rpartition(":")
-                study = study or plan.study
+            for wanted in module.needs(row) if hasattr(module, "needs") else ():
+                study, its_row = (plan.study, wanted) if isinstance(wanted, str) else (wanted[0].__name__, wanted[1])
                 if study not in others:
                     others[study] = {(c.name, c.seed): c for c in cells_of(plan_of(study, plan))}
                 if (its_row, seed) not in others[study]:
-                    raise ValueError(f"{plan.study}: row {name!r} needs {other!r}, which is no row before it")
-                needs[other] = others[study][its_row, seed]
-            under = {n: (standing(need) or {"content": need.content})["content"] for n, need in needs.items()}
-            content = digest({"key": key, "sources": sources, "needs": under})
+                    before = dict.fromkeys(row for row, _ in others[study])
+                    raise ValueError(
+                        f"{plan.study}: row {name!r} needs {its_row!r} of {name_of(study)}, where no such row stands "
+                        f"before it; {closest(its_row, before)}"
+                    )
+                needs[wanted] = others[study][its_row, seed]
+            under = [(standing(need) or {"content": need.content})["content"] for need in needs.values()]
+            content = digest({"key": key, "code": sorted(sources.values()), "needs": sorted(under)})
             results, home = Path(plan.out) / "cells", Path(plan.scratch) / key
             cells[name, seed] = Cell(plan, name, row, seed, key, content, sources, needs, results, home, plan.stale)
     return list(cells.values())
@@ -176,7 +195,7 @@ def _attempt(cell: Cell, deadline: float | None) -> str:
     if outcome == FINISHED:
         attempts = [_read(path) or {} for path in sorted((cell.home / "attempts").glob("*.json"))]
         result = {
-            "study": plan.study, "row": cell.name, "preset": plan.preset, "seed": cell.seed,
+            "study": name_of(plan.study), "row": cell.name, "preset": plan.preset, "seed": cell.seed, "scheme": SCHEME,
             "key": cell.key, "content": cell.content, "sources": dict(cell.sources), "ended": record["ended"],
             "seconds": sum(attempt.get("seconds", 0.0) for attempt in attempts), "attempts": len(attempts),
             "conditions": conditions(), "values": values,
@@ -188,7 +207,13 @@ def _attempt(cell: Cell, deadline: float | None) -> str:
 def _begin(cell: Cell) -> dict[str, Any]:
     """Record that an attempt began; a killed one stays as it is here."""
     number = 1 + sum(1 for _ in (cell.home / "attempts").glob("*.json"))
-    record = {"attempt": number, "content": cell.content, "host": socket.gethostname(), "pid": os.getpid()}
+    record = {
+        "attempt": number,
+        "scheme": SCHEME,
+        "content": cell.content,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
     record |= {"began": _now(), "outcome": "began"}
     write_whole(cell.home / "attempts" / f"{number:03d}.json", _json(record))
     return record

@@ -3,22 +3,39 @@
 import importlib
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
 
 from .cells import cells_of
+from .executors import EXECUTORS, executor_for
 from .runner import NOT_CHOSEN, plan_for, run
 
 TRY_AGAIN = 75  # the exit status, by convention, of what may succeed when it is called again
 
 
-def command(study: str) -> None:
-    """The command line of a study. Its file ends in `if __name__ == "__main__": command("studies.motion.table1")`.
+def command(study: str | ModuleType | None = None) -> None:
+    """The command line of a study: of the one that `python -m` runs, whose file ends in
+
+        if __name__ == "__main__":
+            command()
 
     Exit status: 0 finished, 1 a cell failed, 2 wrong usage, 75 the time limit came first (call it again).
+
+    Args:
+        study: Another than the one that runs: its module, or that one's name.
+
+    Raises:
+        ValueError: the file runs by its path, so that Python does not know what module it is.
     """
-    module = importlib.import_module(study)
+    if study is None:
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        if spec is None:
+            raise ValueError(f"{sys.argv[0]} runs by its path; run it as a module: python -m package.study")
+        study = str(spec.name)
+    name = study if isinstance(study, str) else study.__name__
+    module = importlib.import_module(name)
     presets = getattr(module, "PRESETS", ("smoke", "cpu", "gpu", "paper"))
 
     def main(
@@ -27,18 +44,20 @@ def command(study: str) -> None:
         seeds: Annotated[int, typer.Option(help="Run every row with so many seeds.")] = 1,
         time_limit: Annotated[float | None, typer.Option(help="Minutes; the next call goes on.")] = None,
         workers: Annotated[int, typer.Option(help="Processes, a cell each; 0: here, one by one.")] = 0,
+        executor: Annotated[str | None, typer.Option(help=f"{', '.join(EXECUTORS)}; default: by --workers.")] = None,
         stale: Annotated[str, typer.Option(help="Results of older code: keep (and mark) or rerun.")] = "keep",
         only: Annotated[str, typer.Option(help="Glob on row names.")] = "*",
         out: Annotated[Path, typer.Option(help="Where reports go.")] = Path("reports"),
         scratch: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("scratch"),
     ) -> None:
         try:
-            cells_of(plan_for(study, preset, data, seeds, workers, stale, out, scratch))
+            executor_for(executor, workers)
+            cells_of(plan_for(name, preset, data, seeds, stale, out, scratch))
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         rows = run(
-            study, preset=preset, data=data, seeds=seeds, workers=workers, stale=stale, only=only, out=out,
-            scratch=scratch, time_limit_s=None if time_limit is None else 60 * time_limit,
+            name, preset=preset, data=data, seeds=seeds, workers=workers, executor=executor, stale=stale, only=only,
+            out=out, scratch=scratch, time_limit_s=None if time_limit is None else 60 * time_limit,
         )  # fmt: skip
         kept = int(rows["stale"].to_numpy().sum()) if len(rows) else 0
         if kept:

@@ -1,20 +1,34 @@
-"""Where cells run: here, or in processes of their own."""
+"""Where cells run. An executor is one function, and a line in `EXECUTORS`, at the end of this file.
+
+It is given cells in an order in which each stands after those it needs, a number of workers and the time (of
+`time.monotonic`) at which to stop, and returns how each cell ended: "finished", or why not.
+"""
 
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
 
 from ..files import write_whole
+from ..names import closest
 from .cells import FINISHED, Cell, Plan, cells_of, run_cell, standing
 
+Executor = Callable[[list[Cell], int, float | None], dict[Cell, str]]
 
-def in_workers(cells: list[Cell], workers: int, deadline: float | None) -> dict[Cell, str]:
-    """Run cells in processes of their own, at most `workers` at once, each after those it needs."""
+
+def here(cells: list[Cell], workers: int, deadline: float | None) -> dict[Cell, str]:
+    """Run cells in this process, one after another, whatever the number of workers."""
+    return {cell: told(cell, run_cell(cell, deadline)) for cell in cells}
+
+
+def processes(cells: list[Cell], workers: int, deadline: float | None) -> dict[Cell, str]:
+    """Run cells in processes of their own, at most `workers` at once (one at least), each after those it needs."""
+    workers = max(1, workers)
     outcomes: dict[Cell, str] = {}
     waiting, running = list(cells), {}
     free = list(range(workers))
@@ -63,7 +77,7 @@ def _spawn(cell: Cell, slot: int, workers: int, deadline: float | None) -> subpr
         environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     cell.home.mkdir(parents=True, exist_ok=True)
     with open(cell.home / "log.txt", "ab") as log:
-        code = "from archlab.experiments.executors import work; work()"
+        code = f"from {work.__module__} import {work.__name__}; {work.__name__}()"
         return subprocess.Popen(
             [sys.executable, "-c", code, json.dumps(given)], stdout=log, stderr=subprocess.STDOUT, env=environment
         )
@@ -92,3 +106,20 @@ def told(cell: Cell, outcome: str) -> str:
     took = f", {result['seconds']:.0f} s" + (", stale" if result["stale"] else "") if result else ""
     print(f"{cell.label}: {outcome}{took}", file=sys.stderr, flush=True)
     return outcome
+
+
+EXECUTORS: dict[str, Executor] = {"here": here, "processes": processes}
+
+
+def executor_for(name: str | None, workers: int) -> Executor:
+    """The executor of that name; without one, `here` for no workers and `processes` for some.
+
+    Raises:
+        ValueError: no such executor; fewer workers than none.
+    """
+    if workers < 0:
+        raise ValueError(f"workers must be at least 0, got {workers}")
+    name = name or ("processes" if workers else "here")
+    if name not in EXECUTORS:
+        raise ValueError(f"executor: there is no {name!r}; {closest(name, EXECUTORS)}")
+    return EXECUTORS[name]

@@ -1,7 +1,7 @@
 """What a result depends on: code and data, as short hashes, and the conditions it was measured under.
 
-Code is hashed without comments, docstrings and layout, so that explaining it better does not make an hour of
-training stale.
+Code is hashed without comments, docstrings, layout and imports, and counts by that hash alone: neither explaining it
+better, nor moving or renaming a file, makes an hour of training stale.
 """
 
 import ast
@@ -21,7 +21,7 @@ def digest(value: Any) -> str:
 
 def source_hashes(modules: Iterable[str]) -> dict[str, str]:
     """The hash of each module's code, by its name. Raises ValueError for a name without a Python file."""
-    return {name: digest(ast.unparse(_bare(_tree(name)))) for name in sorted(set(modules))}
+    return {name: digest(plain(bare(_tree(name)))) for name in sorted(set(modules))}
 
 
 def imported_by(module: str) -> list[str]:
@@ -82,15 +82,30 @@ def _imports(module: str, tops: set[str]) -> set[str]:
     return {name for name in names if name.partition(".")[0] in tops and _file(name)}
 
 
-def _bare(tree: ast.Module) -> ast.Module:
-    """The tree without its docstrings (comments and layout are not in it)."""
+def bare(tree: ast.Module) -> ast.Module:
+    """The tree, in place, without imports, docstrings and the command line: what tells where code lies and why."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:] or [ast.Pass()]
+        for part in ("body", "orelse", "finalbody"):
+            statements = getattr(node, part, None)
+            if isinstance(statements, list) and statements:  # the body of a lambda is an expression
+                kept = [one for one in statements if not _says_nothing(one)]
+                setattr(node, part, kept or [ast.Pass()])
     return tree
+
+
+def _says_nothing(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Expr):
+        return isinstance(statement.value, ast.Constant)  # a docstring, or an ellipsis
+    if isinstance(statement, ast.If):
+        return ast.unparse(statement.test) == "__name__ == '__main__'"
+    return isinstance(statement, ast.Import | ast.ImportFrom)
+
+
+def plain(node: Any) -> Any:
+    """A tree as lists that JSON can write; fields that only some versions of Python have are left out where empty."""
+    if isinstance(node, ast.AST):
+        fields = [(name, value) for name, value in ast.iter_fields(node) if name not in ("ctx", "kind", "type_comment")]
+        return [type(node).__name__, *([name, plain(value)] for name, value in fields if value not in (None, []))]
+    if isinstance(node, list):
+        return [plain(item) for item in node]
+    return repr(node)

@@ -6,36 +6,39 @@ A study is a module with `ROWS`, `cell` and `report` (see `Study`). One file a f
 
 import fnmatch
 import importlib
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
 
 from ..files import write_whole
-from .cells import FINISHED, Cell, Plan, cells_of, name_of, run_cell, standing
-from .executors import in_workers, told
+from .cells import FINISHED, Cell, Plan, cells_of, name_of, of_another_scheme, standing
+from .executors import executor_for
 
 STALE = ("keep", "rerun")
 NOT_CHOSEN = "not chosen by only"
 
 
 def run(
-    study: str,
+    study: str | ModuleType,
     *,
     preset: str,
     data: str | Path | None = None,
     seeds: int = 1,
     time_limit_s: float | None = None,
     workers: int = 0,
+    executor: str | None = None,
     stale: str = "keep",
     only: str = "*",
     out: str | Path = "reports",
     scratch: str | Path = "scratch",
 ) -> pd.DataFrame:
-    """Run what is missing of the study module named `study`; return its rows, one a finished cell.
+    """Run what is missing of a study, given as its module or that one's name; return its rows, one a finished cell.
 
     With every cell of the study finished, its `report(rows, folder)` is called, the folder being
     `out`/<study>/<preset>; until then only rows.csv stands there. Columns: row, what a row's dict says, preset,
@@ -47,6 +50,7 @@ def run(
     - `time_limit_s` stops between cells, and inside those that mind `scratch.time_left_s()`; the next call goes on.
     - `workers`: 0 runs the cells here, one after another; else so many processes at once, each with one cell, a
       GPU each where there are several. A cell that fails or is killed is named in "missing"; the others go on.
+    - `executor`: a name in `archlab.experiments.executors.EXECUTORS`; default: by `workers`.
     - `stale`: a result whose code has changed since. "keep" (the default: an hour of training is not thrown away
       for an edit) takes it and marks the row; "rerun" makes a new one. The old file stays either way.
     - `only`: a glob on row names; these run, and the rows that they need.
@@ -66,32 +70,35 @@ def run(
     0   a  smoke     0    97
     1   b  smoke     0    98
     """
-    plan = plan_for(study, preset, data, seeds, workers, stale, out, scratch)
+    plan, execute = plan_for(study, preset, data, seeds, stale, out, scratch), executor_for(executor, workers)
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     cells = cells_of(plan)
     chosen = _chosen(cells, only, plan.study)
     cells = [cell if cell in chosen else replace(cell, stale="keep") for cell in cells]
-    if workers:
-        outcomes = in_workers(chosen, workers, deadline)
-    else:
-        outcomes = {cell: told(cell, run_cell(cell, deadline)) for cell in chosen}
+    if older := of_another_scheme([*cells, *chosen]):
+        print(
+            f"{', '.join(older)}: results or begun work of an older archlab, which named cells otherwise; they stay, "
+            "and do not count here: the archlab that began them can finish and report them",
+            file=sys.stderr,
+        )
+    outcomes = execute(chosen, workers, deadline)
     outcomes |= {cell: FINISHED if standing(cell) else NOT_CHOSEN for cell in cells if cell not in outcomes}
     rows = _rows(plan, cells)
     rows.attrs["missing"] = {cell.label: outcome for cell, outcome in outcomes.items() if outcome != FINISHED}
     plain = [name for name in rows if not rows[name].map(lambda value: isinstance(value, list | dict)).any()]
     write_whole(Path(plan.out) / "rows.csv", rows[plain].to_csv(index=False).encode())
     if not rows.attrs["missing"]:
-        importlib.import_module(study).report(rows, Path(plan.out))
+        importlib.import_module(plan.study).report(rows, Path(plan.out))
     return rows
 
 
-def plan_for(study, preset, data, seeds, workers, stale, out, scratch) -> Plan:
+def plan_for(study, preset, data, seeds, stale, out, scratch) -> Plan:
+    """What `run` is asked for, checked. Raises ValueError for what it does not take."""
+    study = study if isinstance(study, str) else study.__name__
     if stale not in STALE:
         raise ValueError(f"stale must be one of {', '.join(STALE)}, got {stale!r}")
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
-    if workers < 0:
-        raise ValueError(f"workers must be at least 0, got {workers}")
     if data is not None and not Path(data).is_dir():
         raise ValueError(f"data: {data} is no folder")
     folders = (str(Path(folder) / name_of(study) / preset) for folder in (out, scratch))

@@ -4,9 +4,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import pandas as pd
+
+Wanted = str | tuple[ModuleType, str]  # a row of this study, or a study's module and a row of that one
 
 
 class OutOfTime(Exception):
@@ -20,9 +23,11 @@ class Study(Protocol):
     `cell` returns a row's values; they should say the steps that were trained. Optional members:
 
     - `PRESETS`: the names that `preset` may have.
-    - `NAME`: of the report folder (default: the last part of the module's name).
-    - `needs(row)`: names of rows whose cells, of the same seed, must be finished before: of this study, or of another
-      as "package.study:row". Another study's stand in its own folders, so that what two studies need is made once.
+    - `NAME`: of the study and its report folder (default: the last part of the module's name). Results are known by
+      it: the module may move.
+    - `needs(row)`: rows whose cells, of the same seed, must be finished before: "row" of this study, or
+      (study_module, "row") of another, which is imported for it; `scratch.needed` has them under the same. Another
+      study's stand in its own folders, so that what two studies need is made once.
     - `depends(row)`: the modules whose code the row's result depends on (default: the study module and all that
       it imports of its own package and of archlab). Name few for a long training.
     - `fingerprint(preset, data)`: of the data (default: names and sizes of the files in the data folder).
@@ -50,7 +55,7 @@ class Scratch:
     folder: Path
     data: Path | None = None
     deadline: float | None = None  # on time.monotonic
-    needed: Mapping[str, Needed] = field(default_factory=dict)  # by the name that `needs` gave
+    needed: Mapping[Wanted, Needed] = field(default_factory=dict)  # by what `needs` gave
 
     def time_left_s(self) -> float | None:
         """Seconds until the cell should stop, for `fit(time_limit_s=...)`; None where there is no limit."""

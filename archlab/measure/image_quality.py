@@ -121,7 +121,14 @@ def lpips(
 
 @lru_cache(maxsize=4)
 def lpips_network(net: Literal["alex", "vgg"], backbone: str | None) -> nn.Module:
-    """The LPIPS network with frozen weights, in evaluation mode; made once. Differentiable, so a loss can use it."""
+    """The LPIPS network with frozen weights, in evaluation mode; made once. Differentiable, so a loss can use it.
+
+    `backbone`: as for `lpips`. Raises BackboneMissing as that does, and ValueError for another `net`.
+
+    >>> lpips_network("vgg", "vgg16.pth")
+    Traceback (most recent call last):
+    archlab.measure.image_quality.BackboneMissing: backbone vgg16.pth: no such file
+    """
     from lpips import LPIPS
 
     if net not in ("alex", "vgg"):

@@ -106,10 +106,12 @@ def tradeoff(
         spread = together.std().fillna(0.0).reset_index()
         frame, bars = together.mean().reset_index(), {"x": spread[x], "y": spread[y]}
     ax = _axes(ax)
-    if x in log:
-        ax.set_xscale("log")
-    if y in log:
-        ax.set_yscale("log")
+    for name, scale, limit in ((x, ax.set_xscale, ax.set_xlim), (y, ax.set_yscale, ax.set_ylim)):
+        if name in log:
+            scale("log")
+            if frame[name].nunique() == 1:  # around one value matplotlib finds no limits of a logarithmic axis
+                value = frame[name].dropna().iloc[0]
+                limit(value / 1.5, value * 1.5)
     front = frame[pareto(frame, better)].sort_values(x)
     ax.plot(front[x], front[y], color="0.6", linewidth=0.9, zorder=1, label="_front")
     groups = [("", frame)] if group is None else list(frame.groupby(group, sort=False))

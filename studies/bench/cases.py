@@ -15,11 +15,11 @@ from torch import Tensor, nn
 import archlab as al
 from archlab.capture.example import moved, run_example
 from archlab.rewrite.blend import blend
-from studies.motion import training
-from studies.motion.data import Batch, Generator
-from studies.motion.models import MagnificationNet, ResidualBlock, baseline
-from studies.motion.sources import find_sources
+from studies.motion.data.generator import Batch, Generator
+from studies.motion.data.sources import find_sources
+from studies.motion.network.models import MagnificationNet, ResidualBlock, baseline
 from studies.motion.table1 import in_residual_blocks
+from studies.motion.train import training
 
 from .measuring import Work, extra_kernels, in_turns, spread
 

@@ -14,15 +14,14 @@ from typing import Any
 
 import pandas as pd
 
-from archlab.experiments.command import command
-from archlab.experiments.provenance import data_fingerprint
-from archlab.experiments.study import Scratch
+from archlab.experiments import Scratch, command, data_fingerprint
+from studies.device import device
 
 from . import reporting
 from .images import Images, find_images
 from .models import load_resnet
 from .removing import each_alone, fine_tune_, judged, thinned
-from .training import BUDGETS, device, task_for
+from .training import BUDGETS, task_for
 
 PRESETS = tuple(BUDGETS)
 KINDS = ("activation", "skip", "block")
@@ -49,7 +48,13 @@ def fingerprint(preset: str, data: Path | None) -> Any:
 def depends(row: Mapping[str, Any]) -> list[str]:
     """What computes a row's numbers: neither the report, nor how sites are found and rewritten, which tests hold."""
     own = [f"studies.classify.{name}" for name in ("images", "models", "removing", "training")]
-    return [*own, *(f"archlab.{name}" for name in ("costing", "learning", "phases", "probing", "training"))]
+    return [
+        *own,
+        *(
+            f"archlab.{name}"
+            for name in ("measure.costs", "training.removal", "training.phases", "training.sensitivity", "training.fit")
+        ),
+    ]
 
 
 def cell(row: Mapping[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
@@ -72,7 +77,7 @@ def cell(row: Mapping[str, Any], preset: str, seed: int, scratch: Scratch) -> di
 
 
 def report(rows: pd.DataFrame, folder: Path) -> None:
-    reporting.write(rows, folder)
+    reporting.write(rows, folder, f"python -m {__name__}")
 
 
 def find_weights(data: Path | None) -> Path:
@@ -92,4 +97,4 @@ def _images(data: Path, train: int | None, judge: int | None) -> tuple[Images, I
 
 
 if __name__ == "__main__":
-    command("studies.classify.resnet20")
+    command()

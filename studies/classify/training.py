@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from archlab.training.fit import cosine
-from archlab.training.task import Task
+from archlab.training import Task, cosine
+from studies.device import device
 
 from .images import Images, normalised, training_batch
 
@@ -78,8 +78,3 @@ def count_correct(net: nn.Module, images: Images) -> int:
         correct += int((scores.argmax(1).cpu() == images.labels[part]).sum())
     net.train(training)
     return correct
-
-
-def device() -> torch.device:
-    """Where the study runs: the first GPU, where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

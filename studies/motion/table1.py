@@ -14,20 +14,17 @@ from typing import Any
 from safetensors.torch import load_model, save_model
 
 import archlab as al
-from archlab.experiments.command import command
-from archlab.experiments.study import OutOfTime, Scratch
-from archlab.training.fit import cosine, fit
-from archlab.training.removal import learn_to_remove
-from archlab.training.sensitivity import sensitivity
-from archlab.training.task import Task
+from archlab.experiments import OutOfTime, Scratch, command
+from archlab.training import Task, cosine, fit, learn_to_remove, sensitivity
+from studies.device import device
 
-from . import training
-from .costing import costs
-from .evaluation import HeldOut, copy_b, displacements, interval, judged, line, summary
-from .models import MagnificationNet, ResidualBlock
-from .reference import reference
-from .sources import find_sources, fingerprint
+from .data.sources import find_sources, fingerprint
+from .evaluate.costs import costs
+from .evaluate.quality import HeldOut, copy_b, displacements, interval, judged, line, summary
+from .network.models import MagnificationNet, ResidualBlock
+from .network.reference import reference
 from .table1_report import report, save_samples
+from .train import training
 
 __all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
 
@@ -81,13 +78,19 @@ def needs(row: dict[str, Any]) -> list[str]:
 
 def depends(row: dict[str, Any]) -> list[str]:
     """A long training stays valid while what it computes is unchanged; how it is judged may be edited."""
-    base = ["archlab.training.fit", *(f"studies.motion.{name}" for name in ("data", "models", "sources", "training"))]
+    base = [
+        "archlab.training.fit",
+        *(f"studies.motion.{name}" for name in ("data.generator", "network.models", "data.sources", "train.training")),
+    ]
     if row["name"] == TRAINING:
         return base
-    judging = [*base, "archlab.measure.image_quality", "studies.motion.evaluation", "studies.motion.table1"]
+    judging = [*base, "archlab.measure.image_quality", "studies.motion.evaluate.quality", "studies.motion.table1"]
     if row["what"] in ("judge", "check"):
         return judging
-    return [*judging, *(f"archlab.{name}" for name in ("blending", "learning", "passes.switching", "phases"))]
+    return [
+        *judging,
+        *(f"archlab.{name}" for name in ("rewrite.blend", "training.removal", "passes.switch", "training.phases")),
+    ]
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
@@ -200,7 +203,7 @@ def check(net: Any, samples: HeldOut, scratch: Scratch) -> dict[str, Any]:
     magnifiers = {"ours": net, "copy of B": copy_b}
     yardstick = reference(scratch.data)
     if yardstick is not None:
-        magnifiers["public network"] = yardstick.to(training.device())
+        magnifiers["public network"] = yardstick.to(device())
     quality, linearity = [], []
     for name, magnify in magnifiers.items():
         for factor in (None, *FACTORS):
@@ -220,4 +223,4 @@ def check(net: Any, samples: HeldOut, scratch: Scratch) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    command("studies.motion.table1")
+    command()

@@ -237,7 +237,7 @@ def test_cost_says_where_a_model_was_really_run(archlab):
     [
         (("torchvision.models:resnet18", "--input", "1,3,224,224"), 11_689_512),
         (("timm.models.resnet:resnet18", "--input", "1,3,224,224", "--args", "num_classes=10"), 11_181_642),
-        (("studies.motion.models:baseline", *FRAME, *FRAME, "--input", "10.0"), 966_979),
+        (("studies.motion.network.models:baseline", *FRAME, *FRAME, "--input", "10.0"), 966_979),
     ],
 )
 def test_networks_of_others(archlab, words, params):
@@ -283,7 +283,7 @@ def test_profile_is_one_table_that_adds_up(archlab):
 
 @pytest.mark.parametrize("depth", ["1", "2"])
 def test_profile_adds_up_to_what_cost_and_speed_say(archlab, depth):
-    words = ("studies.motion.models:baseline", *STREAM)
+    words = ("studies.motion.network.models:baseline", *STREAM)
     told = archlab("profile", *words, *QUICK, "--depth", depth, "--json").json()
     cost = archlab("cost", *words, "--json").json()
     modules = pd.DataFrame(told["modules"])
@@ -309,7 +309,7 @@ def test_profile_draws_a_chart(archlab, here):
 
 def test_speed_and_profile_of_another_method(archlab):
     for command, shown in (("speed", "FPS"), ("profile", "decoder")):
-        said = archlab(command, "studies.motion.models:baseline", *STREAM, *QUICK)
+        said = archlab(command, "studies.motion.network.models:baseline", *STREAM, *QUICK)
         assert any(shown in line for line in said.lines())
 
 

@@ -15,7 +15,7 @@ from torchvision import models
 from torchvision.models import convnext, efficientnet
 from torchvision.models.regnet import BlockParams
 
-from studies.motion.models import baseline
+from studies.motion.network.models import baseline
 
 from .zoo import Entry, image
 

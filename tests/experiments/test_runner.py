@@ -12,16 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from archlab.experiments.cells import cells_of, run_cell
 from archlab.experiments.command import command
+from archlab.experiments.executors import EXECUTORS
 from archlab.experiments.lease import lease
 from archlab.experiments.provenance import data_fingerprint, imported_by, source_hashes
-from archlab.experiments.runner import run
+from archlab.experiments.runner import plan_for, run
 
 STUDY = '''
 """A study of nothing much."""
 import os, sys, time
 from pathlib import Path
-import {helper}
+from {helper} import VALUE
 from archlab.experiments import OutOfTime
 
 PRESETS = ("smoke", "cpu")
@@ -48,7 +50,7 @@ def cell(row, preset, seed, scratch):
             if scratch.time_left_s() is not None and scratch.time_left_s() < 1000:
                 raise OutOfTime
     base = scratch.needed["base"].values["score"] if row["name"] != "base" else 0
-    return {{"score": base + {helper}.VALUE + seed, "steps": 5}}
+    return {{"score": base + VALUE + seed, "steps": 5}}
 
 def report(rows, folder):
     (folder / "report.md").write_text("\\n".join(f"{{r.row}} {{r.score}}" for r in rows.itertuples()))
@@ -151,6 +153,55 @@ def test_comments_docstrings_and_layout_make_nothing_stale(lab):
     lab.run()
     lab.edit(helper='"""What it is."""\n\n# because\nVALUE = (\n    1\n)\n')
     assert not lab.run()["stale"].any()
+
+
+def identities(lab, **options) -> list[tuple[str, str]]:
+    """Key and content of each cell as the code is now."""
+    importlib.invalidate_caches()
+    return [(cell.key, cell.content) for cell in cells_of(plan_for(lab.module, "smoke", None, 1, "keep", "a", "b"))]
+
+
+def test_where_code_lies_and_what_it_is_called_make_nothing_stale(lab):
+    before = lab.run()
+    moved, study = lab.folder / f"moved_{lab.name}", (lab.folder / lab.name / "table.py").read_text()
+    (lab.folder / lab.name).rename(moved)
+    (moved / "helper.py").rename(moved / "of_help.py")
+    study = study.replace("import os, sys, time\n", "import time\nimport sys, os\n")
+    study = study.replace(f"from {lab.name}.helper import", "from .of_help import")
+    (moved / "table.py").write_text(study)
+    lab.module = f"{moved.name}.table"
+    after = lab.run()
+    assert after.drop(columns="seconds").equals(before.drop(columns="seconds")) and not after["stale"].any()
+    assert len(lab.ran()) == 3
+
+
+def test_a_result_is_known_by_the_name_of_its_study(lab):
+    lab.edit(study=STUDY.format(helper=f"{lab.name}.helper") + "\nNAME = 'letters'\n")
+    lab.run()
+    results = [json.loads(path.read_text()) for path in (lab.folder / "reports/letters/smoke/cells").iterdir()]
+    assert {result["study"] for result in results} == {"letters"}
+    named = identities(lab)
+    lab.edit(study=STUDY.format(helper=f"{lab.name}.helper") + "\nNAME = 'numbers'\n")
+    assert not {key for key, _ in named} & {key for key, _ in identities(lab)}
+
+
+def test_results_and_begun_work_of_an_older_archlab_are_told_and_do_not_count(lab, monkeypatch, capsys):
+    """Its keys had the module's name in them, and its files told no scheme."""
+    monkeypatch.setenv("BEHAVE_b", "fail")
+    lab.run()
+    assert "older archlab" not in capsys.readouterr().err
+    cells, homes = sorted((lab.out / "cells").iterdir()), sorted(lab.scratch.glob("*/"))
+    for path in [*cells, *(file for home in homes for file in home.glob("attempts/*.json"))]:
+        told = {k: v for k, v in json.loads(path.read_text()).items() if k != "scheme"}
+        path.write_text(json.dumps(told | ({"key": "old" + told["key"]} if "key" in told else {})))
+    for path in [*cells, *homes]:
+        path.rename(path.with_name(f"old{path.name}"))
+    monkeypatch.delenv("BEHAVE_b")
+    rows = lab.run()
+    assert len(lab.ran()) == 6 and not rows["stale"].any()
+    told = capsys.readouterr().err
+    assert "results or begun work of an older archlab" in told and "they stay, and do not count here" in told
+    assert all(f"old{name}-0-" in told for name in ("a-1", "b", "base"))
 
 
 def test_a_cell_may_depend_on_few_modules(lab):
@@ -290,8 +341,8 @@ def test_workers_run_cells_apart_and_a_killed_one_disturbs_nobody(lab, monkeypat
 
 def test_a_row_of_another_study_is_made_once_in_its_own_folder(lab):
     other = STUDY.format(helper=f"{lab.name}.helper").replace('ROWS = [{"name": "base", "kind": "none"}, ', "ROWS = [")
-    other = other.replace('return [] if row["name"] == "base" else ["base"]', f'return ["{lab.module}:base"]')
-    other = other.replace('needed["base"]', f'needed["{lab.module}:base"]')
+    other = other.replace('return [] if row["name"] == "base" else ["base"]', 'return [(table, "base")]')
+    other = other.replace('needed["base"]', 'needed[table, "base"]') + f"\nfrom {lab.name} import table\n"
     (lab.folder / lab.name / "figure.py").write_text(other)
     rows = run(f"{lab.name}.figure", preset="smoke")
     assert rows["row"].tolist() == ["a/1", "b"] and rows["score"].tolist() == [2, 2]
@@ -304,6 +355,24 @@ def test_a_row_of_another_study_is_made_once_in_its_own_folder(lab):
     }
 
 
+def test_an_executor_is_one_function_and_one_line(lab, monkeypatch):
+    seen = []
+
+    def cloud(cells, workers, deadline):
+        seen.append((len(cells), workers, deadline))
+        return {cell: run_cell(cell, deadline) for cell in cells}
+
+    monkeypatch.setitem(EXECUTORS, "cloud", cloud)
+    assert lab.run(executor="cloud", workers=7)["score"].tolist() == [1, 2, 2]
+    assert call(lab, "--executor", "cloud") == 0
+    assert seen == [(3, 7, None), (3, 0, None)]
+
+
+def test_processes_without_a_number_are_one(lab):
+    assert lab.run(executor="processes", only="base")["score"].tolist() == [1]
+    assert list(lab.scratch.glob("base-0-*/log.txt"))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -311,6 +380,7 @@ def test_a_row_of_another_study_is_made_once_in_its_own_folder(lab):
         ({"preset": "smoke", "stale": "drop"}, "stale must be one of keep, rerun, got 'drop'"),
         ({"preset": "smoke", "seeds": 0}, "seeds must be at least 1, got 0"),
         ({"preset": "smoke", "workers": -1}, "workers must be at least 0, got -1"),
+        ({"preset": "smoke", "executor": "cloud"}, "executor: there is no 'cloud'; there are here, processes"),
         ({"preset": "smoke", "data": "nowhere"}, "data: nowhere is no folder"),
     ],
 )
@@ -323,7 +393,11 @@ def test_bad_options(lab, options, said):
     ("more", "said"),
     [
         ("ROWS = ['a', 'a']", "names must differ"),
-        ("def needs(row): return ['z']", "row 'base' needs 'z', which is no row before it"),
+        (
+            "def needs(row): return ['bose']",
+            "row 'base' needs 'bose' of table, where no such row stands before it; there is none",
+        ),
+        ("import archlab.names\ndef needs(row): return ROWS[0:0] or [(archlab.names, 'x')]", "archlab.names: no study"),
         ("def depends(row): return ['no_such.module']", "no_such.module: no Python file"),
     ],
 )
@@ -354,6 +428,8 @@ def test_the_command_line(lab, monkeypatch, capsys):
     assert "A study of nothing much." in helped and "--time-limit" in helped
     assert call(lab, "--preset", "huge") == 2
     assert "preset must be one of smoke, cpu" in capsys.readouterr().err
+    assert call(lab, "--executor", "cloud") == 2
+    assert "there are here, processes" in capsys.readouterr().err
     assert call(lab, "--time-limit", "0") == 75
     assert "no report yet: 3 cells are missing, 0 are there" in capsys.readouterr().err
     assert call(lab, "--only", "base") == 0, "what was asked for is done"
@@ -413,12 +489,7 @@ def test_the_heartbeat_keeps_a_long_lease(tmp_path):
 
 
 def test_imports_are_followed_by_reading(lab):
-    assert imported_by(lab.module) == sorted(
-        {lab.module, f"{lab.name}.helper", *imported_by("archlab.experiments.cells")}
-    )
-    assert "archlab.experiments.lease" in imported_by(
-        "archlab.experiments.cells"
-    ) and "archlab.experiments.runner" not in imported_by("archlab.experiments.cells")
-    assert len(set(source_hashes(imported_by("archlab.experiments.cells")).values())) == len(
-        imported_by("archlab.experiments.cells")
-    )
+    found = imported_by(lab.module)
+    assert {lab.module, f"{lab.name}.helper", "archlab.experiments.lease"} <= set(found)
+    assert "archlab.experiments.runner" not in imported_by("archlab.experiments.cells")
+    assert len(set(source_hashes(found).values())) == len(found)

@@ -12,7 +12,7 @@ from torch import nn
 
 import archlab as al
 from archlab.capture.recorder import capture
-from studies.motion.models import ResidualBlock, baseline
+from studies.motion.network.models import ResidualBlock, baseline
 
 STREAM_SIZE = 384
 

@@ -63,6 +63,12 @@ def test_tradeoff_over_seeds_is_their_mean_with_bars_and_a_zone_is_in_sight():
         plots.tradeoff(frame, x="ms", y="SSIM", label="row", zone={"FPS": 25})
 
 
+def test_points_of_one_value_have_room_on_a_logarithmic_axis():
+    frame = pd.DataFrame({"FPS": [30.0, 30.0], "SSIM": [0.7, 0.8], "row": list("ab")})
+    left, right = plots.tradeoff(frame, x="FPS", y="SSIM", label="row", log=["FPS"]).get_xlim()
+    assert left < 30 < right
+
+
 def test_labels_of_close_points_do_not_cover_each_other():
     frame = pd.DataFrame(
         {"x": [1.0, 1.02, 1.04, 5.0], "y": [1.0, 1.01, 1.0, 5.0], "row": ["one", "two", "three", "far"]}

@@ -10,8 +10,8 @@ import torch
 from studies.bench import cases, measuring
 from studies.bench.__main__ import main, report
 from studies.bench.cases import BLENDS, COLUMNS, SMOKE, SWITCHED, OneTensor, Setup, row
-from studies.motion import training
-from studies.motion.data import Generator
+from studies.motion.data.generator import Generator
+from studies.motion.train import training
 
 CPU = torch.device("cpu")
 

@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from studies.motion.data import PARTS, Generator, Layer, Limits, draw_layer, photon_noise, quantise, sampling_matrix
-from studies.motion.sources import find_sources
+from studies.motion.data.generator import (
+    PARTS,
+    Generator,
+    Layer,
+    Limits,
+    draw_layer,
+    photon_noise,
+    quantise,
+    sampling_matrix,
+)
+from studies.motion.data.sources import find_sources
 
 SIZE = 64
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from studies.motion import models
-from studies.motion.models import EIGHTH, LINEAR, QUARTER, MagnificationNet, baseline, proposed, scaled
+from studies.motion.network import models
+from studies.motion.network.models import EIGHTH, LINEAR, QUARTER, MagnificationNet, baseline, proposed, scaled
 
 
 def parameters(net):

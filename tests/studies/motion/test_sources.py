@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from studies.motion.sources import Shapes, find_sources
+from studies.motion.data.sources import Shapes, find_sources
 
 
 def photo(path, *, seed: int, size=(40, 30), mode="RGB"):
@@ -95,7 +95,7 @@ def test_photos_of_coco_with_objects_of_voc(tmp_path):
 
 
 def test_pictures_over_the_limit_are_decoded_each_time(folder, monkeypatch):
-    monkeypatch.setattr("studies.motion.sources.KEPT_BYTES", 2 * 3 * 40 * 30)
+    monkeypatch.setattr("studies.motion.data.sources.KEPT_BYTES", 2 * 3 * 40 * 30)
     backgrounds = find_sources(folder, "train").backgrounds
     first = [backgrounds[i] for i in range(8)]
     assert len(backgrounds._kept) == 2

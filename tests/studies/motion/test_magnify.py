@@ -19,11 +19,14 @@ from skimage.data import astronaut
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import archlab as al
-from studies.motion import magnifying, models, streaming
-from studies.motion.magnifying import DESIGNS, magnify, network
-from studies.motion.models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, baseline
-from studies.motion.streaming import coarsest_stride
-from studies.motion.video import frame_rate, frames, save_video
+from studies.motion.network import models
+from studies.motion.network.models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, baseline
+from studies.motion.network.weights import DESIGNS, network
+from studies.motion.video import magnify as magnifying
+from studies.motion.video import stream as streaming
+from studies.motion.video.files import frame_rate, frames, save_video
+from studies.motion.video.magnify import magnify
+from studies.motion.video.stream import coarsest_stride
 
 TINY = Config(width=4, encoder_blocks=(1, 1, 1), decoder_blocks=1)
 CPU = {"device": "cpu", "precision": "fp32"}
@@ -368,14 +371,14 @@ def test_weights_that_are_none_are_named(tmp_path, monkeypatch):
 
 @pytest.fixture
 def command(monkeypatch, tmp_path):
-    """Runs ``python -m studies.motion.magnifying WORDS`` in this process, in a folder of its own; its exit status."""
+    """Runs ``python -m studies.motion.magnify WORDS`` in this process, in a folder of its own; its exit status."""
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
-        monkeypatch.setattr(sys, "argv", ["magnifying", *map(str, words)])
+        monkeypatch.setattr(sys, "argv", ["magnify", *map(str, words)])
         with pytest.raises(SystemExit) as stopped, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
-            runpy.run_module("studies.motion.magnifying", run_name="__main__")
+            runpy.run_module("studies.motion.magnify", run_name="__main__")
         return stopped.value.code
 
     return run
@@ -408,7 +411,7 @@ def test_the_command_line_magnifies_a_part_of_a_video(command, capsys):
 def test_the_command_line_says_in_a_line_what_is_wrong(command, capsys, words, said):
     save_video(clip(2), "in.mp4", 10)
     assert command(*words) == 2
-    assert capsys.readouterr().err == f"magnifying: {said}\n"
+    assert capsys.readouterr().err == f"magnify: {said}\n"
     assert len(list(frames("in.mp4"))) == 2 and len(list(Path.cwd().iterdir())) == 1
 
 

@@ -1,30 +1,33 @@
 """The networks of the paper's figures, each trained once, judged, and timed; the figures' studies take them from here.
 
-``python -m studies.motion.networks --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES] [--only GLOB]``
+``python -m studies.motion.train.networks --preset smoke|cpu|gpu|paper [--data DIR] [--only GLOB]``
 
 A figure's study runs what it needs of these rows by itself; this command runs all. cpu takes about 90 minutes for the
 thirteen trainings on one core, 5 for the speeds. Output: ``reports/networks/<preset>/`` with the weights.
 """
 
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
 from safetensors.torch import load_model
 
 import archlab as al
-from archlab.experiments.command import command
-from archlab.experiments.study import Scratch
-from archlab.measure.image_quality import BackboneMissing
-from archlab.report import tables
+from archlab.experiments import Scratch, command
+from archlab.report import Column, write_report
+from studies.device import device
 
+from .. import columns
+from ..data.sources import find_sources, fingerprint
+from ..evaluate.costs import costs
+from ..evaluate.quality import HeldOut, copy_b, judged, summary
+from ..network.example import STREAMED, streamed
+from ..network.models import MagnificationNet
 from . import training
-from .costing import STREAMED, costs, streamed
-from .evaluation import HeldOut, copy_b, judged, summary
 from .family import LARGE_ONLY, NETWORKS, WEIGHTS, budget_for, train
-from .models import MagnificationNet
-from .sources import find_sources, fingerprint
 
 __all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
 
@@ -59,8 +62,14 @@ def needs(row: dict[str, Any]) -> list[str]:
 def depends(row: dict[str, Any]) -> list[str]:
     """A training stays valid while what it computes is unchanged; how it is judged may be edited."""
     base = ["archlab.training.fit", "archlab.measure.image_quality"]
-    base += [f"studies.motion.{name}" for name in ("data", "family", "models", "sources", "training")]
-    more = {"quality": ["studies.motion.evaluation"], "speed": ["archlab.measure.speed", "archlab.measure.executable"]}
+    base += [
+        f"studies.motion.{name}"
+        for name in ("data.generator", "train.family", "network.models", "data.sources", "train.training")
+    ]
+    more = {
+        "quality": ["studies.motion.evaluate.quality"],
+        "speed": ["archlab.measure.speed", "archlab.measure.executable"],
+    }
     return [*base, *more.get(row.get("what", ""), [])]
 
 
@@ -75,7 +84,7 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
         return quality(name, preset, scratch)
     try:
         return train(name, preset, seed, scratch)
-    except BackboneMissing as error:
+    except al.BackboneMissing as error:
         return {"steps": 0, "why_not": str(error)}
 
 
@@ -102,9 +111,9 @@ def trained(name: str, scratch: Scratch, *, key: str | None = None) -> Magnifica
     return net.eval()
 
 
-def of(row: str) -> str:
+def of(row: str) -> tuple[ModuleType, str]:
     """A row of this study as another one's `needs` names it."""
-    return f"{__name__}:{row}"
+    return sys.modules[__name__], row
 
 
 def speeds(preset: str) -> pd.DataFrame:
@@ -113,7 +122,7 @@ def speeds(preset: str) -> pd.DataFrame:
     Columns: network, variant, fps, median_ms, p10_ms, p90_ms, runs, and the share of encoder, manipulator, decoder.
     """
     height, width = FULL_HD[preset]
-    where = training.device()
+    where = device()
     height, width = (-(-side // 8) * 8 for side in (height, width))  # 1080 is no multiple of the coarsest stride
     nets = {name: training.new_network(config, seed=0).eval() for name, config in NETWORKS.items()}
     calls = {name: streamed(net, height, width, where) for name, net in nets.items()}
@@ -139,43 +148,28 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         if name in shown:
             shutil.copy(Path(folders[name]) / WEIGHTS, folder / f"{name}.safetensors")
     speed = pd.DataFrame(first[SPEED]["speeds"])
-    frame = pd.DataFrame(
-        {
-            "network": name, "params [K]": first[f"quality of {name}"]["params_k"],
-            "FLOPs [G]": first[f"quality of {name}"]["flops_g"],
-            "SSIM": first[f"quality of {name}"]["ssim"], "LPIPS": first[f"quality of {name}"]["lpips"],
-            "FPS": speed.loc[speed["network"] == name, "fps"].iloc[0], "loss": first[name]["loss"],
-            "training [min]": first[name]["seconds"] / 60,
-        }
+    fps = speed.drop_duplicates("network").set_index("network")["fps"]
+    lines = pd.DataFrame(
+        {**first[f"quality of {name}"], "row": name, "fps": fps[name], "loss": first[name]["loss"],
+         "minutes": first[name]["seconds"] / 60}
         for name in shown
     )  # fmt: skip
-    digits = {"params [K]": 0, "FLOPs [G]": 2, "FPS": 3, "training [min]": 1}
-    table = tables.table(frame, base=0, deltas=["SSIM", "LPIPS"], digits=digits)
-    table.save(folder)
-    about, made = first["baseline"], rows.attrs["conditions"]
-    left = "".join(f"- {name}: {first[name]['why_not']}\n" for name in NETWORKS if name not in shown)
-    (folder / "report.md").write_text(
-        f"# The networks of the figures, preset {made['preset']}\n\n"
-        f"`python -m studies.motion.networks --preset {made['preset']}`, {made['wall_s'] / 60:.0f} minutes on "
-        f"{made['device']}, torch {made['torch']}, commit {made['commit']}.\n\n"
-        f"Each from scratch, {about['steps']:.0f} steps of {about['batch']:.0f} samples of {about['size']:.0f} "
-        f"pixels ({about['patch']:.0f} seen), {about['precision']}, the same samples in the same order; "
-        f"{about['train_data']}. "
-        f"Judged on {first['quality of baseline']['judged']:.0f} held-out samples, "
-        f"{first['quality of baseline']['val_data']}; copying frame B gives SSIM "
-        f"{first[f'quality of {COPY}']['ssim']:.3f}. FPS: one streamed frame of {speed['width'].iloc[0]} x "
-        f"{speed['height'].iloc[0]} (one encoder pass), {speed['conditions'].iloc[0]}, all networks in turns. "
-        f"FLOPs by the paper's rule, at {STREAMED} x {STREAMED}.\n\n"
-        f"{table.markdown()}\n\n" + (f"Not trained:\n\n{left}\n" if left else "") + _notes(folder),
-        encoding="utf-8",
-    )
-
-
-def _notes(folder: Path) -> str:
-    """What was noted by hand about this very run."""
-    notes = folder / "notes.md"
-    return notes.read_text(encoding="utf-8") if notes.exists() else ""
+    trainings = (Column("loss", "loss"), Column("minutes", "training", unit="min", digits=1))
+    table = columns.table_of(lines, [*columns.COSTS, *columns.QUALITY, *columns.SPEED, *trainings])
+    one, quality, copied = first["baseline"], first["quality of baseline"], first[f"quality of {COPY}"]
+    why = [f"{name}: {first[name]['why_not']}" for name in NETWORKS if name not in shown]
+    write_report(
+        rows, folder, f"The networks of the figures, preset {rows.attrs['conditions']['preset']}",
+        f"Each from scratch, {one['steps']:.0f} steps of {one['batch']:.0f} samples of {one['size']:.0f} "
+        f"pixels ({one['patch']:.0f} seen), {one['precision']}, the same samples in the same order; "
+        f"{one['train_data']}. "
+        f"Evaluated on {quality['judged']:.0f} held-out samples, {quality['val_data']}; copying frame B gives SSIM "
+        f"{copied['ssim']:.3f}. FPS: one streamed frame of {speed['width'].iloc[0]} x {speed['height'].iloc[0]} "
+        f"(one encoder pass), {speed['conditions'].iloc[0]}, all networks interleaved. "
+        f"FLOPs by the paper's rule, at {STREAMED} x {STREAMED}.",
+        table, *(["Not trained:", why] if why else []), command=f"python -m {__name__}", tables={"table": table},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    command("studies.motion.networks")
+    command()

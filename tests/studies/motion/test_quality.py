@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from studies.motion.evaluation import HeldOut, copy_b, displacements, interval, judged, line, unit
-from studies.motion.sources import find_sources
+from studies.motion.data.sources import find_sources
+from studies.motion.evaluate.quality import HeldOut, copy_b, displacements, interval, judged, line, unit
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_unit_maps_and_clamps():
 
 
 def test_the_public_network_beats_copying_b(shared_data):
-    from studies.motion.reference import reference
+    from studies.motion.network.reference import reference
 
     net = reference(shared_data)
     assert net is not None and sum(p.numel() for p in net.parameters()) == 879_843

@@ -21,6 +21,7 @@ from torch import Tensor
 from .sources import Sources, tiled
 
 PARTS = ("standard", "blurred background", "background only", "static", "static background")
+TRAIN_SEED, VALIDATION_SEED = 1, 2  # of the samples to train with, and of those to evaluate on
 REFERENCE_SIZE = 384  # the published limits hold at this size and shrink with the crop
 
 

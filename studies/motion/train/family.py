@@ -13,14 +13,15 @@ from typing import Any
 from safetensors.torch import save_model
 from torch import Tensor
 
-from archlab.experiments.study import OutOfTime, Scratch
-from archlab.measure.image_quality import lpips_network
-from archlab.training.fit import fit
+import archlab as al
+from archlab.experiments import OutOfTime, Scratch
+from archlab.training import fit
+from studies.device import device
 
+from ..data.generator import Batch
+from ..data.sources import find_sources
+from ..network.models import EIGHTH, LINEAR, QUARTER, Config, scaled
 from . import training
-from .data import Batch
-from .models import EIGHTH, LINEAR, QUARTER, Config, scaled
-from .sources import find_sources
 
 WIDTHS = (28, 24, 20, 16, 12, 8, 4)  # Fig. 6, beside the baseline's 32
 NETWORKS: dict[str, Config] = {
@@ -88,7 +89,7 @@ def rendered_once(data: Path | None, budget: training.Budget, seed: int) -> Call
 def with_perceptual(data: Path | None) -> Callable[[Any, Batch], Tensor]:
     """`training.loss` and LPIPS (VGG-16) of the magnified frame. Raises BackboneMissing."""
     backbone = data / VGG if data is not None and (data / VGG).is_file() else None
-    network = lpips_network("vgg", None if backbone is None else str(backbone)).to(training.device())
+    network = al.lpips_network("vgg", None if backbone is None else str(backbone)).to(device())
 
     def loss(net: Any, batch: Batch) -> Tensor:
         value, image = training.loss_and_image(net, batch)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
-REPORTS = Path(__file__).resolve().parents[2] / "reports"
+REPORTS = Path(__file__).resolve().parents[3] / "reports"
 PRETRAINED = REPORTS / "table1" / "cpu" / "baseline.safetensors"
 PRETRAINED_PROPOSED = REPORTS / "networks" / "cpu" / "proposed.safetensors"
 
@@ -223,7 +223,7 @@ def scaled(config: Config) -> Config:
 def proposed(*, reading: Reading = "A", pretrained: bool = False) -> MagnificationNet:
     """The paper's real-time network in one of three readings of its design: A and C made by hand, B by the passes.
 
-    `pretrained`: with the weights that the cpu preset of `studies.motion.networks` trained (reading A). Raises
+    `pretrained`: with the weights that the cpu preset of `studies.motion.train.networks` trained (reading A). Raises
     ValueError for an unknown reading and for trained weights of another than A, FileNotFoundError where they are not
     there.
     """

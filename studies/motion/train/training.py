@@ -9,15 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from archlab.training.fit import cosine
-from archlab.training.task import Task
+from archlab.training import Task, cosine
+from studies.device import device
 
-from .data import Batch, Generator
-from .models import Config, MagnificationNet
-from .sources import Sources
+from ..data.generator import TRAIN_SEED, Batch, Generator
+from ..data.sources import Sources
+from ..network.models import Config, MagnificationNet
 
 REGULARISER = 0.1  # weight of the three representation terms (paper; Oh et al. also give 1.0 in code)
-TRAIN_SEED, VALIDATION_SEED = 1, 2
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,6 @@ def loss_and_image(net: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     image = net.decoder(texture_b, net.manipulator(shape_a, shape_b, batch.factor))
     terms = F.l1_loss(texture_a, texture_clean) + F.l1_loss(texture_b, texture_target) + F.l1_loss(shape_b, shape_clean)
     return F.l1_loss(image, batch.target) + REGULARISER * terms, image
-
-
-def device() -> torch.device:
-    """Where studies run: the first GPU, where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def task(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from archlab.measure.executable import captured
 from archlab.measure.executable import compiled as compiled_function
 
-from .models import MagnificationNet
+from ..network.models import MagnificationNet
 
 Result = tuple[Tensor, Tensor]  # a magnified frame, uint8 H x W x 3, and whether the network's output was finite
 Run = Callable[[Tensor], Result]
@@ -63,7 +63,7 @@ def coarsest_stride(net: nn.Module) -> int:
 
     Raises ValueError where it returns no image of its input's size for any of 1, 2, 4, 8, 16.
 
-    >>> from studies.motion.models import EIGHTH, baseline
+    >>> from studies.motion.network.models import EIGHTH, baseline
     >>> coarsest_stride(baseline()), coarsest_stride(MagnificationNet(EIGHTH))
     (4, 8)
     """

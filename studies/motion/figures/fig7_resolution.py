@@ -1,6 +1,6 @@
 """Figure 7: the decoder on the ½, the ¼ and the ⅛ grid: SSIM, FPS, and x-t slices of a magnified clip.
 
-``python -m studies.motion.fig7_resolution --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
+``python -m studies.motion.figures.fig7_resolution --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
 
 The clip is rendered: a photo that scikit-image ships sways by a fraction of a pixel, so its true magnification is
 known. The trainings are those of `networks`. Output: ``reports/fig7_resolution/<preset>/``.
@@ -14,18 +14,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from archlab.experiments.command import command
-from archlab.experiments.study import Scratch
-from archlab.report import plots
+from archlab.experiments import Scratch, Wanted, command
+from archlab.report import Picture, plots, write_report
+from studies.device import device
 
-from .data import Generator, Layer, draw_layer, quantise
-from .evaluation import unit
-from .family import budget_for
-from .figures import conditions, draw_tradeoff, gathered, needs_of, table_of, write
-from .networks import PRESETS, trained
-from .sources import find_sources, fingerprint
-from .training import device
-from .video import xt_slice
+from ..data.generator import Generator, Layer, draw_layer, quantise
+from ..data.sources import find_sources, fingerprint
+from ..evaluate.quality import unit
+from ..train.family import budget_for
+from ..train.networks import PRESETS, trained
+from ..video.files import xt_slice
+from .shared import about, draw_tradeoff, gathered, needs_of, table_of
 
 __all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
 
@@ -36,12 +35,22 @@ SWAY, FACTOR = 0.3, 10.0  # pixels; total gain
 PHOTO = 0  # of scikit-image's samples
 
 
-def needs(row: dict[str, Any]) -> list[str]:
+def needs(row: dict[str, Any]) -> list[Wanted]:
     return needs_of(row["name"])
 
 
 def depends(row: dict[str, Any]) -> list[str]:
-    return [f"studies.motion.{name}" for name in ("data", "fig7_resolution", "figures", "models", "sources", "video")]
+    return [
+        f"studies.motion.{name}"
+        for name in (
+            "data.generator",
+            "figures.fig7_resolution",
+            "figures.shared",
+            "network.models",
+            "data.sources",
+            "video.files",
+        )
+    ]
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
@@ -83,7 +92,6 @@ def pixels(frames: torch.Tensor) -> np.ndarray:
 def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write table.md, tradeoff.png, slices.png and report.md."""
     table = table_of(rows)
-    table.save(folder)
     draw_tradeoff(rows, folder / "tradeoff.png")
     first = rows[rows["seed"] == 0]
     folders = {name: Path(rows.attrs["folders"][name]) for name in GRIDS}
@@ -91,13 +99,14 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     shown |= {label: folders[name] / f"{name}.npy" for name, label in GRIDS.items()}
     draw_slices({label: np.load(path) for label, path in shown.items()}, folder / "slices.png")
     errors = ", ".join(f"{GRIDS[row['row']]} {row['clip_l1']:.4f}" for row in first.to_dict("records"))
-    write(
-        folder, "Figure 7: resolution in the decoder", conditions(rows, "fig7_resolution"), table.markdown(),
+    write_report(
+        rows, folder, "Figure 7: resolution in the decoder", table,
         "The paper measures ¼× 1.85 times as fast as the baseline here, and 1.42 times in its Fig. 11.",
-        "![SSIM against FPS](tradeoff.png)",
+        Picture("tradeoff.png", "SSIM against FPS"),
         f"x-t slices (time downwards) of a rendered clip: a photo of scikit-image that sways by {SWAY:g} pixels, "
         f"magnified {FACTOR:g} times in static mode. L1 to the true magnification: {errors}.",
-        "![x-t slices](slices.png)",
+        Picture("slices.png", "x-t slices"),
+        command=f"python -m {__name__}", about=about(rows), tables={"table": table},
     )  # fmt: skip
 
 
@@ -114,4 +123,4 @@ def draw_slices(slices: dict[str, np.ndarray], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    command("studies.motion.fig7_resolution")
+    command()

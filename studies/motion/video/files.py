@@ -138,11 +138,6 @@ def xt_slice(frames: Iterable[np.ndarray], row: int) -> np.ndarray:
     return np.stack([frame[row] for frame in frames])
 
 
-def yt_slice(frames: Iterable[np.ndarray], column: int) -> np.ndarray:
-    """One column of every frame beside that of the frame before, H x T x 3."""
-    return np.stack([frame[:, column] for frame in frames], axis=1)
-
-
 def _opened(path: str | Path) -> tuple[InputContainer, VideoStream]:
     if not Path(path).exists():
         raise FileNotFoundError(f"{path}: no such file")

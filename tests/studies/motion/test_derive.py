@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,41 @@ from torch import nn
 
 import archlab as al
 from archlab.capture.recorder import capture
-from studies.motion.deriving import coarser, example_for, narrower, real_time
-from studies.motion.models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, baseline, proposed, scaled
+from studies.motion.network.example import example_for
+from studies.motion.network.models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, baseline, proposed, scaled
+
+
+def coarser(net: MagnificationNet, factor: int) -> MagnificationNet:
+    """The decoder's blocks at a resolution `factor` times lower: 2 is the paper's ¼×, 4 its ⅛×."""
+    return al.scale_resolution(net, example_for(net), span="decoder.blocks", factor=factor)  # type: ignore[return-value]
+
+
+def narrower(net: MagnificationNet, width: int) -> MagnificationNet:
+    """The channels of Fig. 6: all of them in proportion, the most important ones kept."""
+    ratio = width / net.config.width
+    return al.scale_width(net, example_for(net), ratio=ratio, init="prune")  # type: ignore[return-value]
+
+
+def real_time(net: MagnificationNet) -> Iterator[tuple[str, nn.Module]]:
+    """From the baseline to the real-time network in reading B, as (what was done, the network then)."""
+    example = example_for(net)
+    linear = al.remove(net, example, kinds=["activation", "block"], where="encoder*")
+    yield "encoder without activations and residual blocks", linear
+    single = al.share(linear, example, keep="encoder.shape", drop="encoder.texture")
+    yield "a single branch", single
+    hoisted = al.hoist_padding(single, example, where="encoder*")
+    yield "padding moved to the first layer", hoisted
+    folded = al.fold(hoisted, example, where="encoder*")
+    yield "a single linear layer", folded
+    quarter = al.scale_resolution(folded, example, span="decoder.blocks", factor=2)
+    yield "decoder's blocks at a quarter of the resolution", quarter
+    half = al.scale_width(quarter, example, ratio=0.5, init="prune")
+    yield "half the channels", half
+    yield "four times the blocks", al.scale_depth(half, example, span="decoder.blocks.span", count=36, init="preserve")
 
 
 @pytest.fixture(scope="module")
-def steps() -> dict[str, MagnificationNet]:
+def steps() -> dict[str, nn.Module]:
     torch.manual_seed(0)
     return dict(real_time(baseline().eval()))
 
@@ -88,7 +118,7 @@ def test_with_the_blocks_kept_folding_leaves_what_would_cost_more():
 
 
 def test_reading_b_is_derived_without_replacing_anything(steps):
-    assert costs(steps["decoder's blocks on the quarter grid"]) == (902_115, 20.529)
+    assert costs(steps["decoder's blocks at a quarter of the resolution"]) == (902_115, 20.529)
     net = steps["four times the blocks"]
     assert costs(net) == (730_547, 10.081)
     assert structure(net) == structure(MagnificationNet(scaled(LINEAR["B"])))
@@ -111,8 +141,8 @@ def test_another_process_rebuilds_it(steps, tmp_path):
     net = steps["a single linear layer"]
     al.save(net, tmp_path / "net.safetensors")
     code = (
-        "import archlab as al\nfrom studies.motion.deriving import example_for\n"
-        "from studies.motion.models import baseline\n"
+        "import archlab as al\nfrom studies.motion.network.example import example_for\n"
+        "from studies.motion.network.models import baseline\n"
         f"net = al.load({str(tmp_path / 'net.safetensors')!r}, baseline, example_for(baseline())).eval()\n"
         "print(float(net(*example_for(net, 48)).double().sum()))"
     )

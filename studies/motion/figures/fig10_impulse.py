@@ -1,6 +1,6 @@
 """Figure 10: what the shape encoder does to a picture, as the linear filters nearest to it; with activations or none.
 
-``python -m studies.motion.fig10_impulse --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
+``python -m studies.motion.figures.fig10_impulse --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
 
 The baseline of `networks`, and the same with every activation of its encoder removed and trained on. For each output
 channel the filter that predicts it best from the picture (least squares over patches of held-out photos), and how much
@@ -18,17 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import archlab as al
-from archlab.experiments.command import command
-from archlab.experiments.study import OutOfTime, Scratch
-from archlab.report import plots, tables
-from archlab.training.fit import cosine, fit
+from archlab.experiments import OutOfTime, Scratch, Wanted, command
+from archlab.report import Picture, plots, table, write_report
+from archlab.training import cosine, fit
 
-from . import training
-from .evaluation import HeldOut, judged, summary
-from .family import budget_for
-from .figures import conditions, write
-from .networks import JUDGED, PRESETS, of, trained
-from .sources import find_sources, fingerprint
+from ..data.sources import find_sources, fingerprint
+from ..evaluate.quality import HeldOut, judged, summary
+from ..train import training
+from ..train.family import budget_for
+from ..train.networks import JUDGED, PRESETS, of, trained
+from .shared import about
 
 __all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
 
@@ -42,13 +41,19 @@ RIDGE = 0.05
 SHOWN = 12  # channels in the figure
 
 
-def needs(row: dict[str, Any]) -> list[str]:
+def needs(row: dict[str, Any]) -> list[Wanted]:
     return [of("baseline")]
 
 
 def depends(row: dict[str, Any]) -> list[str]:
     base = ["archlab.training.fit", "archlab.passes.discard"]
-    return [*base, *(f"studies.motion.{name}" for name in ("data", "fig10_impulse", "models", "sources", "training"))]
+    return [
+        *base,
+        *(
+            f"studies.motion.{name}"
+            for name in ("data.generator", "figures.fig10_impulse", "network.models", "data.sources", "train.training")
+        ),
+    ]
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
@@ -135,18 +140,17 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
          "explained, least": min(row["explained"])}
         for name, row in first.iterrows()
     ]  # fmt: skip
-    table = tables.table(pd.DataFrame(lines))
-    table.save(folder)
-    about = first.iloc[1]
-    write(
-        folder, "Figure 10: filters of the shape encoder", conditions(rows, "fig10_impulse"),
+    shown, one = table(pd.DataFrame(lines)), first.iloc[1]
+    write_report(
+        rows, folder, "Figure 10: filters of the shape encoder",
         f"The filter of {SIDE} x {SIDE} pixels (mean over RGB shown) that predicts a channel of the shape map best, "
-        f"for the {SHOWN} strongest channels, by least squares over {about['patches']} patches; below, the share of a "
+        f"for the {SHOWN} strongest channels, by least squares over {one['patches']} patches; below, the share of a "
         "channel's variance that it explains on a fifth of them that it was not fitted to. The linear encoder is the "
-        f"baseline without any activation in the encoder, trained on for {about['tuned']} steps.",
-        "![filters](filters.png)", table.markdown(),
+        f"baseline without any activation in the encoder, trained on for {one['tuned']} steps.",
+        Picture("filters.png", "filters"), shown,
+        command=f"python -m {__name__}", about=about(rows), tables={"table": shown},
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    command("studies.motion.fig10_impulse")
+    command()

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from archlab.experiments.provenance import data_fingerprint
+from archlab.experiments import data_fingerprint
 
 SHORT_SIDE = 512  # of a kept photo: more detail than a crop of 384 shows
 KEPT_BYTES = 4 << 30  # of decoded pictures in memory; those that come later are decoded each time

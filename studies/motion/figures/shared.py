@@ -1,0 +1,109 @@
+"""What the figures' studies share: rows of `networks` gathered, the words under a report's title, the target zone."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from archlab.experiments import Scratch, Wanted
+from archlab.report import Column, Table, plots, table
+
+from .. import columns
+from ..train.networks import SPEED, of
+
+REAL_TIME = 25.0  # FPS
+SSIM_THRESHOLD = 0.91  # what the paper's viewers accepted
+ALLOWED_LOSS = 0.921 - SSIM_THRESHOLD  # of SSIM, where a short training does not come near .91
+
+
+def needs_of(network: str) -> list[Wanted]:
+    """What a row about one network takes from `networks`."""
+    return [of(network), of(f"quality of {network}"), of("quality of baseline"), of(SPEED)]
+
+
+# What a study is whose rows are networks of `networks` and nothing more.
+
+
+def needs(row: dict[str, Any]) -> list[Wanted]:
+    return needs_of(row["name"])
+
+
+def depends(row: dict[str, Any]) -> list[str]:
+    return [__name__]
+
+
+def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    return gathered(row["name"], scratch)
+
+
+def gathered(network: str, scratch: Scratch) -> dict[str, Any]:
+    """All that `networks` found of one network: costs, quality and speed; all its speeds in "speeds"."""
+    quality = scratch.needed[of(f"quality of {network}")].values
+    return {"why_not": "", **quality, **speed_of(network, scratch)}
+
+
+def speed_of(network: str, scratch: Scratch) -> dict[str, Any]:
+    """The speed of one network as `networks` timed it: the first way, and all ways in "speeds"."""
+    frame = pd.DataFrame(scratch.needed[of(SPEED)].values["speeds"])
+    mine = frame[frame["network"] == network].drop(columns="network")
+    first = mine.iloc[0]
+    values = {"fps": float(first["fps"]), "median_ms": float(first["median_ms"]), "speed": first["conditions"]}
+    values["frame"] = f"{int(first['width'])} x {int(first['height'])}"
+    return values | {"speeds": mine.astype(object).where(mine.notna(), None).to_dict("records")}
+
+
+def zone(rows: pd.DataFrame) -> dict[str, float]:
+    """The target of Fig. 6 for these rows: real time, at most .011 of SSIM below the baseline's."""
+    return {"fps": REAL_TIME, "ssim": float(rows.loc[rows["row"] == "baseline", "ssim"].iloc[0]) - ALLOWED_LOSS}
+
+
+def trained_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the first seed whose networks were trained."""
+    return rows[(rows["seed"] == 0) & (rows["steps"] > 0)].reset_index(drop=True)
+
+
+def draw_tradeoff(rows: pd.DataFrame, path: Path) -> None:
+    """SSIM with its intervals against FPS, and the target zone."""
+    (fps,), ssim = columns.SPEED, columns.SSIM
+    shown = trained_rows(rows)
+    names = {"row": "network", fps.name: fps.heading, ssim.name: ssim.heading}
+    shown = shown.rename(columns=names).astype({heading: float for heading in (fps.heading, ssim.heading)})
+    ends = {names[name]: value for name, value in zone(rows).items()}
+    ax = plots.tradeoff(
+        shown, x=fps.heading, y=ssim.heading, label="network", better={fps.heading: "higher"}, zone=ends,
+        log=[fps.heading], error=("ssim_low", "ssim_high"),
+    )  # fmt: skip
+    plots.save(ax, path)
+
+
+def table_of(rows: pd.DataFrame, published: str = "Fig. 11") -> Table:
+    """Costs, speed and quality of each network, changes against the first, the published ones beside."""
+    shown = trained_rows(rows)
+    shown["times_faster"] = shown["fps"] / shown["fps"].iloc[0]
+    faster = Column("times_faster", "times faster", digits=2)
+    own = (*columns.COSTS, *columns.SPEED, *columns.QUALITY, faster)
+    return columns.table_of(shown, own, published=published)
+
+
+def variants_of(rows: pd.DataFrame) -> list[str | Table]:
+    """A section with the FPS of each network under every precision and mode; nothing where one was timed."""
+    if len(rows["speeds"].iloc[0]) == 1:
+        return []
+    frames = [
+        pd.DataFrame(speeds).assign(network=name) for name, speeds in zip(rows["row"], rows["speeds"], strict=True)
+    ]
+    frame = pd.concat(frames)
+    frame["how"] = frame["precision"] + " " + frame["mode"]
+    wide = frame.pivot_table(index="how", columns="network", values="fps", sort=False)[list(rows["row"])]
+    return ["## FPS by precision and mode", table(wide.reset_index(), digits=dict.fromkeys(wide.columns, 2))]
+
+
+def about(rows: pd.DataFrame) -> str:
+    """How the networks of a figure were trained, and timed."""
+    made, first, told = rows.attrs["conditions"], rows[rows["seed"] == 0].iloc[0], []
+    if first.get("steps"):
+        networks = f"[networks](../../networks/{made['preset']}/report.md)"
+        told.append(f"Networks trained from scratch for {int(first['steps'])} steps each ({networks} says how).")
+    if isinstance(first.get("frame"), str):
+        told.append(f"FPS: one streamed frame of {first['frame']}, {first['speed']}, networks interleaved.")
+    return " ".join(told)

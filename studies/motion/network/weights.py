@@ -1,0 +1,62 @@
+"""Networks with their weights: by name where a study here trained them, or from a file, whose design is found.
+
+The reports keep what the studies trained: the baseline beside Table 1, the proposed network beside `networks`.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model
+
+import archlab as al
+
+from .models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, baseline, proposed, scaled
+
+TRAINED = {"baseline": (baseline, "studies.motion.table1"), "proposed": (proposed, "studies.motion.train.networks")}
+DESIGNS = (Config(), QUARTER, EIGHTH, *LINEAR.values(), *map(scaled, LINEAR.values()))  # at any width
+
+
+def network(weights: str) -> MagnificationNet:
+    """The network that `weights` names: ``baseline`` or ``proposed`` (trained here), or a safetensors file.
+
+    A file holds the weights of one of `DESIGNS` at any width, or a thinned baseline that `archlab.save` wrote. Raises
+    ValueError where it is neither, FileNotFoundError where it is missing.
+    """
+    if weights in TRAINED:
+        make, study = TRAINED[weights]
+        try:
+            return make(pretrained=True)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"the trained weights of the {weights} network are not in this checkout ({error}); "
+                f"a training writes them: python -m {study} --preset cpu"
+            ) from error
+    if not Path(weights).is_file():
+        raise FileNotFoundError(f"{weights}: no such file, and none of {', '.join(TRAINED)}")
+    try:
+        with safe_open(weights, framework="pt") as file:
+            metadata = file.metadata() or {}
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{weights} cannot be read as safetensors: {error}") from error
+    if "recipe" in metadata:
+        image = torch.zeros(1, 3, 64, 64)
+        net = al.load(weights, baseline, (image, image, 2.0))
+        assert isinstance(net, MagnificationNet)
+        return net
+    net = MagnificationNet(_design(weights, shapes))
+    load_model(net, weights)
+    return net
+
+
+def _design(weights: str, shapes: dict[str, tuple[int, ...]]) -> Config:
+    width = shapes.get("manipulator.conv1.bias", (0,))[0]
+    for design in DESIGNS if width else ():
+        config = replace(design, width=width)
+        with torch.device("meta"):
+            state = MagnificationNet(config).state_dict()
+        if {name: tuple(tensor.shape) for name, tensor in state.items()} == shapes:
+            return config
+    raise ValueError(f"{weights} holds the weights of no magnification network of studies.motion.network.models")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..capture.copies import copied
 from ..capture.example import Call, fresh, moved, run_example, tensors_in
-from ..capture.recorder import failed_in
+from ..capture.modes import failed_in
 from .clocks import Work
 from .environment import DTYPES
 

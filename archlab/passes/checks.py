@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ..capture.copies import copied, devices_of, structural_copy
 from ..capture.example import fresh, moved, run_example, tensors_in, varied
+from ..capture.modes import no_fused_layers
 from ..capture.record import Capture
-from ..capture.recorder import no_fused_layers
 from .recipe import Equality, Step, recipe, with_step
 
 EXACT, CLOSE = 1e-10, 1e-5  # relative differences that a pass allows itself in float64 and in the model's own dtype

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..capture.example import tensors_in
-from ..capture.recorder import under_autocast
+from ..capture.modes import under_autocast
 from .blend import blend, damp, damp_into
 from .target import GRAPH_ONLY, Blend, Edit, Freeze, Target
 

@@ -19,8 +19,8 @@ from torch import nn
 
 from ..capture.copies import copied, devices_of, refuse_wrappers, structural_copy
 from ..capture.example import fresh, run_example
+from ..capture.modes import no_fused_layers
 from ..capture.record import Capture
-from ..capture.recorder import no_fused_layers
 from .inject import OMEGA_CALL, inject, injected, runners_of
 from .override import EditedChild, Method, WatchedChild
 from .target import GRAPH_ONLY, Blend, Edit, How, Remove, Target

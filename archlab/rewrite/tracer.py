@@ -196,13 +196,19 @@ class _Tracer(fx.Tracer):
         self.minds_grad = False
 
     def guarded(self, module: nn.Module, function: Callable, args: tuple, kwargs: dict, leaves: list) -> GuardedGraph:
+        """The graph of ``function(module, *args, **kwargs)`` and the calls it is valid for.
+
+        `args` and `kwargs` are patterns, `leaves` what stands at their placeholders in the call that is traced.
+        """
         self.function, self.patterns, self.leaves = function, (args, kwargs), leaves
+        # 1. Run the code on proxies, while what it reads is noted and what it changes makes it untraceable.
         reads: dict[tuple[str, str], Any] = {}
         grad = torch.is_grad_enabled()
         with watched(module, reads, self.mind_grad), _Factories(self), _proxies_pass_for_tensors():
             graph = self.trace(module)
         if are_changed(self.handed):
             raise Untraceable("it changes a list or dict that it was given")
+        # 2. What it asked becomes the guard: attributes it read, shapes and numbers it decided by, the gradient mode.
         facts = tuple(self.facts.values())
         ask = fact_function(graph, list(self.facts)) if facts else None
         noted = tuple((path, name, value) for (path, name), value in reads.items())

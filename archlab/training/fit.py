@@ -26,8 +26,11 @@ from .checkpoint import (
     signature,
 )
 from .history import History
-from .optimization import Optimization, Schedule, constant
-from .optimization import cosine as cosine  # until every study takes it from archlab.training
+from .optimization import (
+    Optimization,
+    Schedule,
+    constant,  # until every study takes it from archlab.training
+)
 from .options import check_names, pick
 from .progress import Display, bar
 from .task import Task, numbered_batches

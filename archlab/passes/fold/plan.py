@@ -67,6 +67,7 @@ def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tupl
 
     def best(segment: Segment) -> tuple[float, list[Segment]]:
         """The cheapest way to compute what follows, given that nothing of `segment` is computed yet."""
+        # 1. Stop here: the segment is one layer, and each reader begins one of its own.
         readers: tuple[Link, ...] = segment.links[-1].readers or ()
         apart = [alone(reader) for reader in readers]
         stopping = (
@@ -75,12 +76,14 @@ def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tupl
         )
         if not readers:
             return stopping
+        # 2. Go on: the segment is merged into every reader, and not computed by itself. Exact only where `then` says so.
         later = readers[-1].address
         try:
             going = [best(joined(segment, reader)) for reader in readers]
         except NotExact as error:
             skipped.setdefault(later, f"not merged with {segment.links[-1].address}: {error}")
             return stopping
+        # 3. The cheaper of both. What several readers go on from must be held by a layer of theirs: a module becomes one.
         total = sum(total for total, _ in going)
         if len(readers) > 1 and any(_held_before(found[0], segment) for _, found in going):
             return stopping
@@ -92,7 +95,8 @@ def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tupl
         )
         return stopping
 
-    for link in reversed(chains.links.values()):  # what comes last first, so that no call goes deep
+    # What comes last first, so that no call goes deep; then the plan is read off at the links where chains begin.
+    for link in reversed(chains.links.values()):
         alone(link)
     followers = {reader for link in chains.links.values() for reader in link.readers or ()}
     segments = [s for link in chains.links.values() if link not in followers for s in alone(link)[1]]

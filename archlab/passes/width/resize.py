@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...capture.copies import copied
-from ...capture.recorder import failed_in
+from ...capture.modes import failed_in
 from ...rewrite.module_tree import put_modules_
 from ...rewrite.rewrite import run_copy
 

@@ -46,7 +46,7 @@ def _fill(row: dict[str, Any], family: Family) -> None:
     model, example = seeded(family)
     row["params"] = sum(p.numel() for p in model.parameters())
     found = sites(model, example)
-    kinds = Counter(site.kind for site in found)
+    kinds = Counter(site.kind.value for site in found)
     row |= {kind: kinds[kind] for kind in KINDS}
     usable = {site.id for site in found if site.how in ("local", "module", "intercepted")}
     row |= {"left": sum(left.calls for left in found.skipped), "refused": len(found) - len(usable)}

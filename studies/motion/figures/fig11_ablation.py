@@ -19,9 +19,9 @@ from ..evaluate.costs import costs
 from ..network.example import STREAMED
 from ..network.models import LINEAR, MagnificationNet, scaled
 from ..train.networks import PRESETS
-from .shared import cell, conditions, depends, draw_tradeoff, needs, table_of, variants_of, write
+from .shared import cell, conditions, draw_tradeoff, needs, table_of, variants_of, write
 
-__all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
+__all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
 CHANGES = {
     "baseline": "baseline",

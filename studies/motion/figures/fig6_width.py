@@ -19,7 +19,6 @@ from .shared import (
     SSIM_THRESHOLD,
     cell,
     conditions,
-    depends,
     draw_tradeoff,
     needs,
     plain,
@@ -28,7 +27,7 @@ from .shared import (
     zone,
 )
 
-__all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
+__all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
 ROWS = [{"name": "baseline"}, *({"name": f"width {width}"} for width in WIDTHS)]
 

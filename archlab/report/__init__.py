@@ -1,5 +1,11 @@
-"""Tables, plots and documents from DataFrames; `plots` is imported where it is needed, as matplotlib takes long."""
+"""Tables, figures and documents from DataFrames; `plots` loads at first use, as matplotlib takes long."""
 
-from .tables import Table, table
+from typing import TYPE_CHECKING
 
-__all__ = ["Table", "table"]
+from .document import Picture, write_report
+from .tables import Column, Table, table
+
+if TYPE_CHECKING:
+    from . import plots
+
+__all__ = ["Column", "Picture", "Table", "plots", "table", "write_report"]

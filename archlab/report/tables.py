@@ -5,7 +5,7 @@ the text of each cell.
 """
 
 import html
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,34 @@ _LATEX = str.maketrans(
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "✗": r"$\times$"}
     | {"Δ": r"$\Delta$", "ω": r"$\omega$", "λ": r"$\lambda$", "τ": r"$\tau$", "α": r"$\alpha$", "≤": r"$\leq$"}
 )
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of tables and figures: which value of a row it shows, and how.
+
+    Args:
+        name: of the value in a row.
+        title: what stands above it, before the unit.
+        unit: in which it is.
+        digits: decimals; None: 3 for floats, 0 for whole numbers.
+        better: which values are to be preferred, where some are.
+        change: whether, where there is a base row, its change against that is shown in parentheses.
+
+    >>> Column("flops_g", "FLOPs", unit="G").heading
+    'FLOPs [G]'
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    digits: int | None = None
+    better: Better | None = None
+    change: bool = False
+
+    @property
+    def heading(self) -> str:
+        return f"{self.title} [{self.unit}]" if self.unit else self.title
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,28 +100,48 @@ class Table:
 def table(
     frame: pd.DataFrame,
     *,
+    columns: Sequence[Column] | None = None,
     base: int | None = None,
-    deltas: Iterable[str] = (),
+    deltas: Iterable[str] | None = None,
     better: Mapping[str, Better] | None = None,
     digits: Mapping[str, int] | None = None,
     missing: str = "–",
 ) -> Table:
-    """The rows of `frame`, in their order, as a table to print.
+    """The rows of `frame`, in their order, as a table to print; `frame` is left untouched.
 
-    - `base`: position of the row that others are compared with; columns in `deltas` show a change against it in
-      parentheses, in the digits of the value; where there is none, none.
-    - `better`: for columns where one value is to be preferred, which; the best is set in bold (ties all), `base` aside.
-    - `digits`: decimals by column (default 3 for floats, 0 for whole numbers). NaN and None print as `missing`.
+    Args:
+        frame: a row a line of the table.
+        columns: which of its columns are shown, in which order and how; default: all, under their own names. What they
+            say of changes, preferences and digits holds where `deltas`, `better` or `digits` is not given.
+        base: position of the row that others are compared with.
+        deltas: headings of the columns that show their change against `base` in parentheses, in the digits of the
+            value; where there is none, none.
+        better: by heading, which values are to be preferred; the best is set in bold (ties all), `base` aside.
+        digits: by heading, decimals; default: 3 for floats, 0 for whole numbers.
+        missing: what is printed for NaN and None.
 
-    `frame` is left untouched. Raises ValueError for a column that is not there and for a base that is no row.
+    Raises:
+        ValueError: a column is not there, `base` is no row, or `deltas` have no base.
 
-    >>> table(pd.DataFrame({"row": ["whole", "thin"], "SSIM": [0.932, 0.929]}), base=0, deltas=["SSIM"])
-    | row   |           SSIM |
-    |:------|---------------:|
-    | whole |          0.932 |
-    | thin  | 0.929 (-0.003) |
+    >>> frame = pd.DataFrame({"row": ["whole", "thin"], "ssim": [0.932, 0.929]})
+    >>> table(frame, columns=[Column("row", "network"), Column("ssim", "SSIM", change=True)], base=0)
+    | network   |           SSIM |
+    |:----------|---------------:|
+    | whole     |          0.932 |
+    | thin      | 0.929 (-0.003) |
     """
-    better, digits, deltas = better or {}, digits or {}, list(deltas)
+    if columns is not None:
+        for column in columns:
+            if column.name not in frame:
+                raise ValueError(f"no column {column.name!r}: the columns are {', '.join(map(str, frame))}")
+        frame = frame[[column.name for column in columns]].set_axis([c.heading for c in columns], axis="columns")
+        if deltas is None and base is not None:
+            deltas = [column.heading for column in columns if column.change]
+        if better is None:
+            better = {column.heading: column.better for column in columns if column.better is not None}
+        if digits is None:
+            digits = {column.heading: column.digits for column in columns if column.digits is not None}
+    better, digits, deltas = better or {}, digits or {}, list(deltas or ())
     for name in [*deltas, *better, *digits]:
         if name not in frame:
             raise ValueError(f"no column {name!r}: the columns are {', '.join(map(str, frame))}")

@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 import archlab as al
-from archlab.capture.example import place, run
+from archlab.capture.example import moved, run_example
 from archlab.rewrite.blend import blend
 from studies.motion.data.generator import Batch, Generator
 from studies.motion.data.sources import find_sources
@@ -223,7 +223,7 @@ def looks(setup: Setup) -> Rows:
     """`al.sites` over one forward pass without gradients."""
     for name, (build, example) in LOOKED_AT.items():
         if setup.wants(f"sites/{name}"):
-            model, given = build().eval().to(setup.device), place(example(), device=setup.device)
+            model, given = build().eval().to(setup.device), moved(example(), device=setup.device)
             works = {"forward": partial(_forward, model, given), "sites": partial(al.sites, model, given)}
             times = setup.in_turns(works, setup.effort.sites)
             yield row(f"sites/{name}", "sites / forward pass", times["sites"], times["forward"], most=5)
@@ -231,7 +231,7 @@ def looks(setup: Setup) -> Rows:
 
 @torch.no_grad()
 def _forward(model: nn.Module, example: Any) -> None:
-    run(model, example)
+    run_example(model, example)
 
 
 # counting a cost, over fvcore, which runs the model

@@ -6,12 +6,9 @@ from typing import Any
 from scipy.stats import binomtest
 from torch import nn
 
+import archlab as al
 from archlab.experiments import OutOfTime, Scratch
-from archlab.measure.costs import cost
-from archlab.training.fit import cosine, fit
-from archlab.training.removal import Removal, learn_to_remove
-from archlab.training.sensitivity import sensitivity
-from archlab.training.task import Task
+from archlab.training import Removal, Task, cosine, fit, learn_to_remove, sensitivity
 
 from .images import Images
 from .training import LR, TAU, Budget, P, count_correct, fine_tuning
@@ -23,7 +20,7 @@ def judged(net: nn.Module, example: Any, judge: Images) -> dict[str, Any]:
     """Accuracy on `judge` with its 95 % interval (Wilson); multiply-adds for one image, parameters."""
     correct = count_correct(net, judge)
     interval = binomtest(correct, len(judge)).proportion_ci(method="wilson")
-    costs = cost(net, example)
+    costs = al.cost(net, example)
     return {
         "accuracy": correct / len(judge), "low": interval.low, "high": interval.high, "images": len(judge),
         "macs": costs.macs, "params": costs.params,

@@ -7,70 +7,56 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from archlab.report import plots, tables
+from archlab.report import Picture, Table, plots, write_report
+from archlab.report import table as printed
 
 from .training import BUDGETS, LR, TAU, P
 
 Row = Mapping[Any, Any]  # one row of the study: what `cell` returned, with row, kind, lam and seed
 
-TEXT = """# What a pretrained classifier can do without
 
-`python -m studies.classify.resnet20 --preset {preset} --data FOLDER`, FOLDER being `{data}`
-
-{findings}
-
-{table}
-
-Accuracy on {judged:,} images that no training here saw, with its 95 % interval (Wilson); in parentheses the difference
-from *fine-tuned*, which trains as long and removes nothing. MACs: multiply-adds for one image. λ/K is the pull on each
-of the K sites. "near τ": sites whose ω ended within 0.1 of τ, which another seed may decide otherwise.
-
-![Accuracy against multiply-adds, and against the number of removed sites](tradeoff.png)
-
-![Change of accuracy with each site alone removed, without training](sensitivity.png)
-
-![Each ω in the soft and the push phase; blue: removed](omegas.png)
-
-## How
-
-- Images: {trained:,} to train with, {judged:,} to judge with. Where the folder has no two parts of its own (train and
-  test, or val), the images of each class, by name, go to the one and the other in turn. The weights are taken as given:
-  what they were trained with is not known here.
-- Removal: {soft} steps in which weights and ω learn; {push} that move each ω to its side of τ; removal; {tune} steps
-  with the rate falling to 0 along a cosine. *fine-tuned* has as many, {steps}, at the same rates. {batch} images a
-  step, mirrored and moved by up to 4 pixels; BatchNorm in training mode.
-- The same for every row: p = {p:g}, τ = {tau:g}, Adam with a rate of {lr:g} for weights and {lr_omega:g} for ω.
-- Sensitivity: on {sensitivity_images:,} of the images to judge with.
-- {made}; all rows together took {minutes:.0f} minutes of wall time.
-"""
-
-
-def write(rows: pd.DataFrame, folder: Path) -> None:
+def write(rows: pd.DataFrame, folder: Path, command: str) -> None:
     """Write the report of the finished `rows` into `folder`: report.md, its table, its figures, sensitivity.csv."""
     results = [row for row in rows.to_dict("records") if row["row"] != "sensitivity"]
     sensitivity = next(row for row in rows.to_dict("records") if row["row"] == "sensitivity")
     alone = pd.DataFrame(sensitivity["alone"])
     first_seed = {row["row"]: row for row in results if row["seed"] == 0}
     shown = table(results)
-    shown.save(folder)
     alone.to_csv(folder / "sensitivity.csv", index=False)
     plots.save(plots.sensitivity(alone, quality="accuracy"), folder / "sensitivity.png")
     omegas(first_seed, folder / "omegas.png")
     tradeoff(results, folder / "tradeoff.png")
-    conditions = dict(rows.attrs["conditions"])
-    budget, minutes = BUDGETS[conditions["preset"]], conditions.pop("wall_s") / 60
-    text = TEXT.format(
-        preset=conditions["preset"], data=conditions["data"],
-        findings="\n".join(f"- {said}" for said in findings(first_seed, alone)), table=shown.markdown(),
-        judged=int(results[0]["images"]), trained=int(results[0]["train_images"]),
-        soft=budget.soft_steps, push=budget.push_steps, tune=budget.tune_steps, steps=budget.steps, batch=budget.batch,
-        p=P, tau=TAU, lr=LR, lr_omega=budget.lr_omega, sensitivity_images=sensitivity["images"], minutes=minutes,
-        made=", ".join(f"{name} {value}" for name, value in conditions.items() if value is not None),
+    made, images = rows.attrs["conditions"], f"{results[0]['images']:,.0f}"
+    budget = BUDGETS[made["preset"]]
+    write_report(
+        rows, folder, "What a pretrained classifier can do without",
+        findings(first_seed, alone), shown,
+        f"Accuracy on {images} images that no training here saw, with its 95 % interval (Wilson); in parentheses the "
+        "difference from *fine-tuned*, which trains as long and removes nothing. MACs: multiply-adds for one image. "
+        'λ/K is the pull on each of the K sites. "near τ": sites whose ω ended within 0.1 of τ, which another seed may '
+        "decide otherwise.",
+        Picture("tradeoff.png", "Accuracy against multiply-adds, and against the number of removed sites"),
+        Picture("sensitivity.png", "Change of accuracy with each site alone removed, without training"),
+        Picture("omegas.png", "Each ω in the soft and the push phase; blue: removed"),
+        "## How",
+        [
+            f"Images: {results[0]['train_images']:,.0f} to train with, {images} to evaluate on. Where the folder has "
+            "no two parts of its own (train and test, or val), the images of each class, by name, go to the one and "
+            "the other in turn. The weights are taken as given: what they were trained with is not known here.",
+            f"Removal: {budget.soft_steps} steps in which weights and ω learn; {budget.push_steps} that move each ω to "
+            f"its side of τ; removal; {budget.tune_steps} steps with the rate falling to 0 along a cosine. "
+            f"*fine-tuned* has as many, {budget.steps}, at the same rates. {budget.batch} images a step, mirrored and "
+            "moved by up to 4 pixels; BatchNorm in training mode.",
+            f"The same for every row: p = {P:g}, τ = {TAU:g}, Adam with a rate of {LR:g} for weights and "
+            f"{budget.lr_omega:g} for ω.",
+            f"Sensitivity: on {sensitivity['images']:,.0f} of the images to evaluate on.",
+            "; ".join(f"{name} {value}" for name, value in made.items() if value is not None and name != "wall_s"),
+        ],
+        command=command, about="`--data` names the folder of weights and images.", tables={"table": shown},
     )  # fmt: skip
-    (folder / "report.md").write_text(text, encoding="utf-8")
 
 
-def table(results: Sequence[Row]) -> tables.Table:
+def table(results: Sequence[Row]) -> Table:
     """The rows for print, with the change of accuracy against the fine-tuned network."""
     shown = pd.DataFrame(
         [
@@ -92,7 +78,7 @@ def table(results: Sequence[Row]) -> tables.Table:
         shown = shown.drop(columns="seed")
     base = [row["row"] for row in results].index("fine-tuned")
     digits = {"λ/K": 4, "accuracy [%]": 1, "MACs [M]": 1}
-    return tables.table(shown, base=base, deltas=["accuracy [%]"], digits=digits)
+    return printed(shown, base=base, deltas=["accuracy [%]"], digits=digits)
 
 
 def omegas(results: Mapping[str, Row], path: Path) -> None:

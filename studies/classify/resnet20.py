@@ -92,7 +92,7 @@ def _start(preset: str, scratch: Scratch) -> tuple[CifarResNet, Images, Images]:
 
 
 def report(rows: pd.DataFrame, folder: Path) -> None:
-    reporting.write(rows, folder)
+    reporting.write(rows, folder, f"python -m {__name__}")
 
 
 def find_weights(data: Path | None) -> Path:

@@ -18,7 +18,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from archlab.discovery.site import KINDS
+from archlab.discovery.kinds import KINDS
 from archlab.experiments.dependencies import code_of
 from archlab.experiments.provenance import digest
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archlab.capture.example import run, tensors_in
-from archlab.discovery.site import KINDS
+from archlab.capture.example import run_example, tensors_in
+from archlab.discovery.kinds import KINDS
 from archlab.discovery.survey import sites
-from archlab.passes import discard, omega_parameters, omegas, set_omegas_, switch
+from archlab import discard, omega_parameters, omegas, set_omegas_, switch
 from archlab.passes.recipe import recipe
 
 from .families import Family, seeded
@@ -48,8 +48,8 @@ def _fill(row: dict[str, Any], family: Family) -> None:
     found = sites(model, example)
     kinds = Counter(site.kind for site in found)
     row |= {kind: kinds[kind] for kind in KINDS}
-    usable = {site.id for site in found if site.how.split(":")[0] in ("local", "module", "intercepted")}
-    row |= {"left": sum(left.calls for left in found.left), "refused": len(found) - len(usable)}
+    usable = {site.id for site in found if site.how in ("local", "module", "intercepted")}
+    row |= {"left": sum(left.calls for left in found.skipped), "refused": len(found) - len(usable)}
     missed = overlooked(witness(copy.deepcopy(model), example), found)
     row |= {"complete": not missed, "overlooked": ", ".join(f"{n} {op}" for op, n in sorted(missed.items()))}
     reachable = {site.id for site in found if site.grad}
@@ -100,7 +100,7 @@ def _one(row: dict[str, Any], soft: nn.Module, example: Any) -> None:
 
 def _outputs(model: nn.Module, example: Any) -> list[Tensor]:
     torch.manual_seed(0)
-    return [t for t in tensors_in(run(model, example)) if t.is_floating_point()]
+    return [t for t in tensors_in(run_example(model, example)) if t.is_floating_point()]
 
 
 def _relative(made: Tensor, wanted: Tensor) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils._pytree import tree_map
 
-from archlab.capture.example import Call, run, tensors_in
+from archlab.capture.example import Call, run_example, tensors_in
 from archlab.discovery.site import Sites
 
 # Autograd's name -> the name of the op. One node serves several ops: relu6 is a hardtanh, selu and celu are elu.
@@ -50,7 +50,7 @@ def witness(model: nn.Module, example: Any) -> Counter[str]:
     so that an add of the input itself is seen.
     """
     with torch.enable_grad():
-        output = run(model, _with_gradients(example))
+        output = run_example(model, _with_gradients(example))
     return Counter(_named(node for t in tensors_in(output) if (node := t.grad_fn) is not None))
 
 
@@ -60,7 +60,7 @@ def overlooked(seen: Counter[str], sites: Sites) -> Counter[str]:
     for site in sites:
         if site.grad and site.kind in ("activation", "gate", "skip"):
             accounted[SAME_NODE.get(site.op, site.op)] += site.calls
-    for left in sites.left:
+    for left in sites.skipped:
         accounted[SAME_NODE.get(left.op, left.op)] += left.calls
     return seen - accounted
 

@@ -16,10 +16,7 @@ from safetensors.torch import load_model, save_model
 
 import archlab as al
 from archlab.experiments import OutOfTime, Scratch, command
-from archlab.training.fit import cosine, fit
-from archlab.training.removal import learn_to_remove
-from archlab.training.sensitivity import sensitivity
-from archlab.training.task import Task
+from archlab.training import Task, cosine, fit, learn_to_remove, sensitivity
 from studies.device import device
 
 from .data.sources import Sources, find_sources, fingerprint

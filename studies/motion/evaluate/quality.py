@@ -7,7 +7,7 @@ its photon noise; the 8-bit quantisation and the colour perturbation stay.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from scipy.stats import bootstrap
 from skimage.registration import optical_flow_ilk
 from torch import Tensor
 
-from archlab.measure.image_quality import BackboneMissing, lpips, lpips_network, ssim
+import archlab as al
 from studies.device import device
 
 from ..data.generator import REFERENCE_SIZE, VALIDATION_SEED, Batch, Generator
@@ -27,7 +27,9 @@ from ..data.sources import Sources
 Magnifier = Callable[[Tensor, Tensor, Tensor], Tensor]
 BACKBONE = Path("weights") / "alexnet_features_torchvision.pth"  # below the data folder; else torchvision's own copy
 AT_ONCE = 8
-FOLLOW_UP_CROP = 8  # pixels: a follow-up's released SSIM leaves out the map's border
+# What is measured of every image, beside LPIPS, which needs a backbone. Pixels: a follow-up's released SSIM leaves out
+# the map's border.
+MEASURES = {"ssim": al.ssim, "ssim_crop8": partial(al.ssim, crop=8)}
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,12 @@ def judged(
     for batch in samples:
         image = unit(magnify(batch.a, batch.b, batch.factor))
         target = unit(batch.target)
-        values = {
-            "factor": batch.factor,
-            "ssim": ssim(image, target, reduction="none"),
-            "ssim_crop8": ssim(image, target, crop=FOLLOW_UP_CROP, reduction="none"),
-        }
+        values = {name: measure(image, target, reduction="none") for name, measure in MEASURES.items()}
         if not reason:
-            values["lpips"] = lpips(image, target, backbone=backbone, reduction="none")
+            values["lpips"] = al.lpips(image, target, backbone=backbone, reduction="none")
+        values["factor"] = batch.factor
         rows.append(pd.DataFrame({name: value.cpu().numpy() for name, value in values.items()}))
-    frame = pd.concat(rows, ignore_index=True).reindex(columns=["factor", "ssim", "ssim_crop8", "lpips"])
+    frame = pd.concat(rows, ignore_index=True).reindex(columns=["factor", *MEASURES, "lpips"])
     frame.attrs["no_lpips"] = reason
     return frame
 
@@ -78,8 +77,8 @@ def judged(
 def why_no_lpips(backbone: Path | None) -> str:
     """Empty where LPIPS can be measured; else the reason, found out once: without a network that takes seconds."""
     try:
-        lpips_network("alex", None if backbone is None else str(backbone))
-    except BackboneMissing as error:
+        al.lpips_network("alex", None if backbone is None else str(backbone))
+    except al.BackboneMissing as error:
         return str(error)
     return ""
 
@@ -98,7 +97,7 @@ def interval(values: pd.Series) -> tuple[float, float]:
 def summary(frame: pd.DataFrame) -> dict[str, Any]:
     """Means of what `judged` found, and the interval of SSIM."""
     low, high = interval(frame["ssim"])
-    means: dict[str, Any] = {name: float(frame[name].mean()) for name in ("ssim", "ssim_crop8", "lpips")}
+    means: dict[str, Any] = {name: float(frame[name].mean()) for name in (*MEASURES, "lpips")}
     if frame["lpips"].isna().all():
         means["lpips"] = None
     return means | {"ssim_low": low, "ssim_high": high, "judged": len(frame), "no_lpips": frame.attrs["no_lpips"]}

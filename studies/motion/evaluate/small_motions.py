@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from archlab.measure.image_quality import ssim
+import archlab as al
 from studies.device import device
 
 from ..data.generator import REFERENCE_SIZE, VALIDATION_SEED, Generator, quantise
@@ -84,6 +84,6 @@ def measure(magnify: Magnifier, scenes: Scenes) -> pd.DataFrame:
     rows = []
     for point in points():
         gain = torch.tensor([point.factor], device=device())
-        found = [float(ssim(unit(magnify(a, b, gain)), unit(target))) for a, b, target in scenes.at(point)]
+        found = [float(al.ssim(unit(magnify(a, b, gain)), unit(target))) for a, b, target in scenes.at(point)]
         rows.append({**point._asdict(), "ssim": float(np.mean(found)), "sd": float(np.std(found))})
     return pd.DataFrame(rows)

@@ -19,15 +19,15 @@ from torch import Tensor
 
 import archlab as al
 from archlab.experiments import OutOfTime, Scratch, Wanted, command
-from archlab.report import plots, tables
-from archlab.training.fit import cosine, fit
+from archlab.report import Picture, plots, table, write_report
+from archlab.training import cosine, fit
 
 from ..data.sources import find_sources, fingerprint
 from ..evaluate.quality import HeldOut, judged, summary
 from ..train import training
 from ..train.family import budget_for
 from ..train.networks import JUDGED, PRESETS, of, trained
-from .shared import conditions, write
+from .shared import about
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
@@ -129,16 +129,15 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
          "explained, least": min(row["explained"])}
         for name, row in first.iterrows()
     ]  # fmt: skip
-    table = tables.table(pd.DataFrame(lines))
-    table.save(folder)
-    about = first.iloc[1]
-    write(
-        folder, "Figure 10: filters of the shape encoder", conditions(rows, "fig10_impulse"),
+    shown, one = table(pd.DataFrame(lines)), first.iloc[1]
+    write_report(
+        rows, folder, "Figure 10: filters of the shape encoder",
         f"The filter of {SIDE} x {SIDE} pixels (mean over RGB shown) that predicts a channel of the shape map best, "
-        f"for the {SHOWN} strongest channels, by least squares over {about['patches']} patches; below, the share of a "
+        f"for the {SHOWN} strongest channels, by least squares over {one['patches']} patches; below, the share of a "
         "channel's variance that it explains on a fifth of them that it was not fitted to. The linear encoder is the "
-        f"baseline without any activation in the encoder, trained on for {about['tuned']} steps.",
-        "![filters](filters.png)", table.markdown(),
+        f"baseline without any activation in the encoder, trained on for {one['tuned']} steps.",
+        Picture("filters.png", "filters"), shown,
+        command=f"python -m {__name__}", about=about(rows), tables={"table": shown},
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from archlab.experiments import Scratch, Wanted, command
-from archlab.report import plots
+from archlab.report import Picture, plots, write_report
 from studies.device import device
 
 from ..data.generator import Generator, Layer, draw_layer, quantise
@@ -24,7 +24,7 @@ from ..evaluate.quality import unit
 from ..train.family import budget_for
 from ..train.networks import PRESETS, trained
 from ..video.files import xt_slice
-from .shared import conditions, draw_tradeoff, gathered, needs_of, table_of, write
+from .shared import about, draw_tradeoff, gathered, needs_of, table_of
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
@@ -78,7 +78,6 @@ def pixels(frames: torch.Tensor) -> np.ndarray:
 def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write table.md, tradeoff.png, slices.png and report.md."""
     table = table_of(rows)
-    table.save(folder)
     draw_tradeoff(rows, folder / "tradeoff.png")
     first = rows[rows["seed"] == 0]
     folders = {name: Path(rows.attrs["folders"][name]) for name in GRIDS}
@@ -86,13 +85,14 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     shown |= {label: folders[name] / f"{name}.npy" for name, label in GRIDS.items()}
     draw_slices({label: np.load(path) for label, path in shown.items()}, folder / "slices.png")
     errors = ", ".join(f"{GRIDS[row['row']]} {row['clip_l1']:.4f}" for row in first.to_dict("records"))
-    write(
-        folder, "Figure 7: resolution in the decoder", conditions(rows, "fig7_resolution"), table.markdown(),
+    write_report(
+        rows, folder, "Figure 7: resolution in the decoder", table,
         "The paper measures ¼× 1.85 times as fast as the baseline here, and 1.42 times in its Fig. 11.",
-        "![SSIM against FPS](tradeoff.png)",
+        Picture("tradeoff.png", "SSIM against FPS"),
         f"x-t slices (time downwards) of a rendered clip: a photo of scikit-image that sways by {SWAY:g} pixels, "
         f"magnified {FACTOR:g} times in static mode. L1 to the true magnification: {errors}.",
-        "![x-t slices](slices.png)",
+        Picture("slices.png", "x-t slices"),
+        command=f"python -m {__name__}", about=about(rows), tables={"table": table},
     )  # fmt: skip
 
 

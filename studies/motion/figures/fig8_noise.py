@@ -14,14 +14,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from archlab.experiments import Scratch, Wanted, command
-from archlab.report import plots, tables
+from archlab.report import Picture, plots, table, write_report
 
 from ..data.sources import find_sources, fingerprint
 from ..evaluate.quality import copy_b
 from ..evaluate.small_motions import MAGNIFIED, NOISE_MOTIONS, Scenes, measure
 from ..train.family import budget_for
 from ..train.networks import PRESETS, of, trained
-from .shared import conditions, write
+from .shared import about
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
@@ -49,8 +49,8 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
 
 def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write curves.png, points.csv, table.md and report.md."""
-    rows = rows[rows["seed"] == 0]
-    frames = [pd.DataFrame(row["points"]).assign(network=row["row"]) for row in rows.to_dict("records")]
+    first = rows[rows["seed"] == 0]
+    frames = [pd.DataFrame(row["points"]).assign(network=row["row"]) for row in first.to_dict("records")]
     frame = pd.concat(frames, ignore_index=True)
     frame.to_csv(folder / "points.csv", index=False)
     _, panels = plt.subplots(1, 3, figsize=(7.1, 2.4), layout="constrained", sharey=True)
@@ -63,15 +63,15 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     panels[0].legend(fontsize=plots.FONT - 1, frameon=False)
     plots.save(panels[0], folder / "curves.png")
     frame["part"] = frame["test"] + frame["motion"].map(lambda d: f" {d:g} px").where(frame["test"] == "noise", "")
-    means = frame.pivot_table(index="network", columns="part", values="ssim", sort=False).loc[list(rows["row"])]
-    table = tables.table(means.reset_index(), better=dict.fromkeys(means.columns, "higher"))
-    table.save(folder)
-    first = rows.iloc[0]
-    write(
-        folder, "Figure 8: small motions and noise", conditions(rows, "fig8_noise"),
-        f"SSIM on {first['scenes']} scenes of {first['size']} x {first['size']} pixels ({first['val_data']}), the same "
+    means = frame.pivot_table(index="network", columns="part", values="ssim", sort=False).loc[list(first["row"])]
+    means_table = table(means.reset_index(), better=dict.fromkeys(means.columns, "higher"))
+    one = first.iloc[0]
+    write_report(
+        rows, folder, "Figure 8: small motions and noise",
+        f"SSIM on {one['scenes']} scenes of {one['size']} x {one['size']} pixels ({one['val_data']}), the same "
         "at every point; motions are pixels at 384 x 384, in proportion here.",
-        "![SSIM against motion and noise](curves.png)", "Mean SSIM over the points of each test:", table.markdown(),
+        Picture("curves.png", "SSIM against motion and noise"), "Mean SSIM over the points of each test:", means_table,
+        command=f"python -m {__name__}", about=about(rows), tables={"table": means_table},
     )  # fmt: skip
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from safetensors.torch import save_model
 from torch import Tensor
 
+import archlab as al
 from archlab.experiments import OutOfTime, Scratch
-from archlab.measure.image_quality import lpips_network
-from archlab.training.fit import fit
+from archlab.training import fit
 from studies.device import device
 
 from ..data.generator import Batch
@@ -89,7 +89,7 @@ def rendered_once(data: Path | None, budget: training.Budget, seed: int) -> Call
 def with_perceptual(data: Path | None) -> Callable[[Any, Batch], Tensor]:
     """`training.loss` and LPIPS (VGG-16) of the magnified frame. Raises BackboneMissing."""
     backbone = data / VGG if data is not None and (data / VGG).is_file() else None
-    network = lpips_network("vgg", None if backbone is None else str(backbone)).to(device())
+    network = al.lpips_network("vgg", None if backbone is None else str(backbone)).to(device())
 
     def loss(net: Any, batch: Batch) -> Tensor:
         value, image = training.loss_and_image(net, batch)

@@ -18,10 +18,10 @@ from safetensors.torch import load_model
 
 import archlab as al
 from archlab.experiments import Scratch, Wanted, command
-from archlab.measure.image_quality import BackboneMissing
-from archlab.report import tables
+from archlab.report import Column, write_report
 from studies.device import device
 
+from .. import columns
 from ..data.sources import find_sources, fingerprint
 from ..evaluate.costs import costs
 from ..evaluate.quality import HeldOut, copy_b, judged, summary
@@ -71,7 +71,7 @@ def from_scratch(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) 
         return {"steps": 0, "why_not": f"trained at the presets gpu and paper only, not at {preset}"}
     try:
         return train(row["name"], preset, seed, scratch)
-    except BackboneMissing as error:
+    except al.BackboneMissing as error:
         return {"steps": 0, "why_not": str(error)}
 
 
@@ -140,42 +140,27 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         if name in shown:
             shutil.copy(Path(folders[name]) / WEIGHTS, folder / f"{name}.safetensors")
     speed = pd.DataFrame(first[SPEED]["speeds"])
-    frame = pd.DataFrame(
-        {
-            "network": name, "params [K]": first[f"quality of {name}"]["params_k"],
-            "FLOPs [G]": first[f"quality of {name}"]["flops_g"],
-            "SSIM": first[f"quality of {name}"]["ssim"], "LPIPS": first[f"quality of {name}"]["lpips"],
-            "FPS": speed.loc[speed["network"] == name, "fps"].iloc[0], "loss": first[name]["loss"],
-            "training [min]": first[name]["seconds"] / 60,
-        }
+    fps = speed.drop_duplicates("network").set_index("network")["fps"]
+    lines = pd.DataFrame(
+        {**first[f"quality of {name}"], "row": name, "fps": fps[name], "loss": first[name]["loss"],
+         "minutes": first[name]["seconds"] / 60}
         for name in shown
     )  # fmt: skip
-    digits = {"params [K]": 0, "FLOPs [G]": 2, "FPS": 3, "training [min]": 1}
-    table = tables.table(frame, base=0, deltas=["SSIM", "LPIPS"], digits=digits)
-    table.save(folder)
-    about, made = first["baseline"], rows.attrs["conditions"]
-    left = "".join(f"- {name}: {first[name]['why_not']}\n" for name in NETWORKS if name not in shown)
-    (folder / "report.md").write_text(
-        f"# The networks of the figures, preset {made['preset']}\n\n"
-        f"`python -m studies.motion.train.networks --preset {made['preset']}`, {made['wall_s'] / 60:.0f} minutes on "
-        f"{made['device']}, torch {made['torch']}, commit {made['commit']}.\n\n"
-        f"Each from scratch, {about['steps']:.0f} steps of {about['batch']:.0f} samples of {about['size']:.0f} "
-        f"pixels ({about['patch']:.0f} seen), {about['precision']}, the same samples in the same order; "
-        f"{about['train_data']}. "
-        f"Judged on {first['quality of baseline']['judged']:.0f} held-out samples, "
-        f"{first['quality of baseline']['val_data']}; copying frame B gives SSIM "
-        f"{first[f'quality of {COPY}']['ssim']:.3f}. FPS: one streamed frame of {speed['width'].iloc[0]} x "
-        f"{speed['height'].iloc[0]} (one encoder pass), {speed['conditions'].iloc[0]}, all networks in turns. "
-        f"FLOPs by the paper's rule, at {STREAMED} x {STREAMED}.\n\n"
-        f"{table.markdown()}\n\n" + (f"Not trained:\n\n{left}\n" if left else "") + _notes(folder),
-        encoding="utf-8",
-    )
-
-
-def _notes(folder: Path) -> str:
-    """What was noted by hand about this very run."""
-    notes = folder / "notes.md"
-    return notes.read_text(encoding="utf-8") if notes.exists() else ""
+    trainings = (Column("loss", "loss"), Column("minutes", "training", unit="min", digits=1))
+    table = columns.table_of(lines, [*columns.COSTS, *columns.QUALITY, *columns.SPEED, *trainings])
+    one, quality, copied = first["baseline"], first["quality of baseline"], first[f"quality of {COPY}"]
+    why = [f"{name}: {first[name]['why_not']}" for name in NETWORKS if name not in shown]
+    write_report(
+        rows, folder, f"The networks of the figures, preset {rows.attrs['conditions']['preset']}",
+        f"Each from scratch, {one['steps']:.0f} steps of {one['batch']:.0f} samples of {one['size']:.0f} "
+        f"pixels ({one['patch']:.0f} seen), {one['precision']}, the same samples in the same order; "
+        f"{one['train_data']}. "
+        f"Evaluated on {quality['judged']:.0f} held-out samples, {quality['val_data']}; copying frame B gives SSIM "
+        f"{copied['ssim']:.3f}. FPS: one streamed frame of {speed['width'].iloc[0]} x {speed['height'].iloc[0]} "
+        f"(one encoder pass), {speed['conditions'].iloc[0]}, all networks interleaved. "
+        f"FLOPs by the paper's rule, at {STREAMED} x {STREAMED}.",
+        table, *(["Not trained:", why] if why else []), command=f"python -m {__name__}", tables={"table": table},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from archlab.training.fit import cosine
-from archlab.training.task import Task
+from archlab.training import Task, cosine
 from studies.device import device
 
 from ..data.generator import TRAIN_SEED, Batch, Generator

@@ -53,7 +53,7 @@ def test_smoke_runs_from_a_folder_to_its_report(tiny, tmp_path):
     pictures = {"omegas.png", "sensitivity.png", "tradeoff.png"}
     assert written == {"rows.csv", "table.md", "table.tex", "report.md", "sensitivity.csv", *pictures}
     text = (folder / "report.md").read_text()
-    assert "| fine-tuned" in text and "FOLDER being `data`" in text and "nan" not in text
+    assert "| fine-tuned" in text and "data data" in text and "nan" not in text
     assert all(f"({name})" in text for name in pictures)
 
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from studies.motion.columns import PUBLISHED
 from studies.motion.data.generator import Batch
 from studies.motion.data.sources import find_sources
 from studies.motion.evaluate.quality import copy_b
 from studies.motion.evaluate.small_motions import NOISES, Point, Scenes, measure, noisy, points
 from studies.motion.figures import fig1_cost, fig6_width, fig7_resolution, fig8_noise, fig10_impulse, fig11_ablation
-from studies.motion.figures.shared import PUBLISHED, zone
+from studies.motion.figures.shared import zone
 from studies.motion.network.models import MagnificationNet, baseline, proposed
 from studies.motion.train import networks
 from studies.motion.train.family import NETWORKS
@@ -125,7 +126,7 @@ def test_the_diagram_s_bars_add_up_to_the_multiply_adds():
 
 def test_the_zone_is_real_time_at_the_baseline_s_quality_less_what_the_paper_lost():
     rows = made_up([network_row("baseline", 0), network_row("quarter", 1)])
-    assert zone(rows) == {"FPS": 25.0, "SSIM": pytest.approx(0.889)}
+    assert zone(rows) == {"fps": 25.0, "ssim": pytest.approx(0.889)}
 
 
 def test_reports_say_what_their_rows_hold(tmp_path):
@@ -139,7 +140,7 @@ def test_reports_say_what_their_rows_hold(tmp_path):
         assert all(row["name"] in text for row in rows)
         assert {p.name for p in folder.iterdir()} >= {"report.md", "table.md", "table.tex", "tradeoff.png"}
     text = (tmp_path / "fig11_ablation" / "report.md").read_text()
-    assert all(f"{ssim:.3f}" in text for _, ssim, _ in PUBLISHED.values())
+    assert all(f"{printed['ssim']:.3f}" in text for printed in PUBLISHED["Fig. 11"].values())
     assert "20.53" in text and "9.86" in text
     assert "None of them is in the zone" in (tmp_path / "fig6_width" / "report.md").read_text()
     quick = [network_row(row["name"], i) | {"fps": 30.0} for i, row in enumerate(fig6_width.ROWS)]

@@ -1,0 +1,99 @@
+"""One writer of report.md for all studies: rows and parts in, a document out, with its tables and notes beside it.
+
+It sees DataFrames, text and files only, never a model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..files import write_whole
+from .tables import Table
+
+NOTES = "notes.md"  # written by hand: a reading of this very run
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture beside the document: its `file` name there, and what it `shows`."""
+
+    file: str
+    shows: str
+
+
+Part = str | Table | Picture | Sequence[str]  # a paragraph or heading; a table; a picture; a list
+
+
+def write_report(
+    rows: pd.DataFrame,
+    folder: str | Path,
+    title: str,
+    *parts: Part,
+    command: str,
+    about: str = "",
+    tables: Mapping[str, Table] | None = None,
+) -> None:
+    """Write ``report.md`` into `folder`: how its rows were made, then the parts, then what was noted in notes.md.
+
+    Args:
+        rows: what a study's `report` is given; `rows.attrs["conditions"]` says how they were made, its column "stale"
+            which of them are of older code.
+        folder: where the report stands, and its pictures already.
+        title: the first line.
+        parts: in Markdown a paragraph or a heading (an empty one is left out); a `Table`; a `Picture`; or a sequence of
+            strings, which becomes a list.
+        command: what made the rows, as ``python -m studies.bench``, without its options.
+        about: more sentences on how, after the conditions.
+        tables: tables to be written as files too, as ``<name>.md`` and ``<name>.tex``.
+
+    Raises:
+        FileNotFoundError: a picture is not in `folder`.
+
+    >>> rows = pd.DataFrame({"row": ["a"], "SSIM": [0.9]})
+    >>> rows.attrs["conditions"] = {"preset": "cpu", "data": "default", "seeds": 1, "wall_s": 90.0, "device": "CPU",
+    ...                             "torch": "2.14", "commit": "abc"}
+    >>> write_report(rows, ".", "Figure 1", "What was found:", ["one thing", "another"], command="python -m figure")
+    >>> print(Path("report.md").read_text(encoding="utf-8"))
+    # Figure 1
+    <BLANKLINE>
+    `python -m figure --preset cpu`, data default, 1 seed(s), 2 minutes on CPU, torch 2.14, commit abc.
+    <BLANKLINE>
+    What was found:
+    <BLANKLINE>
+    - one thing
+    - another
+    <BLANKLINE>
+    """
+    folder = Path(folder)
+    for part in parts:
+        if isinstance(part, Picture) and not (folder / part.file).is_file():
+            raise FileNotFoundError(f"{folder / part.file}: no such picture; save it before the report that shows it")
+    for name, table in (tables or {}).items():
+        table.save(folder, name)
+    how = " ".join(filter(None, [conditions_line(rows, command), about]))
+    text = "\n\n".join([f"# {title}", how, *filter(None, map(_markdown, parts))]) + "\n"
+    if (folder / NOTES).is_file():
+        text += "\n" + (folder / NOTES).read_text(encoding="utf-8")
+    write_whole(folder / "report.md", text.encode())
+
+
+def conditions_line(rows: pd.DataFrame, command: str) -> str:
+    """How `rows` were made: the command, the data, how long it took and on what, and which rows are of older code."""
+    made: Mapping[str, Any] = rows.attrs["conditions"]
+    minutes = made["wall_s"] / 60
+    device = made["device"] if minutes < 0.5 else f"{minutes:.0f} minutes on {made['device']}"
+    told = f"`{command} --preset {made['preset']}`, data {made['data']}, {made['seeds']} seed(s), {device}, "
+    told += f"torch {made['torch']}, commit {made['commit']}."
+    stale = rows.loc[rows["stale"].astype(bool), "row"] if "stale" in rows else []
+    return told + (f" Of code that has changed since: {', '.join(dict.fromkeys(stale))}." if len(stale) else "")
+
+
+def _markdown(part: Part) -> str:
+    if isinstance(part, Picture):
+        return f"![{part.shows}]({part.file})"
+    if isinstance(part, Table):
+        return part.markdown()
+    return part if isinstance(part, str) else "\n".join(f"- {line}" for line in part)

@@ -19,7 +19,8 @@ import pandas as pd
 import typer
 
 from archlab.discovery.kinds import KINDS
-from archlab.experiments.provenance import digest, imported_by, source_hashes
+from archlab.experiments.dependencies import code_of
+from archlab.experiments.provenance import digest
 
 from . import checks, families
 from .isolating import isolated
@@ -66,8 +67,9 @@ def main(
 
 
 def fingerprint() -> str:
-    """Hash of what a row depends on: the code behind `checks` (of archlab what it imports), the libraries' versions."""
-    return digest(source_hashes(imported_by(checks.__name__)) | versions())
+    """Hash of what a row depends on: the code behind `checks`, how models are read and rewritten, the libraries."""
+    code = code_of(checks.check, [f"archlab.{room}" for room in ("capture", "rewrite", "discovery")])
+    return digest([code.hash, versions()])
 
 
 def versions() -> dict[str, str]:

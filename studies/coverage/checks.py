@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from archlab import discard, omega_parameters, omegas, set_omegas_, switch
 from archlab.capture.example import run_example, tensors_in
 from archlab.discovery.kinds import KINDS
 from archlab.discovery.survey import sites
-from archlab import discard, omega_parameters, omegas, set_omegas_, switch
 from archlab.passes.recipe import recipe
 
 from .families import Family, seeded

@@ -200,7 +200,7 @@ def test_results_and_begun_work_of_an_older_archlab_are_told_and_do_not_count(la
     rows = lab.run()
     assert len(lab.ran()) == 6 and not rows["stale"].any()
     told = capsys.readouterr().err
-    assert "results or begun work of an older archlab" in told and "they stay, and do not count here" in told
+    assert "3 cells are of an older archlab, which named them otherwise" in told and "do not count here" in told
     assert all(f"old{name}-0-" in told for name in ("a-1", "b", "base"))
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import pandas as pd
 
 from ..files import write_whole
-from ..names import closest
 from .cells import FINISHED, Cell, Plan, cells_of, name_of, of_another_scheme, standing
 from .executors import executor_for
 
@@ -85,8 +84,9 @@ def run(
     cells = [cell if cell in chosen else replace(cell, stale="keep") for cell in cells]
     if older := of_another_scheme([*cells, *chosen]):
         print(
-            f"{len(older)} cells are of an older archlab, which named them otherwise ({closest('', older, most=3)}); "
-            "they stay and do not count here: the archlab that began them can finish and report them",
+            f"{len(older)} cells are of an older archlab, which named them otherwise ({', '.join(older[:3])}"
+            f"{', …' if len(older) > 3 else ''}); they stay and do not count here: the archlab that began them can "
+            "finish and report them",
             file=sys.stderr,
         )
     outcomes = execute(chosen, workers, deadline)

@@ -18,7 +18,7 @@ from ..capture.copies import copied, devices_of, structural_copy
 from ..capture.example import fresh, moved, run_example, tensors_in, varied
 from ..capture.modes import no_fused_layers, random_states_kept, seed_all
 from ..capture.record import Capture
-from .recipe import Equality, Step, recipe, with_step
+from .recipe import Equality, Step, modes_of, recipe, with_step
 
 EXACT, CLOSE = 1e-10, 1e-5  # relative differences that a pass allows itself in float64 and in the model's own dtype
 
@@ -183,6 +183,7 @@ def finish(
         equality=equality,
         checked=checked,
         idle=tuple(idle),
+        **modes_of(model),
     )
     return with_step(made, recipe(model), step)
 

@@ -11,6 +11,7 @@ else than its local variables, or draws random numbers outside torch, is not tra
 """
 
 import builtins
+import keyword
 import operator
 import sys
 from collections import OrderedDict
@@ -317,6 +318,8 @@ class _Tracer(fx.Tracer):
         return self.create_node("call_function", type(made), args, kwargs)  # type: ignore[arg-type]
 
     def create_proxy(self, kind, target, args, kwargs, *rest, **named):
+        if not all(key.isidentifier() and not keyword.iskeyword(key) for key in kwargs):
+            raise Untraceable("it calls with a keyword that is no name")  # which fx would write into code
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         asks = target is getattr and args[1] not in _TENSOR_ATTRIBUTES
         if kind not in ("placeholder", "get_attr", "output") and not asks:

@@ -181,12 +181,11 @@ def _compiled_model(name: str, net: nn.Module, given: Any) -> tuple[Work, int]:
     from torch._dynamo import config  # these take longer to import than all of archlab
     from torch._dynamo.utils import counters
 
-    names = ("fail_on_recompile_limit_hit", "fail_on_cache_limit_hit")  # the second in torch 2.6
-    strict = next(name for name in names if hasattr(config, name))
     fast = compiled(_run_on)
     before = counters["stats"]["unique_graphs"]
     try:
-        with warnings.catch_warnings(), config.patch({strict: True}):
+        # The setting's name in torch 2.6, which stayed when a second one was given to it.
+        with warnings.catch_warnings(), config.patch(fail_on_cache_limit_hit=True):
             warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # whether it is on, was asked for
             fast(net, given)
     except Exception as error:

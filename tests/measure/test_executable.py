@@ -38,8 +38,8 @@ def test_each_is_compiled_from_code_of_its_own(options, monkeypatch):
         shapes.append(tuple(example[0].shape))
         return graph
 
-    sizes = range(2, 4 + torch._dynamo.config.recompile_limit)
-    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+    sizes = range(2, 4 + torch._dynamo.config.cache_size_limit)
+    with torch._dynamo.config.patch(fail_on_cache_limit_hit=True):
         for size in sizes:
             compiled(scaled, backend=backend)(torch.zeros(size))
     assert shapes == [(size,) for size in sizes], "one each, and none for any shape"

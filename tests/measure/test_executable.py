@@ -46,6 +46,23 @@ def test_each_is_compiled_from_code_of_its_own(options, monkeypatch):
     torch.compiler.reset()
 
 
+def by(x, factor):
+    return x * factor
+
+
+def test_numbers_that_differ_from_one_to_the_next_are_constants_of_each():
+    given = []
+
+    def backend(graph, example):
+        given.append(len(example))
+        return graph
+
+    for factor in (2.5, 3.5):
+        assert torch.equal(compiled(by, backend=backend, fullgraph=True)(torch.ones(2), factor), factor * torch.ones(2))
+    assert given == [1, 1], "the tensor alone"
+    torch.compiler.reset()
+
+
 class Graph:
     """A CUDA graph that does nothing: what a replay copies is seen without it."""
 

@@ -6,6 +6,7 @@ so that what is measured afterwards is nothing but runs.
 
 import functools
 import inspect
+import itertools
 import types
 import warnings
 from collections.abc import Callable, Sequence
@@ -45,6 +46,9 @@ class Executable:
     graphs: int | None
 
 
+_NUMBERS = itertools.count()
+
+
 def compiled(function: types.FunctionType, **options: Any) -> Callable[..., Any]:
     """Return `function` compiled for fixed shapes, from a code object of its own.
 
@@ -63,7 +67,8 @@ def compiled(function: types.FunctionType, **options: Any) -> Callable[..., Any]
     >>> compiled(twice, backend="eager")(torch.ones(2))
     tensor([2., 2.])
     """
-    code = function.__code__.replace(co_name=function.__code__.co_name)  # another object
+    # Another object, and of another name: torch keeps by name which numbers have differed, and compiles for any such.
+    code = function.__code__.replace(co_name=f"{function.__code__.co_name}_{next(_NUMBERS)}")
     own = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
     own.__kwdefaults__ = function.__kwdefaults__
     if "isolate_recompiles" in _COMPILE_OPTIONS:  # from torch 2.14
@@ -181,12 +186,11 @@ def _compiled_model(name: str, net: nn.Module, given: Any) -> tuple[Work, int]:
     from torch._dynamo import config  # these take longer to import than all of archlab
     from torch._dynamo.utils import counters
 
-    names = ("fail_on_recompile_limit_hit", "fail_on_cache_limit_hit")  # the second in torch 2.6
-    strict = next(name for name in names if hasattr(config, name))
     fast = compiled(_run_on)
     before = counters["stats"]["unique_graphs"]
     try:
-        with warnings.catch_warnings(), config.patch({strict: True}):
+        # The setting's name in torch 2.6, which stayed when a second one was given to it.
+        with warnings.catch_warnings(), config.patch(fail_on_cache_limit_hit=True):
             warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # whether it is on, was asked for
             fast(net, given)
     except Exception as error:

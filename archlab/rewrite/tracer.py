@@ -16,7 +16,7 @@ import operator
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args
 
@@ -191,6 +191,35 @@ class _Factories(TorchFunctionMode):
         return self.tracer.create_proxy("call_function", func, args, kwargs)
 
 
+# Those that make a tensor of what a model's code reads off another: its size, type or device.
+_FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randint", "randn", "tensor", "zeros")
+
+
+@contextmanager
+def _factories_take_proxies(tracer: "_Tracer") -> Iterator[None]:
+    """While tracing, ``torch.zeros(x.shape[0], 3, device=x.device)`` and its like are nodes.
+
+    torch looks at the arguments before a mode sees the call, and refuses such proxies: some in torch 2.14, all in 2.6.
+    """
+
+    def taking(function: Callable) -> Callable:
+        def make(*args, **kwargs):
+            if any(issubclass(type(leaf), fx.Proxy) for leaf in tree_leaves((args, kwargs))):
+                return tracer.create_proxy("call_function", function, args, kwargs)
+            return function(*args, **kwargs)
+
+        return make
+
+    real = {name: getattr(torch, name) for name in _FACTORIES}
+    for name, function in real.items():
+        setattr(torch, name, taking(function))
+    try:
+        yield
+    finally:
+        for name, function in real.items():
+            setattr(torch, name, function)
+
+
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
@@ -210,8 +239,12 @@ class _Tracer(fx.Tracer):
         # 1. Run the code on proxies, while what it reads is noted and what it changes makes it untraceable.
         reads: dict[tuple[str, str], Any] = {}
         grad = torch.is_grad_enabled()
-        modes = _Factories(self), _proxies_pass_for_tensors(), applied_by(self.leaf)
-        with watched(module, reads, self.mind_grad), modes[0], modes[1], modes[2]:
+        with ExitStack() as stack:
+            stack.enter_context(watched(module, reads, self.mind_grad))
+            stack.enter_context(_Factories(self))
+            stack.enter_context(_factories_take_proxies(self))
+            stack.enter_context(_proxies_pass_for_tensors())
+            stack.enter_context(applied_by(self.leaf))
             graph = self.trace(module)
         if are_changed(self.handed):
             raise Untraceable("it changes a list or dict that it was given")

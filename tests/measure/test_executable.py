@@ -38,11 +38,28 @@ def test_each_is_compiled_from_code_of_its_own(options, monkeypatch):
         shapes.append(tuple(example[0].shape))
         return graph
 
-    sizes = range(2, 4 + torch._dynamo.config.recompile_limit)
-    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+    sizes = range(2, 4 + torch._dynamo.config.cache_size_limit)
+    with torch._dynamo.config.patch(fail_on_cache_limit_hit=True):
         for size in sizes:
             compiled(scaled, backend=backend)(torch.zeros(size))
     assert shapes == [(size,) for size in sizes], "one each, and none for any shape"
+    torch.compiler.reset()
+
+
+def by(x, factor):
+    return x * factor
+
+
+def test_numbers_that_differ_from_one_to_the_next_are_constants_of_each():
+    given = []
+
+    def backend(graph, example):
+        given.append(len(example))
+        return graph
+
+    for factor in (2.5, 3.5):
+        assert torch.equal(compiled(by, backend=backend, fullgraph=True)(torch.ones(2), factor), factor * torch.ones(2))
+    assert given == [1, 1], "the tensor alone"
     torch.compiler.reset()
 
 

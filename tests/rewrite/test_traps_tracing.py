@@ -37,6 +37,30 @@ def test_isinstance_of_a_tensor_and_shape_checks():
             made("no tensor")
 
 
+class Starts(nn.Module):
+    """Begins with tensors of the input's size, type and device."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = conv()
+
+    def forward(self, x):
+        state = torch.zeros(x.shape[0], 1, *x.shape[2:], dtype=x.dtype, device=x.device)
+        state = state + torch.eye(x.shape[-1], device=x.device, dtype=x.dtype).sum(0)
+        steps = torch.arange(x.size(-1), device=x.device)
+        return F.relu(self.a(x) + state) + torch.full((len(x), 1, 1, 1), 2.0) + steps + torch.tensor(x.shape[0])
+
+
+def test_tensors_made_of_an_inputs_size_type_and_device():
+    net, x = Starts(), image()
+    assert [site.how for site in al.sites(net, x)] == ["local"]
+    for made in both(net, x):
+        for batch in (x, image(batch=3), image().double()):
+            wanted = net.to(batch.dtype).a(batch) + 1
+            assert_near(made.to(batch.dtype)(batch), wanted + 2 + torch.arange(8) + len(batch))
+    assert type(torch.zeros).__name__ == "builtin_function_or_method", "torch's own functions are back"
+
+
 class Asks(nn.Module):
     """Decides by the shape, the type and the numbers it is given."""
 

@@ -261,7 +261,7 @@ class Same(torch.nn.Conv2d):
 
 
 def test_more_videos_are_compiled_than_torch_keeps_versions_of_a_function(without_inductor):
-    for width in range(16, 16 + torch._dynamo.config.recompile_limit + 2):
+    for width in range(16, 16 + torch._dynamo.config.cache_size_limit + 2):
         video = clip(2, 16, width)
         fast = list(magnify(Same(), video, factor=2, mode="compile", **CPU))
         assert all(np.array_equal(a, b) for a, b in zip(fast, video, strict=True))

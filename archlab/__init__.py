@@ -17,8 +17,9 @@
 from typing import TYPE_CHECKING
 
 from .capture.example import Call
+from .discovery.kinds import KINDS
 from .discovery.ops import ACTIVATIONS
-from .discovery.site import KINDS, Site, Sites
+from .discovery.site import Site, Sites
 from .discovery.survey import sites
 from .experiments.runner import run
 from .experiments.study import Study
@@ -26,26 +27,18 @@ from .measure.costs import Cost, cost
 from .measure.fvcore import fvcore_cost
 from .measure.image_quality import BackboneMissing, lpips, lpips_network, psnr, ssim
 from .measure.speed import Speed, speed
-from .passes import (
-    discard,
-    fold,
-    hoist_padding,
-    omega_parameters,
-    omegas,
-    penalty,
-    project_,
-    remove,
-    replace,
-    scale_depth,
-    scale_resolution,
-    scale_width,
-    set_omegas_,
-    share,
-    sweep_resolution,
-    switch,
-)
+from .passes.depth import scale_depth
+from .passes.discard import discard, remove
+from .passes.fold.fold import fold
+from .passes.fold.hoist_padding import hoist_padding
 from .passes.recipe import Recipe, Step, recipe
+from .passes.replace import replace
+from .passes.resolution.scale import scale_resolution, sweep_resolution
 from .passes.serialization import apply, load, save
+from .passes.share import share
+from .passes.switch import switch
+from .passes.switch_state import omega_parameters, omegas, penalty, project_, set_omegas_
+from .passes.width.scale import scale_width
 from .report.tables import Column, table
 from .training.removal import Removal, learn_to_remove
 from .training.sensitivity import sensitivity

@@ -46,30 +46,31 @@ def matches(names: Iterable[str | None], glob: str) -> bool:
     return any(name is not None and fnmatch.fnmatchcase(name, glob) for name in names)
 
 
+def picked(items: Iterable[Item], where: Where, names: Callable[[Item], Iterable[str | None]]) -> list[Item]:
+    """The items that `where` picks: all for None, those of which a function is true, or one of whose names matches."""
+    if where is None:
+        return list(items)
+    if callable(where):
+        return [item for item in items if where(item)]
+    globs = globs_of(where)
+    return [item for item in items if any(matches(names(item), glob) for glob in globs)]
+
+
 def chosen(
     items: Sequence[Item], where: Where, *, names: Callable[[Item], Iterable[str | None]], what: str
 ) -> list[Item]:
-    """The items that `where` chooses: all for None, those of which a function is true, or one of whose names matches.
+    """As `picked`. Raises ValueError where a glob matches none of the items, or nothing is chosen at all.
 
-    `what` says in an error what the items are, in the singular. Raises ValueError where a glob matches none of them,
-    or nothing is chosen at all.
+    `what` says in the error what the items are, in the singular.
 
     >>> chosen(["conv1", "conv2", "fc"], "conv*", names=lambda item: [item], what="layer")
     ['conv1', 'conv2']
     """
-    if where is None:
-        return list(items)
-    if callable(where):
-        taken = [item for item in items if where(item)]
-        if not taken:
-            raise ValueError(f"where is true of no {what}; {closest('', _first_names(items, names))}")
-        return taken
-    globs = globs_of(where)
-    for glob in globs:
+    taken = picked(items, where, names)
+    there = [next(name for name in names(item) if name is not None) for item in items]
+    for glob in () if where is None or callable(where) else globs_of(where):
         if not any(matches(names(item), glob) for item in items):
-            raise ValueError(f"where={glob!r} matches no {what}; {closest(glob, _first_names(items, names))}")
-    return [item for item in items if any(matches(names(item), glob) for glob in globs)]
-
-
-def _first_names(items: Iterable[Item], names: Callable[[Item], Iterable[str | None]]) -> list[str]:
-    return [next(name for name in names(item) if name is not None) for item in items]
+            raise ValueError(f"where={glob!r} matches no {what}; {closest(glob, there)}")
+    if not taken and where is not None:
+        raise ValueError(f"where is true of no {what}; {closest('', there)}")
+    return taken

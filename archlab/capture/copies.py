@@ -1,6 +1,7 @@
 """Copies of models: to run without touching the original, and to change."""
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -29,8 +30,14 @@ def structural_copy(model: nn.Module, device: str | None = None) -> nn.Module:
 
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """``copy.deepcopy`` for a model that may hold results of its last run: these are copied without their history."""
+    memo = {} if memo is None else memo
+    for module in model.modules():  # most of the tables of a module are empty, and deepcopy is slow to see that
+        memo |= {id(table): type(table)() for table in vars(module).values() if type(table) in _TABLES and not table}
     with _CopyResults():
         return copy.deepcopy(model, memo)
+
+
+_TABLES = (dict, OrderedDict, set)
 
 
 class _CopyResults(TorchFunctionMode):

@@ -2,6 +2,12 @@
 
 from .record import Capture, ModuleCall, Op
 
+# Names of the functions that hand the elements of a tensor on in another shape, perhaps as a view.
+RESHAPES = frozenset(
+    "view reshape expand expand_as unsqueeze squeeze permute transpose flatten contiguous to type_as chunk split "
+    "__getitem__ unbind".split()
+)
+
 
 class Flow:
     """The data flow of one record. Sets of ops are bits of an int, as there are many of them."""

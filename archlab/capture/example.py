@@ -19,7 +19,7 @@ class Call:
         self.fn, self.args, self.kwargs = fn, args, kwargs
 
 
-def run(model: nn.Module, example: Any) -> Any:
+def run_example(model: nn.Module, example: Any) -> Any:
     """The output of `model` on `example`: a tensor, a tuple of arguments, a dict of keywords or a `Call`."""
     if isinstance(example, Call):
         return example.fn(model, *example.args, **example.kwargs)
@@ -44,7 +44,7 @@ def fresh(example: Any) -> Any:
     return _mapped(copy_of, example)
 
 
-def place(example: Any, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
+def moved(example: Any, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
     """`example` with its tensors on `device`; those of floating point also in `dtype`. Nothing is moved in place."""
 
     def move(leaf: Any) -> Any:

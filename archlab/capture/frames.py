@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.fx
 from torch import nn
-from torch.fx import graph_module
 
 MODULE_CALL = nn.Module._call_impl.__code__
 
@@ -24,15 +24,14 @@ def _folder(package: str) -> str:
     return str(Path(file).parent) + os.sep
 
 
-_TORCH, _ARCHLAB = _folder("torch"), _folder(__name__.partition(".")[0])
-# Files of torch that stand between a model's code and the op it issues; its layers' own files are a model's.
+_TORCH, _FX, _ARCHLAB = _folder("torch"), _folder("torch.fx"), _folder(__name__.partition(".")[0])
+# Files of torch that stand between a model's code and the op it issues, beside torch.fx; its layers' are a model's.
 _TORCH_PLUMBING = frozenset(
     {
         nn.functional.__file__,
         torch._tensor.__file__,  # type: ignore[attr-defined]
         torch.overrides.__file__,
         torch._jit_internal.__file__,  # type: ignore[attr-defined]
-        graph_module.__file__,
         nn.modules.module.__file__,
     }
 )
@@ -45,7 +44,12 @@ def is_module_call(frame: Any) -> bool:
 
 def is_plumbing(frame: Any) -> bool:
     """Whether a location passes over `frame`: torch's and archlab's own, between those of a model."""
-    return _is_torch_plumbing(frame.f_code.co_filename) or is_own(frame)
+    return _is_torch_plumbing(frame.f_code.co_filename) or is_tracing(frame)
+
+
+def is_tracing(frame: Any) -> bool:
+    """Whether `frame` runs code of those who trace: torch.fx and archlab."""
+    return _is_below(frame.f_code.co_filename, _FX) or is_own(frame)
 
 
 def is_own(frame: Any) -> bool:

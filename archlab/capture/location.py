@@ -1,9 +1,8 @@
 """Where an op or a module call was issued: a location that is found again in another run, a trace, an interception.
 
-An op or a module call is *located* by the chain of (code object, bytecode offset) from the first
-frame of the module call (or method) that runs it, its *container*, down to the line that issued
-it, and by its turn: how often that same place was passed before in the same execution. So an op is
-never matched by a global counter.
+A location is the call stack of (code object, bytecode offset) from the first frame of the module call (or method) that
+runs the op, its *container*, down to the line that issued it; and the occurrence: how often that same line was passed
+before in the same execution. So an op is never matched by a global counter.
 """
 
 import dis
@@ -13,19 +12,19 @@ from typing import Any, NamedTuple
 
 from .frames import is_module_call, is_plumbing
 
-# Code that archlab generated -> line -> the place and execution (module, method, entry) of the op in the
+# Code that archlab generated -> line -> the location and execution (module, method, entry) of the op in the
 # original code. A rewritten model is so read as if its original code still ran, and passes compose.
-ORIGINS: dict[Any, dict[int, tuple["Place", tuple[str, str, Any]]]] = {}
+ORIGINS: dict[Any, dict[int, tuple["Location", tuple[str, str, Any]]]] = {}
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where an op or a module call was issued, relative to its container's execution."""
 
-    chain: tuple[tuple[int, int], ...]  # (number of the code object, bytecode offset), outermost first
-    turn: int
+    stack: tuple[tuple[int, int], ...]  # (number of the code object, bytecode offset), outermost first
+    occurrence: int
 
 
-def chain_from(frame: Any, stop: Callable[[Any], bool]) -> list:
+def model_frames(frame: Any, stop: Callable[[Any], bool]) -> list:
     """The frames from `frame` outwards until `stop(frame)`, innermost first, without torch's plumbing."""
     frames = []
     while frame is not None and not stop(frame):
@@ -35,17 +34,17 @@ def chain_from(frame: Any, stop: Callable[[Any], bool]) -> list:
     return frames
 
 
-def place_chain(frames: list, entry: Any) -> tuple[tuple[int, int], ...]:
-    """The location of the innermost of `frames` (innermost first), seen from the frame `entry`."""
-    chain = []
+def call_stack(frames: list, entry: Any) -> tuple[tuple[int, int], ...]:
+    """The stack from the frame `entry` to the innermost of `frames`, which are given innermost first."""
+    stack = []
     for frame in frames:
-        chain.append(spot(frame))
+        stack.append(instruction_of(frame))
         if frame is entry:
             break
-    return tuple(reversed(chain))
+    return tuple(reversed(stack))
 
 
-def spot(frame: Any) -> tuple[int, int]:
+def instruction_of(frame: Any) -> tuple[int, int]:
     """Where `frame` is: the number of its code object and the bytecode offset of the instruction.
 
     Equal code objects have one number: a copied ``torch.fx.GraphModule`` has its code compiled anew.
@@ -78,17 +77,16 @@ def _first_offsets(code: Any) -> list[int]:
     return offsets + offsets[-1:] * (len(code.co_code) // 2 - len(offsets))
 
 
-def locate(frame: Any, entry: Any, *, skip: tuple[str, ...] = ()) -> tuple[tuple[int, int], ...] | None:
-    """The chain of (code, offset) from the outermost frame of the code object `entry` to `frame`.
+def stack_to(frame: Any, entry: Any) -> tuple[tuple[int, int], ...] | None:
+    """The stack from the outermost frame of the code object `entry` to `frame`.
 
     None where `entry` is not running, or a module call lies between.
     """
-    chain, found = [], None
+    stack, found = [], None
     while frame is not None and not is_module_call(frame):
-        code = frame.f_code
-        if not is_plumbing(frame) and not code.co_filename.startswith(skip or ("\0",)):
-            chain.append(spot(frame))
-            if code == entry:
-                found = len(chain)
+        if not is_plumbing(frame):
+            stack.append(instruction_of(frame))
+            if frame.f_code == entry:
+                found = len(stack)
         frame = frame.f_back
-    return tuple(reversed(chain[:found])) if found else None
+    return tuple(reversed(stack[:found])) if found else None

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.fx
 
-from .location import Place
+from .location import Location
 
 
 @dataclass(eq=False)
@@ -17,7 +17,7 @@ class Execution:
     module: str  # path; "" is the root
     method: str
     entry: Any  # code object of the first frame; a chain starts there
-    turns: dict = field(default_factory=dict)
+    occurrences: dict = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -27,7 +27,7 @@ class Op:
     index: int
     func: Callable
     execution: Execution
-    place: Place
+    location: Location
     call: "ModuleCall | None"  # innermost module call it ran in
     inputs: tuple[int, ...] = ()  # value ids, in order of appearance in the arguments
     outputs: tuple[int, ...] = ()
@@ -55,7 +55,7 @@ class ModuleCall:
 
     module: str
     execution: Execution | None  # the container that called it; None for a call from outside
-    place: Place | None
+    location: Location | None
     parent: "ModuleCall | None"
     first: int
     last: int = -1
@@ -79,6 +79,7 @@ class Capture:
     calls: list[ModuleCall]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    output_shapes: tuple[tuple[int, ...], ...]
     constants: dict[int, str]  # value id -> name, for parameters and buffers
     producer: dict[int, Op]
     params: dict[str, int]  # parameter name -> elements, shared ones once

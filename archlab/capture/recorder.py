@@ -4,13 +4,12 @@ Everything archlab knows about a network it knows from this record, never from c
 works for any Python control flow, is one forward pass long and sees functional ops as well as
 modules. Only what Python sees is recorded: ops inside a scripted function are not.
 
-Where an op or a module call was issued is said by `locating`; the module whose method it is part of
-is its *container*.
+Where an op or a module call was issued is said by `location`; the module whose method it is part of
+is its *container*. What is recorded is in `record`.
 """
 
 import inspect
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -23,10 +22,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .copies import structural_copy
-from .example import Call, fresh, place, run, tensors_in
-from .frames import MODULE_CALL, asks_for_a_model, is_module_call, is_plumbing
-from .location import ORIGINS, Place, chain_from, place_chain
+from .copies import devices_of, structural_copy
+from .example import Call, fresh, moved, run_example, tensors_in
+from .frames import asks_for_a_model, is_module_call, is_plumbing
+from .location import ORIGINS, Location, call_stack, model_frames
+from .modes import failed_in, no_fused_layers, under_autocast
 from .record import Capture, Execution, ModuleCall, Op
 
 # Calls and properties that mostly ask a tensor something; they are most of what a mode sees.
@@ -41,7 +41,7 @@ def capture(model: nn.Module, example: Any) -> Capture:
     """Run `example` once and record it. `model`, its buffers and the random state are left as they were."""
     probe = structural_copy(model)
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(probe)))
+        stack.enter_context(torch.random.fork_rng(devices=devices_of(probe)))
         return _record(probe, example, stack)
 
 
@@ -51,11 +51,7 @@ def capture_meta(model: nn.Module, example: Any) -> Capture:
     Raises whatever the model raises there: data-dependent control flow cannot run without data.
     """
     with ExitStack() as stack:
-        return _record(structural_copy(model, "meta"), place(example, device="meta"), stack)
-
-
-def _cuda_devices(model: nn.Module) -> list[int]:
-    return sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+        return _record(structural_copy(model, "meta"), moved(example, device="meta"), stack)
 
 
 def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
@@ -71,7 +67,7 @@ def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
     stack.enter_context(flops)
     try:
         with recorder:
-            output = run(probe, example)
+            output = run_example(probe, example)
     except Exception as error:
         shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(given)) or "which holds no tensor"
         error.add_note(f"raised in {failed_in(error)}: archlab ran the model once on the example, {shapes}")
@@ -81,6 +77,7 @@ def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
         calls=recorder.calls,
         inputs=inputs,
         outputs=recorder.values_of(output),
+        output_shapes=tuple(tuple(t.shape) for t in tensors_in(output)),
         constants=recorder.constants,
         producer=recorder.producer,
         params={name: p.numel() for name, p in probe.named_parameters()},
@@ -92,34 +89,13 @@ def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
     )
 
 
-def under_autocast(tensor: Tensor) -> bool:
-    """Whether autocast is on where `tensor` is; on the meta device, of which torch refuses to say, it is not."""
-    return tensor.device.type != "meta" and torch.is_autocast_enabled(tensor.device.type)
-
-
-def failed_in(error: BaseException) -> str:
-    """The innermost module whose code was running when `error` was raised, as ``layer1.0.conv1 (Conv2d)``."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code is MODULE_CALL]
-    running = [frame.f_locals["self"] for frame in frames]
-    if not running:
-        return "no module"
-    paths = {id(module): path for path, module in running[0].named_modules()}
-    module = [module for module in running if id(module) in paths][-1]
-    return f"{paths[id(module)] or 'the model itself'} ({type(module).__name__})"
-
-
-@contextmanager
-def no_fused_layers() -> Iterator[None]:
-    """Without the fused kernel of transformer layers, which hides the layer's ops and rounds otherwise."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
 class _Recorder(TorchFunctionMode):
+    """Sees every call of a torch function while it is active, and every module call by global hooks.
+
+    Tensors are known by number: a new one gets the next, and so does one that was changed in place, with all that lie
+    on its storage. So an op's inputs and outputs say what was computed from what.
+    """
+
     def __init__(self, model: nn.Module, flops: FlopCounterMode):
         super().__init__()
         self.flops = flops
@@ -208,42 +184,45 @@ class _Recorder(TorchFunctionMode):
             return None
         return first if _defines(type(first), code) else None
 
-    def locate(self, frame: Any) -> tuple[Execution, Place]:
-        frames = chain_from(frame, lambda f: is_module_call(f) or f.f_code is run.__code__)
+    def locate(self, frame: Any) -> tuple[Execution, Location]:
+        frames = model_frames(frame, lambda f: is_module_call(f) or f.f_code is run_example.__code__)
         running = self.executions[-1]
         if not frames:  # an op issued by torch itself around a module call
             top = self.stack[-1].module if self.stack else ""
-            return running.setdefault(None, Execution(top, "<torch>", None)), Place((), 0)
+            return running.setdefault(None, Execution(top, "<torch>", None)), Location((), 0)
         if frames[0].f_code in ORIGINS:
             return self._original(frames[0])
         entry, path, method = self._entry(frames)
         execution = running.setdefault(entry, Execution(path, method, entry.f_code))
-        chain = place_chain(frames, entry)
-        turn = execution.turns[chain] = execution.turns.get(chain, -1) + 1
-        return execution, Place(chain, turn)
+        stack = call_stack(frames, entry)
+        occurrence = execution.occurrences[stack] = execution.occurrences.get(stack, -1) + 1
+        return execution, Location(stack, occurrence)
 
-    def _original(self, frame: Any) -> tuple[Execution, Place]:
-        place, (path, method, entry) = ORIGINS[frame.f_code].get(frame.f_lineno, _GENERATED)
+    def _original(self, frame: Any) -> tuple[Execution, Location]:
+        location, (path, method, entry) = ORIGINS[frame.f_code].get(frame.f_lineno, _GENERATED)
         path = path if path is not None else self.stack[-1].module if self.stack else ""
         running = self.executions[-1].setdefault((frame, method), Execution(path, method, entry))
-        return running, place or Place((), 0)
+        return running, location or Location((), 0)
 
     # ops
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        # 1. A question, whose answer is no tensor, is noted and is no op.
         name = getattr(func, "__name__", "")
         if name in _QUESTIONS:
             answer = func(*args, **kwargs)
             if not isinstance(answer, Tensor):
                 self._note_question(getattr(func, "__self__", func), args, sys._getframe(1))
                 return answer
+        # 2. The call itself, with what it was given noted before: it may change that in place.
         given = tensors_in((args, kwargs))
         versions = [_version(t) for t in given]
         inputs = tuple(self.value_of(t) for t in given)
         shapes = tuple(tuple(t.shape) for t in given)
         flops = self.flops.get_total_flops()
         result = func(*args, **kwargs)
+        # 3. What it made and changed. A call that did neither was a question after all, or handed its input through.
         made = tensors_in(result)
         changed = [t for t, v in zip(given, versions, strict=True) if _version(t) != v]
         if not made and not changed:
@@ -251,8 +230,9 @@ class _Recorder(TorchFunctionMode):
             return result
         if made and not changed and all(any(m is g for g in given) for m in made):
             return result  # handed through: .to() of the same device, .contiguous() of a contiguous tensor
-        execution, place = self.locate(sys._getframe(1))
-        op = Op(len(self.ops), func, execution, place, self.stack[-1] if self.stack else None)
+        # 4. The op: where it was issued, what it read, and new numbers for what it wrote.
+        execution, location = self.locate(sys._getframe(1))
+        op = Op(len(self.ops), func, execution, location, self.stack[-1] if self.stack else None)
         op.inputs, op.in_shapes, op.in_dtypes = inputs, shapes, tuple(t.dtype for t in given)
         op.params = tuple(self.constants[v] for v in inputs if v in self.constants)
         op.options = {k: v for k, v in kwargs.items() if not tensors_in(v)}
@@ -305,10 +285,10 @@ class _Recorder(TorchFunctionMode):
         frame = sys._getframe(1)
         while frame is not None and frame.f_code.co_filename == nn.modules.module.__file__:
             frame = frame.f_back
-        execution, place = None, None
+        execution, location = None, None
         if self.stack or frame is None or not is_plumbing(frame):
-            execution, place = self.locate(frame)
-        call = ModuleCall(path, execution, place, self.stack[-1] if self.stack else None, len(self.ops))
+            execution, location = self.locate(frame)
+        call = ModuleCall(path, execution, location, self.stack[-1] if self.stack else None, len(self.ops))
         call.scripted = isinstance(module, torch.jit.ScriptModule)
         given = tensors_in(args)
         call.inputs = tuple(self.value_of(t) for t in given)

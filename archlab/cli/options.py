@@ -66,7 +66,7 @@ AsCsv = Annotated[bool, typer.Option("--csv", help="As one CSV table.", rich_hel
 Trace = Annotated[bool, typer.Option("--traceback", help="Where an error came from.", rich_help_panel=PRINTED)]
 
 
-def named(
+def make_both(
     factory: str, args: list[str] | None, train: bool, inputs: list[str], high: int, method: str
 ) -> tuple[nn.Module, tuple | Call]:
     """The model and the example that the command line names."""
@@ -89,7 +89,7 @@ def readable_errors(trace: bool) -> Iterator[None]:
         notes = getattr(error, "__notes__", None)
         if notes:  # capture says so where in the model it was raised
             raise WrongUsage(f"the model does not run on this input: {in_words(error)}; {notes[0]}") from error
-        if isinstance(error, ValueError):
+        if isinstance(error, ValueError | ModuleNotFoundError):  # the latter names an extra that is not installed
             raise WrongUsage(str(error)) from error
         raise
 

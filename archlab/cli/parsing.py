@@ -1,7 +1,6 @@
 """Models and inputs named in words, as a command line gives them, and errors that say which word was wrong."""
 
 import ast
-import difflib
 import importlib
 import inspect
 import os
@@ -15,6 +14,7 @@ from torch import nn
 
 from ..capture.copies import refuse_wrappers
 from ..capture.example import Call
+from ..names import closest
 
 
 class Unusable(ValueError):
@@ -95,8 +95,8 @@ def check_call(model: nn.Module, method: str, example: tuple | Call) -> None:
     found = getattr(model, method, None)
     name = f"{type(model).__name__}.{method}"
     if not callable(found):
-        known = [n for n in dir(model) if not n.startswith("_") and callable(getattr(model, n))]
-        raise Unusable(f"the model has no method {name}{_close(method, known)}")
+        known = [known for known in _public_names(model) if callable(getattr(model, known))]
+        raise Unusable(f"the model has no method {name}; {closest(method, known)}")
     args, kwargs = (example.args, example.kwargs) if isinstance(example, Call) else (example, {})
     signature = inspect.signature(found)
     try:
@@ -145,7 +145,7 @@ def _attribute(module: Any, path: str, name: str) -> Any:
     found = module
     for part in path.split("."):
         if not hasattr(found, part):
-            raise Unusable(f"{name} has no {path!r}{_close(part, dir(found))}")
+            raise Unusable(f"{name} has no {path!r}; {closest(part, _public_names(found))}")
         found = getattr(found, part)
     if not callable(found):
         kind = type(found).__name__
@@ -153,9 +153,8 @@ def _attribute(module: Any, path: str, name: str) -> Any:
     return found
 
 
-def _close(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, [n for n in known if not n.startswith("_")])
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+def _public_names(found: Any) -> list[str]:
+    return [name for name in dir(found) if not name.startswith("_")]
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -9,7 +9,7 @@ import torch
 import typer
 from torch import nn
 
-from ..measure.breakdown import parts_of
+from ..measure.breakdown import breakdown
 from ..measure.costs import cost
 from ..measure.speed import Speed, speed
 from .options import (
@@ -23,7 +23,7 @@ from .options import (
     Method,
     Trace,
     WrongUsage,
-    named,
+    make_both,
     one_format,
     readable_errors,
     show,
@@ -67,7 +67,7 @@ def speed_command(
         list[str],
         typer.Argument(
             metavar="PACKAGE.MODULE:FACTORY",
-            help="What makes the model; of several, all are run on the same input in turns.",
+            help="What makes the model; of several, all are run interleaved on the same input.",
             show_default=False,
         ),
     ],
@@ -90,7 +90,7 @@ def speed_command(
     """Measure how long one run of a model takes: median, 10th and 90th percentile, items per second.
 
     In eval mode and without gradients, after warming up. Several models are
-    run in turns, A B A B, so that they share whatever the machine does.
+    interleaved, A B A B, so that they share whatever the machine does.
 
       archlab speed torchvision.models:resnet18 --input 1,3,224,224
       archlab speed torchvision.models:resnet18 torchvision.models:resnet34 \\
@@ -104,10 +104,10 @@ def speed_command(
     with readable_errors(trace):
         models: dict[str, nn.Module] = {}
         example: Any = None
-        for turn, factory in enumerate(factories):
-            again = factories[:turn].count(factory)
+        for index, factory in enumerate(factories):
+            again = factories[:index].count(factory)
             name = f"{factory} ({again + 1})" if again else factory
-            models[name], example = named(factory, args, False, inputs, high, call)
+            models[name], example = make_both(factory, args, False, inputs, high, call)
         found = speed(
             models,
             dict.fromkeys(models, example),
@@ -171,7 +171,7 @@ def profile_command(
     if chart is not None and not chart.parent.is_dir():
         raise WrongUsage(f"--chart {chart}: there is no folder {chart.parent}")
     with readable_errors(trace):
-        model, example = named(factory, args, False, inputs, high, call)
+        model, example = make_both(factory, args, False, inputs, high, call)
         counted = cost(model, example)
         found = speed(
             model,
@@ -182,15 +182,19 @@ def profile_command(
             seconds=seconds,
             by_module=depth,
         )
-        parts = parts_of(model, counted, found, depth)
+        parts = breakdown(model, counted, found, depth)
         if chart is not None:
             from ..report import plots  # matplotlib takes longer to import than all of archlab
 
             plots.save(plots.breakdown(parts, value="self_ms", title="time [ms]"), chart)
     whole = parts[["params", "macs", "macs_share", "self_ms", "self_share"]].sum()
     if as_json:
-        told = {"modules": _records(parts), "sum": _records(whole.to_frame().T)[0], "whole": _records(found.frame())[0]}
-        print(json.dumps(told | {"conditions": found.conditions}, indent=1))
+        report = {
+            "modules": _records(parts),
+            "sum": _records(whole.to_frame().T)[0],
+            "whole": _records(found.frame())[0],
+        }
+        print(json.dumps(report | {"conditions": found.conditions}, indent=1))
     elif as_csv:
         print(parts.to_csv(index=False), end="")
     else:
@@ -216,5 +220,5 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _conditions(found: Speed) -> str:
-    told = {name: value for name, value in found.conditions.items() if value is not None}
-    return "\n".join(f"{name}: {value}" for name, value in told.items())
+    known = {name: value for name, value in found.conditions.items() if value is not None}
+    return "\n".join(f"{name}: {value}" for name, value in known.items())

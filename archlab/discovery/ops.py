@@ -49,8 +49,4 @@ POINTWISE_NAMES = frozenset(
 NONLINEAR_NAMES = frozenset("pow pow_ square exp sqrt clamp clamp_ clamp_min erf abs minimum maximum sin cos".split())
 ADDS = frozenset({torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__})
 MULS = frozenset({torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__, torch.multiply})
-RESHAPES = frozenset(
-    "view reshape expand expand_as unsqueeze squeeze permute transpose flatten contiguous to type_as chunk split "
-    "__getitem__ unbind".split()
-)
 CONCATENATIONS = frozenset({torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack})

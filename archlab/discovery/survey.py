@@ -1,30 +1,41 @@
 """`sites`: every removable part of a model, with how it would be rewritten."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from ..rewrite.graph_edits import Edit
-from ..rewrite.rewrite import attempt
+from ..capture.copies import structural_copy
+from ..capture.example import fresh, moved, run_example
+from ..rewrite.rewrite import attempt, quietly
+from ..rewrite.target import Edit, Freeze, How
 from .find import sites_of
-from .site import KINDS, Left, Site, Sites, Where, check_kinds, select
+from .kinds import KINDS, kinds_of
+from .select import Where, select
+from .site import Site, Sites, Skipped
 
 
 def sites(model: nn.Module, example: Any, kinds: str | Iterable[str] | None = None, where: Where = None) -> Sites:
     """Every removable part of `model`, found in one recorded run of `example`; prints as a table.
 
-    `kinds` (default: all) and `where` (a glob on site id or module path, a list of them, or a function of the
-    Site) narrow the list. ``.frame()`` is the table as a DataFrame; ``.left_frame()`` lists what looked like a
-    site and is not one, with the reason. `model` is left untouched. Kinds "join" and "gate" are listed, but no
-    pass takes them unless its `kinds` names them.
-
     Each site's ``how`` was tried: ``local`` (its container's code can be rewritten), ``module`` (the child that
-    is called is rewritten), ``intercepted: <reason>`` (bypassed at run time), ``refused: <reason>``.
+    is called is rewritten), ``intercepted`` (bypassed at run time) or ``refused``, the last two with the reason.
 
-    Raises ValueError for an unknown kind and where nothing matches; what the model itself raises on `example`
-    gets a note that says where it happened.
+    Args:
+        model: any module; it is left untouched.
+        example: what runs it once: a tensor, a tuple of arguments, a dict of keyword arguments, or an `al.Call`.
+        kinds: only these kinds; None: all. "join" and "gate" are listed, but no pass takes them unless its `kinds`
+            names them.
+        where: only these: a glob on site id or module path, a list of globs, or a function of the Site.
+
+    Returns:
+        A sequence of `Site`. ``.frame()`` is the table as a DataFrame; ``.skipped_frame()`` lists what looked like a
+        site and is not one, with the reason.
+
+    Raises:
+        ValueError: for an unknown kind, and where nothing matches. What the model itself raises on `example` gets a
+            note that says where it happened.
 
     >>> import torch
     >>> found = sites(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)), torch.zeros(1, 4))
@@ -34,27 +45,42 @@ def sites(model: nn.Module, example: Any, kinds: str | Iterable[str] | None = No
     1 sites: 1 activation
     params, MACs: what goes with a site, as a share of 76 parameters and 64 MACs
     """
-    wanted = KINDS if kinds is None else check_kinds(kinds)
+    wanted = KINDS if kinds is None else kinds_of(kinds)
     found = sites_of(model, example)
     if len(found):
-        found = _with_how(model, example, found)
+        found = _tried(model, example, found)
     if kinds is None and where is None:
         return found
     return select(found, kinds=wanted, where=where)
 
 
-def _with_how(model: nn.Module, example: Any, found: Sites) -> Sites:
-    at_place: dict[tuple, list[Site]] = {}
+def _tried(model: nn.Module, example: Any, found: Sites) -> Sites:
+    """The sites with how each would be rewritten: one of those at a line of code is switched in a copy, at ω = 0."""
+    first_at: dict[tuple, Site] = {}
     for site in found:
-        at_place.setdefault((site.path, site.entry, site.place), []).append(site)
-    tried = [group[0] for group in at_place.values()]
-    tried_out = attempt(model, example, [Edit(site, 0.0) for site in tried], record=found.record)
-    listed, left = [], list(found.left)
+        first_at.setdefault(site.target.key, site)
+    edits = [Edit(site.target, Freeze(0.0)) for site in first_at.values()]
+    try:  # without data where the model runs so: what is asked is what its code looks like
+        on_meta = moved(example, device="meta")
+        tried = attempt(structural_copy(model, "meta"), on_meta, edits, record=found.record, run=_runs(on_meta))
+    except Exception:  # whatever the model raises that cannot run so
+        tried = attempt(structural_copy(model), example, edits, record=found.record, run=_runs(example))
+    listed, skipped = [], list(found.skipped)
     for site in found:
-        first = at_place[site.path, site.entry, site.place][0]
-        how = tried_out.how[first.id]
-        reason = tried_out.reasons.get(first.id)
-        listed.append(replace(site, how=f"{how}: {reason}" if how in ("intercepted", "refused") else how))
+        first = first_at[site.target.key].id
+        how = tried.how[first]
+        reason = tried.reasons.get(first, "") if how in (How.INTERCEPTED, How.REFUSED) else ""
+        listed.append(replace(site, how=how, reason=reason))
         if not site.grad:
-            left.append(Left(site.path, site.op, site.kind, f"{site.id}: no gradient reaches it", site.module))
-    return Sites(listed, left, found.record)
+            skipped.append(Skipped(site.path, site.op, site.kind, f"{site.id}: no gradient reaches it", site.module))
+    return Sites(listed, skipped, found.record)
+
+
+def _runs(example: Any) -> Callable[[nn.Module], None]:
+    """What runs the example on a copy that nobody keeps."""
+
+    def run(net: nn.Module) -> None:
+        with quietly(net):
+            run_example(net, fresh(example))
+
+    return run

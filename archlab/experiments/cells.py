@@ -18,18 +18,20 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ..files import write_whole
 from ..measure.environment import conditions
 from ..names import closest
 from ..training.checkpoint import CheckpointMismatch
+from .dependencies import Code, code_of
 from .lease import lease
-from .provenance import data_fingerprint, digest, imported_by, source_hashes
+from .provenance import data_fingerprint, digest
 from .study import Needed, OutOfTime, Scratch, Wanted
 
 FINISHED = "finished"
@@ -59,7 +61,7 @@ class Cell:
     seed: int
     key: str
     content: str
-    sources: Mapping[str, str]
+    code: Code
     needs: Mapping[Wanted, "Cell"]  # as the row's `needs` gave them
     results: Path
     home: Path
@@ -81,6 +83,11 @@ def plan_of(study: str, asked: Plan) -> Plan:
 def name_of(study: str) -> str:
     """The name of a study and of its folder: `NAME` in its module, or the last part of the module's own."""
     return getattr(importlib.import_module(study), "NAME", study.rpartition(".")[2])
+
+
+def cell_for(module: ModuleType, row: Any) -> Callable[..., Mapping[str, Any]]:
+    """The function that makes a row: what the study's own `cell_for` gives, or its `cell`."""
+    return module.cell_for(row) if hasattr(module, "cell_for") else module.cell
 
 
 def of_another_scheme(cells: Iterable[Cell]) -> list[str]:
@@ -107,11 +114,15 @@ def cells_of(plan: Plan) -> list[Cell]:
     data = getattr(module, "fingerprint", lambda preset, data: data_fingerprint(data))(
         plan.preset, None if plan.data is None else Path(plan.data)
     )
-    default = source_hashes(imported_by(plan.study))
+    codes: dict[tuple[str, ...], Code] = {}
     cells: dict[tuple[str, int], Cell] = {}
     others: dict[str, dict[tuple[str, int], Cell]] = {plan.study: cells}
     for name, row in named.items():
-        sources = source_hashes(module.depends(row)) if hasattr(module, "depends") else default
+        function, more = cell_for(module, row), tuple(module.depends(row)) if hasattr(module, "depends") else ()
+        asks = (function.__module__, function.__qualname__, *more)
+        if asks not in codes:
+            codes[asks] = code_of(function, more)
+        code = codes[asks]
         for seed in range(plan.seeds):
             asked = {"study": name_of(plan.study), "row": row, "preset": plan.preset, "seed": seed, "data": data}
             key = f"{re.sub(r'[^A-Za-z0-9.]+', '-', name).strip('-')}-{seed}-{digest(asked)[:8]}"
@@ -128,9 +139,9 @@ def cells_of(plan: Plan) -> list[Cell]:
                     )
                 needs[wanted] = others[study][its_row, seed]
             under = [(standing(need) or {"content": need.content})["content"] for need in needs.values()]
-            content = digest({"key": key, "code": sorted(sources.values()), "needs": sorted(under)})
+            content = digest({"key": key, "code": code.hash, "needs": sorted(under)})
             results, home = Path(plan.out) / "cells", Path(plan.scratch) / key
-            cells[name, seed] = Cell(plan, name, row, seed, key, content, sources, needs, results, home, plan.stale)
+            cells[name, seed] = Cell(plan, name, row, seed, key, content, code, needs, results, home, plan.stale)
     return list(cells.values())
 
 
@@ -161,7 +172,8 @@ def run_cell(cell: Cell, deadline: float | None) -> str:
 
 
 def _attempt(cell: Cell, deadline: float | None) -> str:
-    plan, module = cell.plan, importlib.import_module(cell.plan.study)
+    plan = cell.plan
+    function = cell_for(importlib.import_module(plan.study), cell.row)
     record = _begin(cell)
     adopted = _adopt(cell) if cell.stale == "keep" else None
     outcome, values, begun = "interrupted", {}, time.monotonic()
@@ -175,13 +187,13 @@ def _attempt(cell: Cell, deadline: float | None) -> str:
         scratch = Scratch(folder, None if plan.data is None else Path(plan.data), deadline, needed)
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            values = module.cell(cell.row, plan.preset, cell.seed, scratch)
+            values = function(cell.row, plan.preset, cell.seed, scratch)
         except CheckpointMismatch:  # older code began this work otherwise: give it back, begin anew
             if adopted is None:
                 raise
             os.rename(folder, adopted)
             folder.mkdir()
-            values = module.cell(cell.row, plan.preset, cell.seed, scratch)
+            values = function(cell.row, plan.preset, cell.seed, scratch)
         values = _plain(values, cell.label)
         outcome = FINISHED
     except OutOfTime:
@@ -196,7 +208,7 @@ def _attempt(cell: Cell, deadline: float | None) -> str:
         attempts = [_read(path) or {} for path in sorted((cell.home / "attempts").glob("*.json"))]
         result = {
             "study": name_of(plan.study), "row": cell.name, "preset": plan.preset, "seed": cell.seed, "scheme": SCHEME,
-            "key": cell.key, "content": cell.content, "sources": dict(cell.sources), "ended": record["ended"],
+            "key": cell.key, "content": cell.content, "sources": dict(cell.code.modules), "ended": record["ended"],
             "seconds": sum(attempt.get("seconds", 0.0) for attempt in attempts), "attempts": len(attempts),
             "conditions": conditions(), "values": values,
         }  # fmt: skip

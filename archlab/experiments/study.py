@@ -20,7 +20,15 @@ class Study(Protocol):
     """What a study module has.
 
     `ROWS`: names, or dicts with a "name" and whatever else JSON can write; a row stands after those it needs.
-    `cell` returns a row's values; they should say the steps that were trained. Optional members:
+    `cell` returns a row's values; they should say the steps that were trained. `report` writes what a person reads.
+
+    A row's result depends on the code that its `cell` reaches, name by name: functions, classes and constants of the
+    study's module, of what that imports from beside it, and of archlab's rooms passes, measure and training. There
+    is nothing to list. `report`, what it alone uses, and archlab.report do not count: how a result is drawn may be
+    edited, and so may comments, docstrings and imports, and files may move. A result whose code has changed since is
+    stale. What a row's own dict says, the data and the rows that it needs count as well.
+
+    Optional members:
 
     - `PRESETS`: the names that `preset` may have.
     - `NAME`: of the study and its report folder (default: the last part of the module's name). Results are known by
@@ -28,8 +36,10 @@ class Study(Protocol):
     - `needs(row)`: rows whose cells, of the same seed, must be finished before: "row" of this study, or
       (study_module, "row") of another, which is imported for it; `scratch.needed` has them under the same. Another
       study's stand in its own folders, so that what two studies need is made once.
-    - `depends(row)`: the modules whose code the row's result depends on (default: the study module and all that
-      it imports of its own package and of archlab). Name few for a long training.
+    - `cell_for(row)`: the function that makes this row, in place of `cell`. Where rows are of several kinds, such as
+      trainings, and what is measured of them, each kind has a function of its own and depends on what that reaches.
+    - `depends(row)`: what the row depends on beside that, by prefix: "archlab.capture" is all of that room. Rooms that
+      read and rewrite models count only so, and modules that only a string names.
     - `fingerprint(preset, data)`: of the data (default: names and sizes of the files in the data folder).
     """
 

@@ -25,11 +25,18 @@ _RELU = ("relu", "relu_")
 
 @dataclass(frozen=True, eq=False)
 class Cost:
-    """The cost of one run. `macs` is in the `convention` named; `activations` counts the elements that ops wrote.
+    """The cost of one run. Prints as a table.
 
-    `peak_bytes` is an estimate for inference: parameters, buffers, the example, and the most that values still to be
-    read occupy at once, without what kernels use inside. `how` is ``"meta"`` (nothing was computed) or says why the
-    example was really run. `uncounted` are the ops that cost nothing by the convention, with how often they ran.
+    Attributes:
+        params: Numbers in parameters; shared ones count once.
+        macs: Multiply-adds, by the `convention`.
+        activations: Elements that ops wrote.
+        peak_bytes: An estimate for inference: parameters, buffers, the example, and the most that values still to be
+            read occupy at once, without what kernels use inside.
+        convention: ``"macs"`` or ``"paper"``.
+        how: ``"meta"`` (nothing was computed), or why the example was really run.
+        uncounted: The ops that cost nothing by the convention, with how often they ran.
+        modules: What `by_module` returns, of every depth.
     """
 
     params: int
@@ -42,14 +49,18 @@ class Cost:
     modules: pd.DataFrame
 
     def by_module(self, depth: int | None = None) -> pd.DataFrame:
-        """One row a module, children included in their parents: module, params, macs, macs_share, activations.
+        """Return one row a module, children included in their parents.
 
-        `depth` 1 keeps the root's children, and so on.
+        Args:
+            depth: 1 keeps the root and its children, and so on; None keeps all.
+
+        Returns:
+            module, type, params, macs, macs_share (of the whole), activations.
         """
         if depth is None:
             return self.modules.copy()
-        kept = [not path or path.count(".") < depth for path in self.modules["module"]]
-        return self.modules.loc[kept].reset_index(drop=True)
+        shown = [not path or path.count(".") < depth for path in self.modules["module"]]
+        return self.modules.loc[shown].reset_index(drop=True)
 
     def frame(self) -> pd.DataFrame:
         """One row: params, macs, activations, peak_bytes, convention, how."""
@@ -69,10 +80,20 @@ class Cost:
 
 
 def cost(model: nn.Module, example: Any, convention: Literal["macs", "paper"] = "macs") -> Cost:
-    """The cost of one run of `model` on `example`, on the meta device: no arithmetic, no memory, any resolution.
+    """Return the cost of one run of `model` on `example`, on the meta device: no arithmetic, no memory, any resolution.
 
-    A model that cannot run there (data-dependent control flow) is really run once; `.how` says so. Shared
-    parameters count once. `model` is left untouched. Raises ValueError for an unknown convention.
+    A model that cannot run there (data-dependent control flow) is really run once; `.how` says so.
+
+    Args:
+        model: Left untouched.
+        example: What it is run on: a tensor, a tuple, a dict of keywords, or a `Call`.
+        convention: ``"macs"``, multiply-adds alone; ``"paper"``, these, bias adds and ReLU outputs.
+
+    Returns:
+        Parameters, multiply-adds, activations in elements, peak memory in bytes; as a whole and by module.
+
+    Raises:
+        ValueError: for an unknown convention.
 
     >>> import torch
     >>> cost(nn.Conv2d(3, 8, 3, padding=1), torch.zeros(1, 3, 10, 10)).macs   # 100 pixels x 3 x 8 x 9
@@ -118,6 +139,7 @@ def _peak(record: Capture) -> int:
 
     The example's own is alive throughout. Parameters and buffers are not counted here.
     """
+    # Between which ops each storage lives.
     end = len(record.ops)
     first, last = {}, {}
     for op in record.ops:
@@ -127,6 +149,7 @@ def _peak(record: Capture) -> int:
                 last[storage] = op.index
     first |= {record.storage[v]: 0 for v in record.inputs if v in record.storage}
     last |= {record.storage[v]: end for v in (*record.inputs, *record.outputs) if v in record.storage}
+    # How many bytes more, or fewer, are alive from each op on; their running sum is what is alive then.
     change = [0] * (end + 2)
     for storage in first.keys() - {record.storage.get(v) for v in record.constants}:
         change[first[storage]] += record.storage_bytes[storage]

@@ -22,7 +22,7 @@ _SMI = {"driver": "driver_version", "clock_sm": "clocks.sm", "clock_memory": "cl
 
 
 @contextmanager
-def held(device: torch.device, *, tf32: bool) -> Iterator[None]:
+def fixed_settings(device: torch.device, *, tf32: bool) -> Iterator[None]:
     """While open: inference mode, no autocast, TF32 as said, cuDNN's autotuner on, `device` the current one.
 
     All of it, and the random state, is as before afterwards.
@@ -71,10 +71,15 @@ def _tf32(allowed: bool) -> Iterator[None]:
             backend.fp32_precision = value
 
 
-def surroundings(device: torch.device, busy: Callable[[], Any]) -> dict[str, Any]:
-    """Machine, versions and settings, to be asked for while `held`; what a GPU's clocks are while it is `busy`.
+def conditions_on(device: torch.device, busy: Callable[[], Any]) -> dict[str, Any]:
+    """Return machine, versions and settings for what is measured on `device`, to be asked for under `fixed_settings`.
 
-    What cannot be found out is None.
+    Args:
+        device: The one that is measured.
+        busy: Called again and again meanwhile: what a GPU's clocks are, they are while it works.
+
+    Returns:
+        `conditions`, with the device's own; what cannot be found out is None.
     """
     cuda = device.type == "cuda"
     found = conditions() | {
@@ -93,9 +98,17 @@ def surroundings(device: torch.device, busy: Callable[[], Any]) -> dict[str, Any
 
 
 def nvidia_smi(gpu: str, busy: Callable[[], Any], *, patience_s: float = 10.0) -> dict[str, str | None]:
-    """Driver, clocks and power of `gpu`, read by nvidia-smi while `busy` is called again and again.
+    """Return driver, clocks and power of a GPU, read by nvidia-smi while `busy` is called again and again.
 
     An idle GPU lowers its clocks within moments, and would show those.
+
+    Args:
+        gpu: Its name for nvidia-smi, "GPU-" and the UUID.
+        busy: Runs something on it.
+        patience_s: How long nvidia-smi may take.
+
+    Returns:
+        driver, clock_sm, clock_memory, power as nvidia-smi writes them; all None where it does not answer.
     """
     words = ["nvidia-smi", f"--id={gpu}", f"--query-gpu={','.join(_SMI.values())}", "--format=csv,noheader"]
     unknown: dict[str, str | None] = dict.fromkeys(_SMI)
@@ -126,7 +139,7 @@ def _cpu_name() -> str:
 
 
 def conditions() -> dict[str, Any]:
-    """What a measured number depends on beside the code: device, versions, threads, commit."""
+    """Return what a measured number depends on beside the code: device, versions, threads, system, commit."""
     cuda = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if cuda else f"CPU ({platform.processor() or platform.machine()})",

@@ -1,12 +1,14 @@
-"""A model made ready to be measured: a copy of it in eval mode, placed, cast, and compiled or captured as a CUDA graph.
+"""What happens once before a model is run again and again: it is copied, placed, cast, and compiled or captured.
 
-Everything that happens once (copying, compiling, capturing) happens here, so that what is measured afterwards is
-nothing but runs.
+`compiled` and `captured` serve any function; `make_executable` makes of a model and an example what `speed` measures,
+so that what is measured afterwards is nothing but runs.
 """
 
+import functools
 import inspect
 import types
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +16,27 @@ import torch
 from torch import Tensor, nn
 
 from ..capture.copies import copied
-from ..capture.example import Call, fresh, place, run, tensors_in
-from ..capture.recorder import failed_in
+from ..capture.example import Call, fresh, moved, run_example, tensors_in
+from ..capture.modes import failed_in
 from .clocks import Work
 from .environment import DTYPES
 
 HALF = ("fp16", "bf16")
-SIDE_RUNS = 3  # on a side stream before a capture, as torch's documentation asks for
+WARM_UP_RUNS = 3  # on a side stream before a capture, as torch's documentation asks for
+
+_COMPILE_OPTIONS = inspect.signature(torch.compile).parameters
 
 
 @dataclass(frozen=True, eq=False)
-class Ready:
-    """`work()` runs `net` once; `batch` is the first size of its first tensor, `graphs` what torch.compile made."""
+class Executable:
+    """A model made ready to be run on an example.
+
+    Attributes:
+        work: Runs `net` once on the example.
+        net: The copy that is run.
+        batch: The first size of the example's first tensor.
+        graphs: How many graphs torch.compile made; None where nothing was compiled.
+    """
 
     work: Work
     net: nn.Module
@@ -33,7 +44,69 @@ class Ready:
     graphs: int | None
 
 
-def prepare(
+def compiled(function: types.FunctionType, **options: Any) -> Callable[..., Any]:
+    """Return `function` compiled for fixed shapes, from a code object of its own.
+
+    torch keeps compiled code by the code object it is made from and gives up after 8 versions, running the rest in
+    eager mode without an error. Two models of a class share their code objects, and so do two calls of this function
+    with the same `function`. So each is entered through a copy of `function` with a code object, and where torch can do
+    so a cache for what it calls where the graph breaks, of its own. Fixed shapes, or the second would be compiled for
+    any shape, which is slower.
+
+    Args:
+        function: Compiled when it is first called.
+        **options: For `torch.compile`, such as `fullgraph`.
+
+    >>> def twice(x):
+    ...     return x + x
+    >>> compiled(twice, backend="eager")(torch.ones(2))
+    tensor([2., 2.])
+    """
+    code = function.__code__.replace(co_name=function.__code__.co_name)  # another object
+    own = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+    own.__kwdefaults__ = function.__kwdefaults__
+    if "isolate_recompiles" in _COMPILE_OPTIONS:  # from torch 2.14
+        options = {"isolate_recompiles": True, **options}
+    return torch.compile(own, dynamic=False, **options)
+
+
+def captured(
+    work: Callable[..., Any], inputs: Sequence[Tensor] = (), *, warm_up: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
+    """Return ``work(*inputs)`` captured as a CUDA graph on the current device, to be replayed on other inputs.
+
+    A graph reads and writes the same memory each time: a replay copies what it is given to where `inputs` are, and its
+    result is overwritten by the next.
+
+    Args:
+        work: What is captured. It must not wait for the GPU.
+        inputs: Tensors on the GPU that are the graph's to keep.
+        warm_up: Run in place of `work` before the capture, where `work` changes something that must not change yet.
+
+    Returns:
+        A function of as many tensors as `inputs`, of their shapes, from any device.
+    """
+    # Allocations and libraries' first calls must be over before a capture; they may not happen on its stream.
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UP_RUNS):
+            (warm_up or work)(*inputs)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = work(*inputs)
+    return functools.partial(_replay, graph, work, inputs, result)  # none of which may be freed while it is replayed
+
+
+def _replay(graph: torch.cuda.CUDAGraph, work: Any, inputs: Sequence[Tensor], result: Any, *given: Tensor) -> Any:
+    for there, value in zip(inputs, given, strict=True):
+        there.copy_(value)
+    graph.replay()
+    return result
+
+
+def make_executable(
     name: str,
     model: nn.Module,
     example: Any,
@@ -42,41 +115,49 @@ def prepare(
     precision: str,
     mode: str,
     memory_format: str | None,
-) -> Ready:
-    """`model` and `example`, which are left untouched, as something to be run again and again on `device`.
+) -> Executable:
+    """Make of copies of `model` and `example` something to be run again and again on `device`.
 
-    It has been run once in eager mode. To be called, and what is returned too, under `environment.held`.
+    It has been run once in eager mode. To be called, and what is returned too, under `environment.fixed_settings`.
+
+    Args:
+        name: What errors call the model.
+        precision, mode, memory_format: As for `speed`.
+
+    Raises:
+        ValueError: where the model runs, but not in this precision, compiled or captured.
     """
     with torch.inference_mode(False), torch.no_grad():  # else the copies would be tensors of inference mode
         net = copied(model).eval().to(device)
         net = net.half() if precision == "fp16" else net.bfloat16() if precision == "bf16" else net.float()
-        given = fresh(place(example, device=device, dtype=DTYPES[precision]))
+        given = fresh(moved(example, device=device, dtype=DTYPES[precision]))
         tensors = tensors_in((given.args, given.kwargs) if isinstance(given, Call) else given)
         if memory_format == "channels_last":
             net = _channels_last(name, net, tensors)
 
     def work() -> Any:
-        return run(net, given)
+        return run_example(net, given)
 
-    first_run(name, work, device, precision)
+    _run_first(name, work, device, precision)
     batch = next((tensor.shape[0] for tensor in tensors if tensor.dim()), 1)
     if mode == "compile":
-        compiled, graphs = _compiled(name, net, given)
-        return Ready(compiled, net, batch, graphs)
-    return Ready(_graphed(name, work) if mode == "graph" else work, net, batch, None)
+        fast, graphs = _compiled_model(name, net, given)
+        return Executable(fast, net, batch, graphs)
+    return Executable(_captured_model(name, work) if mode == "graph" else work, net, batch, None)
 
 
-def first_run(name: str, work: Work, device: torch.device, precision: str) -> None:
+def _run_first(name: str, work: Work, device: torch.device, precision: str) -> None:
     """Run once, and say of what fails where in the model it was."""
     try:
         work()
     except Exception as error:
-        place = f"raised in {failed_in(error)}"
+        where = f"raised in {failed_in(error)}"
         if precision in HALF:
             raise ValueError(
-                f"{name} does not run in {precision} on {device}, itself and its inputs cast: {_told(error)}; {place}"
+                f"{name} does not run in {precision} on {device}, itself and its inputs cast: {_summary(error)}; "
+                f"{where}"
             ) from error
-        error.add_note(f"{place}: archlab ran {name} on the example on {device}")
+        error.add_note(f"{where}: archlab ran {name} on the example on {device}")
         raise
 
 
@@ -89,74 +170,42 @@ def _channels_last(name: str, net: nn.Module, tensors: list[Tensor]) -> nn.Modul
     return net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def _compiled(name: str, net: nn.Module, given: Any) -> tuple[Work, int]:
-    """What runs `net` on `given` compiled, and the number of graphs that this took.
+def _run_on(net: nn.Module, given: Any) -> Any:
+    """`run_example`, entered by a function: torch.compile(net) would leave alone another method than ``forward``."""
+    return run_example(net, given)
 
-    torch keeps compiled code by the code object it is made from and gives up after 8 versions, running the rest in
-    eager mode without an error. Two models of a class share their code objects, so each model here is entered through
-    a function with one of its own, with its own cache for what it calls where the graph breaks, and the limit is an
-    error. The function is also what lets another method than ``forward`` be compiled, which torch.compile(net) leaves
-    alone. Fixed shapes, or the second model of a class would be compiled for any shape, which is slower.
-    """
 
+def _compiled_model(name: str, net: nn.Module, given: Any) -> tuple[Work, int]:
+    """What runs `net` on `given` compiled, and how many graphs that took. Torch's limit of versions is an error."""
     from torch._dynamo import config  # these take longer to import than all of archlab
     from torch._dynamo.utils import counters
 
-    def once(net: nn.Module, given: Any) -> Any:
-        return run(net, given)
-
-    own = types.FunctionType(once.__code__.replace(co_name="once"), once.__globals__)
-    separate: dict[str, Any] = (
-        {"isolate_recompiles": True} if "isolate_recompiles" in _COMPILE_OPTIONS else {}
-    )  # torch 2.14
-    compiled = torch.compile(own, dynamic=False, **separate)
+    fast = compiled(_run_on)
     before = counters["stats"]["unique_graphs"]
     try:
         with warnings.catch_warnings(), config.patch(fail_on_recompile_limit_hit=True):
             warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # whether it is on, was asked for
-            compiled(net, given)
+            fast(net, given)
     except Exception as error:
         hint = "" if "RecompileLimit" not in type(error).__name__ else (
             ": parts of it would run in eager mode; torch.compiler.config.recompile_limit is how many versions of one "
             "piece of code are made"
         )  # fmt: skip
-        raise ValueError(f"torch.compile fails on {name}, which runs in eager mode: {_told(error)}{hint}") from error
+        raise ValueError(f"torch.compile fails on {name}, which runs in eager mode: {_summary(error)}{hint}") from error
     graphs = counters["stats"]["unique_graphs"] - before
     if not graphs:
         raise ValueError(f"torch.compile makes no graph of {name}: it would run in eager mode; use mode='eager'")
-
-    def work() -> Any:
-        return compiled(net, given)
-
-    return work, graphs
+    return functools.partial(fast, net, given), graphs
 
 
-_COMPILE_OPTIONS = inspect.signature(torch.compile).parameters
-
-
-def _graphed(name: str, work: Work) -> Work:
-    """`work` captured as a CUDA graph on the current device, its inputs and results always in the same memory."""
+def _captured_model(name: str, work: Work) -> Work:
     try:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(SIDE_RUNS):
-                work()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            result = work()
+        return captured(work)
     except Exception as error:
-        raise ValueError(f"{name} cannot be captured as a CUDA graph: {_told(error)}; mode='eager' runs") from error
-
-    def replay() -> Any:
-        graph.replay()
-        return result, work  # which the graph reads and writes: neither may be freed
-
-    return replay
+        raise ValueError(f"{name} cannot be captured as a CUDA graph: {_summary(error)}; mode='eager' runs") from error
 
 
-def _told(error: BaseException) -> str:
+def _summary(error: BaseException) -> str:
     """The error's type and the first line of what it says; the second too, where the first announces it."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     said = " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else ""

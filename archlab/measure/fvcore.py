@@ -1,4 +1,4 @@
-"""A second opinion on multiply-adds: fvcore's."""
+"""A second opinion on multiply-adds: fvcore's. Nothing else in archlab needs fvcore, so it is an extra."""
 
 import warnings
 from dataclasses import dataclass
@@ -8,22 +8,37 @@ import torch
 from torch import nn
 
 from ..capture.copies import copied
-from ..capture.example import run
+from ..capture.example import run_example
 
 
 @dataclass(frozen=True)
 class Opinion:
-    """fvcore's count of one run, and the ops that it did not count, with how often they ran."""
+    """fvcore's count of one run.
+
+    Attributes:
+        macs: Multiply-adds.
+        uncounted: The ops that it did not count, with how often they ran.
+    """
 
     macs: int
     uncounted: dict[str, int]
 
 
 def fvcore_cost(model: nn.Module, example: Any) -> Opinion:
-    """A second opinion: multiply-adds by fvcore, which traces and really runs a copy of the model once.
+    """Return a second opinion: multiply-adds by fvcore, which traces and really runs a copy of the model once.
 
     It counts nothing for attention kernels and element-wise ops, adds something for normalisation and up-sampling
     (one for each element of a nearest one), and drops dead code.
+
+    Args:
+        model: Left untouched.
+        example: What it is run on: a tensor, a tuple, a dict of keywords, or a `Call`.
+
+    Returns:
+        Multiply-adds, and which ops were not counted.
+
+    Raises:
+        ModuleNotFoundError: where fvcore is not installed.
 
     >>> import torch
     >>> fvcore_cost(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Tanh()), torch.zeros(1, 3, 10, 10))
@@ -31,7 +46,13 @@ def fvcore_cost(model: nn.Module, example: Any) -> Opinion:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it scripts on import, which torch deprecates
-        from fvcore.nn import FlopCountAnalysis
+        try:
+            from fvcore.nn import FlopCountAnalysis
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"fvcore_cost needs fvcore, which is not installed ({error}): pip install 'archlab[fvcore]'",
+                name=error.name,
+            ) from error
 
     class Once(nn.Module):
         def __init__(self):
@@ -39,7 +60,7 @@ def fvcore_cost(model: nn.Module, example: Any) -> Opinion:
             self.model = copied(model)
 
         def forward(self):
-            return run(self.model, example)
+            return run_example(self.model, example)
 
     analysis = FlopCountAnalysis(Once(), ())
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)

@@ -23,13 +23,22 @@ class BackboneMissing(RuntimeError):
 def ssim(
     images: Tensor, targets: Tensor, *, data_range: float = 1.0, crop: int = 0, reduction: Reduction = "mean"
 ) -> Tensor:
-    """Structural similarity (Wang et al. 2004): 11 x 11 Gaussian window of sigma 1.5, mean over channels.
+    """Return the structural similarity (Wang et al. 2004): 11 x 11 Gaussian window of sigma 1.5, mean over channels.
 
     Only windows that lie inside the image count, so no padding enters; scikit-image's ``structural_similarity``
-    with ``gaussian_weights=True, sigma=1.5, use_sample_covariance=False`` gives the same. `crop` leaves out so
-    many outer pixels of the map where that is more than the 5 which those windows cost. A scalar, or with
-    `reduction` "none" one value an image. Raises ValueError for images of another shape, or so small that no window
-    is left.
+    with ``gaussian_weights=True, sigma=1.5, use_sample_covariance=False`` gives the same.
+
+    Args:
+        images, targets: N x C x H x W, of one shape.
+        data_range: The largest difference of two values.
+        crop: Leave out so many outer pixels of the map, where that is more than the 5 which those windows cost.
+        reduction: "mean", or "none" for one value an image.
+
+    Returns:
+        A scalar, or N values; 1 for equal images.
+
+    Raises:
+        ValueError: for images of another shape, or so small that there is no whole window.
 
     >>> ssim(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
     tensor(1.)
@@ -50,7 +59,18 @@ def ssim(
 
 
 def psnr(images: Tensor, targets: Tensor, *, data_range: float = 1.0, reduction: Reduction = "mean") -> Tensor:
-    """Peak signal-to-noise ratio in dB over all pixels and channels of an image; infinite for equal images.
+    """Return the peak signal-to-noise ratio in dB over all pixels and channels of an image.
+
+    Args:
+        images, targets: N x C x H x W, of one shape.
+        data_range: The largest difference of two values.
+        reduction: "mean", or "none" for one value an image.
+
+    Returns:
+        A scalar, or N values; infinite for equal images.
+
+    Raises:
+        ValueError: for images of another shape.
 
     >>> psnr(torch.full((1, 3, 8, 8), 0.1), torch.zeros(1, 3, 8, 8))
     tensor(20.)
@@ -73,10 +93,21 @@ def lpips(
     backbone: str | Path | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Learned perceptual distance (Zhang et al. 2018), version 0.1; lower is better.
+    """Return the learned perceptual distance (Zhang et al. 2018), version 0.1; lower is better.
 
-    `backbone`: a state dict with torchvision's ``features.*`` of AlexNet or VGG-16. None takes torchvision's own
-    cached copy or downloads it. Raises BackboneMissing where neither works.
+    Args:
+        images, targets: N x 3 x H x W in [0, 1], of one shape.
+        net: The backbone: "alex", or "vgg".
+        backbone: A file with torchvision's ``features.*`` of AlexNet or VGG-16. None takes torchvision's own cached
+            copy or downloads it.
+        reduction: "mean", or "none" for one value an image.
+
+    Returns:
+        A scalar, or N values.
+
+    Raises:
+        BackboneMissing: where the backbone is neither at hand nor to be had.
+        ValueError: for images of another shape.
 
     >>> image = torch.zeros(1, 3, 64, 64)
     >>> lpips(image, image, backbone="alexnet.pth")

@@ -1,7 +1,7 @@
 """How fast models run, and where in them the time goes.
 
 What is easily got wrong is done here once: a copy is measured, in eval and inference mode, on inputs that are on the
-device already; after warming up, when compilers and autotuners are done; several models in turns; with every setting
+device already; after warming up, when compilers and autotuners are done; several models interleaved; with every setting
 that changes the work set, put back and written down.
 """
 
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from ..capture.copies import refuse_wrappers
 from ..capture.example import Call, tensors_in
-from .clocks import COLUMNS, Clock, Watch, clock_on, timed
-from .environment import DTYPES, held, surroundings
-from .executable import HALF, Ready, prepare
+from .clocks import Clock, clock_on, timed
+from .environment import DTYPES, conditions_on, fixed_settings
+from .executable import HALF, Executable, make_executable
+from .module_timer import COLUMNS, ModuleTimer
 
 MODES = ("eager", "compile", "graph")
 LEAST_TURNS = 3
@@ -32,9 +33,14 @@ Mode = Literal["eager", "compile", "graph"]
 
 @dataclass(frozen=True, eq=False)
 class Speed:
-    """How fast one or more models ran: `times` has every run (model, turn, ms), `conditions` what it depends on.
+    """How fast one or more models ran. Prints as a table.
 
-    `batch` is the number of items in one run. Prints as a table.
+    Attributes:
+        times: Every run: model, turn, ms.
+        batch: By model, the number of items in one run.
+        precision, mode, memory_format: As asked for.
+        conditions: What the times depend on: device, versions, clocks, settings.
+        modules: What `by_module` returns; None where it was not measured.
     """
 
     times: pd.DataFrame
@@ -67,9 +73,11 @@ class Speed:
         """One row a module: model, module, type, calls, self_ms, self_share, total_ms, total_share.
 
         `self_ms` is without the modules below that have rows of their own; it adds up to the `total_ms` of the first
-        row of the model, a mean over the middle half of the runs that were taken apart. Marking the calls costs time
-        itself: compare that with the median of the plain runs between them. Raises ValueError where it was not
-        measured.
+        row of the model, a mean over the middle half of the runs that were timed by module. Marking the calls costs
+        time itself: compare that with the median of the plain runs between them.
+
+        Raises:
+            ValueError: where it was not measured.
         """
         if self.modules is None:
             raise ValueError("not measured by module: ask for it with speed(..., by_module=depth)")
@@ -129,26 +137,32 @@ def speed(
     batch: int | None = None,
     by_module: int | None = None,
 ) -> Speed:
-    """How long one run of `model` on `example` takes, in inference: median, 10th and 90th percentile.
+    """Return how long one run of a model takes, in inference: median, 10th and 90th percentile.
 
-    `model` may be several, ``{name: model}``: they are run in turns, A B A B, so that a drift of the machine meets
-    all of them, and only then does a ratio of two stand. `example` is one for all, or a dict with the same names.
     Copies are measured, in eval mode; models, examples, settings and random state are left as they are.
 
-    - `device`: a CPU or CUDA device; default: where the (first) model is.
-    - `precision`: ``"fp32"``; ``"tf32"``, the same with TF32 allowed in products and convolutions, on GPUs that have
-      it; ``"fp16"`` and ``"bf16"`` cast model and inputs as a whole, as for deployment, and use no autocast. Integer
-      and complex tensors are not cast.
-    - `mode`: ``"eager"``; ``"compile"``, torch.compile for fixed shapes, of all that the example runs, also where
-      that is not ``forward``; it begins by ``torch.compiler.reset()``, after which code that you compiled is compiled
-      again; ``"graph"``, a CUDA graph that is replayed.
-    - `memory_format`: ``"channels_last"`` for 4-dimensional parameters and inputs; None leaves them as they are.
-    - `seconds`: how long each model is measured, but at least three runs; before, it is warmed up for at most as long.
-    - `batch`: items in one run, for `fps`; default: the first size of the example's first tensor.
-    - `by_module`: so many levels of modules are timed as well (eager only), in further runs between the others.
+    Args:
+        model: One model, or several, ``{name: model}``. These are run interleaved, A B A B, so that a drift of the
+            machine meets all of them, and only then does a ratio of two stand.
+        example: One for all, or a dict with the same names.
+        device: A CPU or CUDA device; default: where the (first) model is.
+        precision: ``"fp32"``; ``"tf32"``, the same with TF32 allowed in products and convolutions, on GPUs that have
+            it; ``"fp16"`` and ``"bf16"`` cast model and inputs as a whole, as for deployment, and use no autocast.
+            Integer and complex tensors are not cast.
+        mode: ``"eager"``; ``"compile"``, torch.compile for fixed shapes, of all that the example runs, also where
+            that is not ``forward``; it begins by ``torch.compiler.reset()``, after which code that you compiled is
+            compiled again; ``"graph"``, a CUDA graph that is replayed.
+        memory_format: ``"channels_last"`` for 4-dimensional parameters and inputs; None leaves them as they are.
+        seconds: How long each model is measured, but at least three runs; before, it is warmed up for at most as long.
+        batch: Items in one run, for `fps`; default: the first size of the example's first tensor.
+        by_module: So many levels of modules are timed as well (eager only), in further runs between the others.
 
-    Raises ValueError for what the device cannot do, for an unknown choice, and where the model fails in half
-    precision, torch.compile or a CUDA graph.
+    Returns:
+        Times in milliseconds and frames per second, every single run, and what they depend on.
+
+    Raises:
+        ValueError: for what the device cannot do, for an unknown choice, and where the model fails in half precision,
+            torch.compile or a CUDA graph.
 
     >>> nets = {"narrow": nn.Linear(64, 64), "wide": nn.Linear(64, 4096)}
     >>> found = speed(nets, torch.zeros(8, 64), seconds=0.05)
@@ -167,26 +181,29 @@ def speed(
     where = _device(device, next(iter(models.values())), next(iter(examples.values())))
     _check(where, precision, mode, memory_format, seconds, batch, by_module)
     clock = clock_on(where)
-    with held(where, tf32=precision == "tf32"):
+    with fixed_settings(where, tf32=precision == "tf32"):
         if mode == "compile":
             torch.compiler.reset()
         options = {"device": where, "precision": precision, "mode": mode, "memory_format": memory_format}
-        ready = {name: prepare(name, models[name], examples[name], **options) for name in models}
-        watches = {name: Watch(ready[name].net, clock, depth=by_module) for name in models if by_module is not None}
-        measures = {name: _measure(clock, ready[name], watches.get(name)) for name in models}
-        warmups = {name: warm(measure, seconds) for name, measure in measures.items()}
-        for watch in watches.values():
-            watch.runs.clear()
-        gc.collect()  # what was left behind so far is no part of the first runs
-        times = in_turns(measures, seconds * (1 if by_module is None else 2))
-        conditions = surroundings(where, next(iter(measures.values())))
-    conditions |= {"clock": clock.name, "seconds": seconds, "warmup_runs": warmups}
+        # Make each model ready, warm it up until its times are steady, then run them all interleaved.
+        ready = {name: make_executable(name, models[name], examples[name], **options) for name in models}
+        timers = {}
+        if by_module is not None:
+            timers = {name: ModuleTimer(each.net, clock, depth=by_module) for name, each in ready.items()}
+        measures = {name: _measure(clock, ready[name], timers.get(name)) for name in models}
+        warmup_runs = {name: warm_up(measure, seconds) for name, measure in measures.items()}
+        for timer in timers.values():
+            timer.runs.clear()
+        gc.collect()  # the garbage so far is no part of the first runs
+        times = interleaved(measures, seconds * (1 if by_module is None else 2))
+        conditions = conditions_on(where, next(iter(measures.values())))
+    conditions |= {"clock": clock.name, "seconds": seconds, "warmup_runs": warmup_runs}
     if precision in HALF:
         conditions["cast"] = "model and inputs as a whole, no autocast"
     if mode == "compile":
         conditions["compiler"] = "inductor in its default mode, for fixed shapes"
         conditions["graphs"] = {name: each.graphs for name, each in ready.items()}
-    apart = [watch.frame().assign(model=name) for name, watch in watches.items()]
+    modules = [timer.frame().assign(model=name) for name, timer in timers.items()]
     return Speed(
         times=times,
         batch={name: batch or each.batch for name, each in ready.items()},
@@ -194,12 +211,12 @@ def speed(
         mode=mode,
         memory_format=memory_format,
         conditions=conditions,
-        modules=pd.concat(apart, ignore_index=True)[["model", *COLUMNS]] if apart else None,
+        modules=pd.concat(modules, ignore_index=True)[["model", *COLUMNS]] if modules else None,
     )
 
 
-def in_turns(measures: Mapping[str, Callable[[], float]], seconds: float) -> pd.DataFrame:
-    """What each of `measures` gives, called one after the other, again and again: a frame of model, turn, ms.
+def interleaved(measures: Mapping[str, Callable[[], float]], seconds: float) -> pd.DataFrame:
+    """Return what each of `measures` gives, called one after the other, again and again: a frame of model, turn, ms.
 
     At least three times, then until `seconds` for each have passed.
     """
@@ -210,7 +227,7 @@ def in_turns(measures: Mapping[str, Callable[[], float]], seconds: float) -> pd.
     return pd.DataFrame(rows, columns=["model", "turn", "ms"])
 
 
-def warm(measure: Callable[[], float], seconds: float) -> int:
+def warm_up(measure: Callable[[], float], seconds: float) -> int:
     """Run until three runs in a row take about as long, or `seconds` have passed. Returns how many runs it took."""
     begun, times = perf_counter(), []
     while not times or perf_counter() - begun < seconds:
@@ -231,13 +248,13 @@ def four_digits(value: float) -> str:
     return f"{value:,.{max(0, decimals)}f}"
 
 
-def _measure(clock: Clock, ready: Ready, watch: Watch | None) -> Callable[[], float]:
-    """A function that gives the milliseconds of one run; with a `watch`, one that is taken apart follows."""
+def _measure(clock: Clock, ready: Executable, timer: ModuleTimer | None) -> Callable[[], float]:
+    """A function that gives the milliseconds of one run; with a `timer`, one that is timed by module follows."""
 
     def measure() -> float:
         ms = timed(clock, ready.work)
-        if watch is not None:
-            watch.timed(ready.work)
+        if timer is not None:
+            timer.timed(ready.work)
         return ms
 
     return measure

@@ -1,74 +1,228 @@
-"""Whether two models say the same on an example, and what a recorded run costs: what every pass checks and notes."""
+"""What every pass does before it returns: the result is run and compared with what it should equal, and the step that
+made it is noted in its recipe.
 
+A pass is a pair of functions: the public one decides and ends with plain options, ``apply_<pass>(model, example,
+**options)`` does it and is what a recipe replays. Both end in `finish`.
+"""
+
+import math
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..capture.copies import copied, devices_of, structural_copy
-from ..capture.example import fresh, place, run, tensors_in, varied
+from ..capture.example import fresh, moved, run_example, tensors_in, varied
+from ..capture.modes import no_fused_layers
 from ..capture.record import Capture
-from ..capture.recorder import no_fused_layers
+from .recipe import Equality, Step, recipe, with_step
+
+EXACT, CLOSE = 1e-10, 1e-5  # relative differences that a pass allows itself in float64 and in the model's own dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What a model did with an example: its output, and the gradients of a fixed random combination of its outputs.
+
+    `gradients` are those of the parameters, by name, and of the example's tensors, as ``input 0`` and so on; None where
+    the model could not be differentiated.
+    """
+
+    output: Any
+    gradients: dict[str, Tensor] | None
+
+
+def observe(model: nn.Module, example: Any) -> Observed:
+    """Run the example on a copy of `model`, always from the same random state, forward and backward.
+
+    Raises what the model raises on the way forward.
+    """
+    with torch.random.fork_rng(devices=devices_of(model)), no_fused_layers(), warnings.catch_warnings():
+        # Code that asks what a tensor holds is told, now that it has a gradient, that it should not.
+        warnings.filterwarnings("ignore", "Converting a tensor with requires_grad=True to a scalar")
+        torch.manual_seed(0)
+        try:
+            return _differentiated(model, example)
+        except RuntimeError:  # it changes a parameter in place, or holds what has no gradient
+            torch.manual_seed(0)
+            with torch.no_grad():
+                return Observed(run_example(structural_copy(model), fresh(example)), None)
+
+
+def _differentiated(model: nn.Module, example: Any) -> Observed:
+    given = fresh(example)
+    net = structural_copy(model)
+    for (_, p), (_, own) in zip(net.named_parameters(), model.named_parameters(), strict=True):
+        p.requires_grad_(own.requires_grad)
+    inputs = [t for t in tensors_in(given) if t.is_floating_point() and t.is_leaf]
+    for t in inputs:
+        t.requires_grad_(True)
+    with torch.enable_grad():
+        output = run_example(net, given)
+    made = [t for t in tensors_in(output) if t.requires_grad and (t.is_floating_point() or t.is_complex())]
+    named = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    named |= {f"input {number}": t for number, t in enumerate(inputs)}
+    if not made or not named:
+        return Observed(output, None)
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(t.shape, generator=generator).to(t) for t in made]
+    found = torch.autograd.grad(made, list(named.values()), weights, allow_unused=True)
+    gradients = {name: g for name, g in zip(named, found, strict=True) if g is not None}
+    return Observed(output, gradients)
+
+
+def difference(a: Any, b: Any) -> float:
+    """Largest difference of two outputs, relative to the largest value of the first.
+
+    Infinite where types or shapes differ, NaN where exactly one of them is not finite.
+    """
+    first, second = tensors_in(a), tensors_in(b)
+    if type(a) is not type(b) or [t.shape for t in first] != [t.shape for t in second]:
+        return math.inf
+    return max((_of_tensors(x, y) for x, y in zip(first, second, strict=True)), key=_worst_first, default=0.0)
+
+
+def _worst_first(value: float) -> float:
+    return math.inf if value != value else value
+
+
+def _of_tensors(a: Tensor, b: Tensor) -> float:
+    if torch.equal(a, b) or not a.numel():
+        return 0.0
+    if not (a.is_floating_point() or a.is_complex()):
+        return math.inf
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    a, b = a.detach().to(wide), b.detach().to(wide)
+    finite = a.isfinite()
+    if not torch.equal(finite, b.isfinite()) or not finite.any():
+        return math.nan
+    return float((a[finite] - b[finite]).abs().max() / a[finite].abs().max().clamp(min=1e-30))
+
+
+def compare(model: nn.Module, other: nn.Module, example: Any) -> float:
+    """The `difference` of two models' outputs on an example, run on copies, from the same random state."""
+    made = []
+    for net in (model, other):
+        with torch.random.fork_rng(devices=devices_of(net)), torch.no_grad(), no_fused_layers():
+            torch.manual_seed(0)
+            made.append(run_example(structural_copy(net), fresh(example)))
+    return difference(*made)
+
+
+def gradient_difference(a: Observed, b: Observed, changed: Collection[str] = ()) -> float:
+    """Largest difference of the gradients that both observed models have, relative to the largest of all.
+
+    Parameters of the modules at the paths `changed`, and of those below, are left out: they are others now.
+    """
+    if a.gradients is None or b.gradients is None:
+        return 0.0
+    prefixes = tuple(f"{path}." for path in changed)
+    names = [n for n in a.gradients if n in b.gradients and not n.startswith(prefixes)]
+    names = [n for n in names if a.gradients[n].shape == b.gradients[n].shape]
+    largest = max((float(a.gradients[n].abs().max()) for n in names if a.gradients[n].numel()), default=0.0)
+    if not names or not math.isfinite(largest) or not largest:
+        return 0.0
+    parts = [(a.gradients[n].double() - b.gradients[n].double()).abs().max() for n in names if a.gradients[n].numel()]
+    worst = float(torch.stack([part.cpu() for part in parts]).max())
+    return worst / largest if math.isfinite(worst) else math.nan
+
+
+def finish(
+    made: nn.Module,
+    model: nn.Module,
+    *,
+    name: str,
+    options: dict[str, Any],
+    before: Capture | None,
+    after: Capture | None,
+    equality: Equality,
+    checked: str,
+    found: Collection[str],
+    taken: Collection[str],
+    skipped: Mapping[str, str] | None = None,
+    how: Mapping[str, str] | None = None,
+    idle: Collection[str] = (),
+) -> nn.Module:
+    """`made` with the recipe of `model` and the step that made the one of the other.
+
+    Raises AssertionError where the outputs have other shapes than before: no pass may change these.
+
+    Args:
+        made: the new model.
+        model: the one that the pass was given.
+        name: of the pass, as a recipe replays it.
+        options: resolved decisions, what `apply_<name>` takes.
+        before: recorded run of `model`; None where it was not run.
+        after: recorded run of `made`; likewise.
+        equality: what the pass promises of the output.
+        checked: how that was checked, with the numbers.
+        found: names of all that the pass considered.
+        taken: names of what it changed.
+        skipped: why it did not change the others, by name.
+        how: how it changed what it took, by name.
+        idle: parameters that are still computed with though no output needs them.
+
+    """
+    shapes = [record and list(record.output_shapes) for record in (before, after)]
+    if shapes[0] != shapes[1]:
+        raise AssertionError(f"{name}: the outputs have the shapes {shapes[1]}, not {shapes[0]}")
+    counted = [
+        (costs(record) if record else {}) | {"params": sum(p.numel() for p in net.parameters())}
+        for record, net in ((before, model), (after, made))
+    ]
+    step = Step(
+        name=name,
+        options=options,
+        found=tuple(found),
+        taken=tuple(taken),
+        skipped=dict(skipped or {}),
+        how={key: str(value) for key, value in (how or {}).items()},
+        before=counted[0],
+        after=counted[1],
+        equality=equality,
+        checked=checked,
+        idle=tuple(idle),
+    )
+    return with_step(made, recipe(model), step)
+
+
+def compared(reference: Observed, result: Observed, *, allowed: float, what: str, changed: Collection[str] = ()) -> str:
+    """How equal two observed models are, in words. Raises AssertionError where outputs or gradients differ by more.
+
+    Gradients are held to a hundred times `allowed`: they are sums over more terms, in another order.
+    """
+    values = difference(reference.output, result.output)
+    if values != values:
+        return "not compared: the outputs are not finite in the same elements"
+    if not values <= allowed:
+        raise AssertionError(f"{what}, the output differs by {values:.3g} from the original's, over {allowed:.2g}")
+    slopes = gradient_difference(reference, result, changed)
+    if not slopes <= 100 * allowed:
+        raise AssertionError(
+            f"{what}, the gradients differ by {slopes:.3g} from the original's, over {100 * allowed:.2g}"
+        )
+    return f"{values:.2g}"
+
+
+def own_tolerance(model: nn.Module) -> float:
+    """What rounding may change in the dtypes that `model` computes in, those of autocast among them."""
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point() and p.numel() > 1} or {torch.float32}
+    dtypes |= {torch.get_autocast_dtype(d) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)}
+    return max(EXACT if dtype is torch.float64 else max(CLOSE, 2 * torch.finfo(dtype).eps) for dtype in dtypes)
+
+
+def in_double(model: nn.Module, example: Any) -> tuple[nn.Module, Any, Observed] | None:
+    """A copy of `model` in float64, an example that is nowhere constant, and what it did; None where it fails so."""
+    try:
+        double, example = copied(model).double(), varied(moved(example, dtype=torch.float64))
+        return double, example, observe(double, example)
+    except Exception:  # whatever the model raises that cannot run in another dtype, or on other values
+        return None
 
 
 def costs(record: Capture) -> dict[str, int]:
     """Parameters and multiply-adds of the recorded run, as a recipe's step states them."""
     return {"params": sum(record.params.values()), "macs": sum(op.macs for op in record.ops)}
-
-
-def compare(model: nn.Module, other: nn.Module, example: Any) -> float:
-    """Largest difference of two models' outputs on `example`, relative to the largest value of the first's.
-
-    Both run on copies, from the same random state. Infinite where types or shapes differ, NaN where exactly one of
-    them is not finite.
-    """
-    made = []
-    for net in (model, other):
-        with torch.random.fork_rng(devices=devices_of(net)), torch.no_grad(), no_fused_layers():
-            torch.manual_seed(0)
-            made.append(run(structural_copy(net), fresh(example)))
-    outputs = [tensors_in(output) for output in made]
-    if type(made[0]) is not type(made[1]) or [t.shape for t in outputs[0]] != [t.shape for t in outputs[1]]:
-        return float("inf")
-    worst = 0.0
-    for a, b in zip(*outputs, strict=True):
-        if torch.equal(a, b) or not a.numel():
-            continue
-        if not a.is_floating_point():
-            return float("inf")
-        a, b = a.double(), b.double()
-        finite = a.isfinite()
-        if not torch.equal(finite, b.isfinite()) or not finite.any():
-            return float("nan")
-        if finite.any():
-            scale = a[finite].abs().max().clamp(min=1e-30)
-            worst = max(worst, float((a[finite] - b[finite]).abs().max() / scale))
-    return worst
-
-
-def in_double(model: nn.Module, example: Any) -> tuple[nn.Module, Any] | None:
-    """A copy of `model` in float64 with an example that is nowhere constant; None where it does not run so."""
-    try:
-        double, example = copied(model).double(), varied(place(example, dtype=torch.float64))
-        with torch.no_grad(), torch.random.fork_rng(devices=devices_of(model)):
-            run(structural_copy(double), fresh(example))
-    except Exception:  # whatever the model raises that cannot run in another dtype, or on other values
-        return None
-    return double, example
-
-
-EXACT, CLOSE = 1e-10, 1e-5  # relative differences that a pass allows itself in float64 and in the model's own dtype
-
-
-def checked_equal(model: nn.Module, other: nn.Module, example: Any, what: str, allowed: float) -> str:
-    """Raise AssertionError where two models differ on an example by more than `allowed`; how far they do, in words."""
-    difference = compare(model, other, example)
-    if not difference <= allowed:
-        raise AssertionError(f"{what}, the output differs by {difference:.3g} from the original's, over {allowed}")
-    return f"{difference:.2g}"
-
-
-def output_shapes(record: Capture) -> list[tuple[int, ...]]:
-    """The shapes of the outputs of a recorded run."""
-    shapes = {value: shape for op in record.ops for value, shape in zip(op.outputs, op.out_shapes, strict=False)}
-    return [shapes.get(value, ()) for value in record.outputs]

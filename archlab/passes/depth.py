@@ -8,14 +8,16 @@ import torch
 from torch import nn
 
 from ..capture.copies import copied
-from ..capture.example import Call, fresh, run, tensors_in, varied
+from ..capture.example import Call, fresh, run_example, tensors_in, varied
 from ..capture.record import Capture
 from ..capture.recorder import capture
 from ..discovery.find import find
+from ..discovery.kinds import Kind
+from ..discovery.site import Site
 from ..rewrite.module_tree import renew_methods_, with_modules
-from .checks import checked_equal, costs, output_shapes
-from .recipe import Step, recipe, with_step
-from .switch import refuse_switched
+from .checks import compared, finish, observe
+from .recipe import Equality
+from .switch_state import refuse_switched
 
 
 def scale_depth(
@@ -23,13 +25,20 @@ def scale_depth(
 ) -> nn.Module:
     """A copy of `model` with `count` blocks in the Sequential or ModuleList at `span`.
 
-    Dropped blocks are the last ones. New ones follow the last and are made like it, with weights of their own:
-    ``init="fresh"`` as its layers initialise themselves, ``"preserve"`` as identities, which leaves the output of
-    the model bit for bit as it is: the last layer of each residual branch is zero (as in Fixup, Zhang et al. 2019, and
-    Net2Net's deeper nets, Chen et al. 2016).
+    Dropped blocks are the last ones. New ones follow the last and are made like it, with weights of their own.
 
-    Raises ValueError for a span that is no such container, a count that changes nothing or is below 1, blocks that the
-    model does not call, and where blocks cannot start as identities.
+    Args:
+        model: any module without switches; it is left untouched.
+        example: what runs it once.
+        span: path of the container; "" is the model itself.
+        count: how many blocks it is to have.
+        init: "fresh", as the layers initialise themselves; "preserve", as identities, which leaves the output of the
+            model bit for bit as it is: the last layer of each residual branch is zero (as in Fixup, Zhang et al. 2019,
+            and Net2Net's deeper nets, Chen et al. 2016).
+
+    Raises:
+        ValueError: for a span that is no such container, a count that changes nothing or is below 1, blocks that the
+            model does not call, and where blocks cannot start as identities.
 
     >>> scale_depth(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), torch.zeros(1, 4), span="", count=3)
     Sequential(
@@ -57,7 +66,7 @@ def scale_depth(
     made = copied(model)
     grown = made.get_submodule(span)
     names = list(grown._modules)
-    left: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     for name in names[count:]:
         del grown._modules[name]
     new = _names(names, count - have)
@@ -66,7 +75,7 @@ def scale_depth(
         path = f"{span}.{last}" if span else last
         block = copied(grown._modules[last])  # type: ignore[arg-type]
         if init == "preserve":
-            left = {f"{path}.{name}": "new blocks begin with a copy of it" for name in _reset_(block, model)}
+            skipped = {f"{path}.{name}": "new blocks begin with a copy of it" for name in _reset_(block, model)}
             _start_as_identity_(block, _call_of(model, path, varied(example)), path)
         else:
             same = _reset_(block, model)
@@ -75,35 +84,36 @@ def scale_depth(
                     f"scale_depth: {path}.{same[0]} would be a copy in the new blocks: its module has no "
                     "reset_parameters(), and the model no _init_weights(); init='preserve' does not ask for one"
                 )
-        for place, name in enumerate(new, have):
-            grown.add_module(name, _numbered(_anew(block, model, init), names.index(last), place))
+        for location, name in enumerate(new, have):
+            grown.add_module(name, _numbered(_anew(block, model, init), names.index(last), location))
     renew_methods_(made)
     try:
-        made = with_modules(made, {}, example)
+        made = with_modules(made, {})
+        after = capture(made, example)
     except (RuntimeError, IndexError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"scale_depth: with {count} blocks in {span!r} the model does not run: {error}") from error
-    after = capture(made, example)
     prefix = f"{span}." if span else ""
     uncalled = [prefix + name for name in new if prefix + name not in after.reached()[0]]
     if uncalled:
         raise ValueError(
             f"scale_depth: {uncalled[0]} is not called: the code around {span!r} names the blocks it calls"
         )
-    if output_shapes(after) != output_shapes(record):
+    if after.output_shapes != record.output_shapes:
         raise ValueError(
-            f"scale_depth: with {count} blocks the outputs have the shapes {output_shapes(after)}, not "
-            f"{output_shapes(record)}"
+            f"scale_depth: with {count} blocks the outputs have the shapes {after.output_shapes}, not "
+            f"{record.output_shapes}"
         )
-    equality = "none: blocks were dropped" if count < have else "none: the new blocks are fresh"
+    equality, checked = Equality.NONE, "blocks were dropped" if count < have else "the new blocks are fresh"
     if new and init == "preserve":
-        old, deep = (copied(m).eval() for m in (model, made))  # dropout of the new blocks would draw other numbers
-        equality = f"exact: equal within {checked_equal(old, deep, varied(example), 'deepened', 0.0)}"
+        # In evaluation mode: dropout of the new blocks would draw other numbers.
+        old, deep = (observe(copied(m).eval(), varied(example)) for m in (model, made))
+        equality, checked = Equality.EXACT, f"equal within {compared(old, deep, allowed=0.0, what='deepened')}"
     changed = [prefix + name for name in new or names[count:]]
-    step = Step(
-        "scale_depth", {"span": span, "count": count, "init": init}, tuple(prefix + n for n in names), tuple(changed),
-        left, {}, costs(record), costs(after), equality,
+    return finish(
+        made, model, name="scale_depth", options={"span": span, "count": count, "init": init}, before=record,
+        after=after, equality=equality, checked=checked, found=[prefix + n for n in names], taken=changed,
+        skipped=skipped,
     )  # fmt: skip
-    return with_step(made, recipe(model), step)
 
 
 def _names(names: list[str], more: int) -> list[str]:
@@ -162,7 +172,7 @@ def _call_of(model: nn.Module, path: str, example: Any) -> Call:
     probe.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True)
     try:
         with torch.no_grad():
-            run(probe, fresh(example))
+            run_example(probe, fresh(example))
     except _Seen:
         pass
     if not seen:
@@ -173,14 +183,14 @@ def _call_of(model: nn.Module, path: str, example: Any) -> Call:
 def _start_as_identity_(block: nn.Module, call: Call, path: str) -> None:
     """Set the last layer of each residual branch of `block` to zero, so that it hands its input on."""
     record = capture(block, call)
-    adds = [site for site in find(record, modules=dict(block.named_modules())) if site.kind == "branch"]
+    adds = [site for site in find(record, modules=dict(block.named_modules())) if site.kind is Kind.BRANCH]
     held = dict(block.named_parameters())
     with torch.no_grad():
         for site in adds:
             for name in _ends(record, site):
                 held[name].zero_()
         given = tensors_in((call.args, call.kwargs))[0].clone()
-        out = tensors_in(run(copied(block).eval(), fresh(call)))
+        out = tensors_in(run_example(copied(block).eval(), fresh(call)))
     if not adds or not out or out[0].shape != given.shape or not torch.equal(out[0], given):
         raise ValueError(
             f"scale_depth: a {type(block).__name__} like {path} cannot start as an identity: its "
@@ -188,10 +198,12 @@ def _start_as_identity_(block: nn.Module, call: Call, path: str) -> None:
         )
 
 
-def _ends(record: Capture, site: Any) -> Iterator[str]:
+def _ends(record: Capture, site: Site) -> Iterator[str]:
     """The parameters of the last layer on the way that the add at `site` drops."""
-    add = next(op for op in record.ops if op.place == site.place and op.execution.entry is site.entry)
-    value = add.inputs[site.drop]
+    target = site.target
+    add = next(op for op in record.ops if op.location == target.location and op.execution.entry is target.entry)
+    assert target.dropped is not None
+    value = add.inputs[target.dropped]
     while (op := record.producer.get(value)) is not None:
         if op.params:
             yield from (name for name in op.params if name in record.params)

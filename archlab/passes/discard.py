@@ -1,32 +1,43 @@
 """Removal: sites physically gone, with the modules and parameters that nothing reaches any more."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Real
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from ..capture.copies import copied
 from ..capture.dataflow import Flow
-from ..discovery.site import KINDS, Site, Where
-from ..rewrite.graph_edits import Edit
+from ..capture.recorder import capture
+from ..discovery.find import sites_of
+from ..discovery.kinds import kinds_of
+from ..discovery.select import Where, refuse_conflicts, select
+from ..discovery.site import Site, Sites
 from ..rewrite.module_tree import drop_unreached, restore
 from ..rewrite.rewrite import rewrite
-from .checks import compare, costs
-from .recipe import Recipe, Step, forget_recipe_, recipe, with_step
-from .switch import example_for, forget_switches_, named_omegas, set_omegas_, switch, switches_of
+from ..rewrite.target import Edit, Freeze, How
+from .checks import Observed, compared, finish, observe, own_tolerance
+from .recipe import Equality, forget_last_step_
+from .switch import not_chosen, put_switches, sites_named
+from .switch_state import example_for, forget_switches_, named_omegas, refuse_switched, set_omegas_, switches_of
 
 
 def discard(soft: nn.Module, tau: float = 0.5, *, keep: Literal["restore", "freeze"] = "restore") -> nn.Module:
     """A copy of a switched model without the sites whose omega is above `tau`, and without any switch.
 
-    The other sites are restored to the original (``keep="restore"``) or blended for good at their omega
-    (``"freeze"``). Modules and parameters that nothing reaches any more are gone; the weights are those of `soft`.
-    Checked before returning: the result equals `soft` with the removed omegas at 1 and the others at 0 (or theirs).
+    Modules and parameters that nothing reaches any more are gone; the weights are those of `soft`. Checked before it
+    returns: the result equals `soft` with the removed omegas at 1 and the others at 0 (or theirs).
 
-    Raises ValueError for a `tau` outside [0, 1] or where no omega is above it.
+    Args:
+        soft: a model with switches, as `switch` makes it; it is left untouched.
+        tau: threshold in [0, 1].
+        keep: what becomes of the other sites: "restore", the original; "freeze", blended for good at their omega.
 
+    Raises:
+        ValueError: for a `tau` outside [0, 1] or where no omega is above it.
+
+    >>> import torch
+    >>> from archlab import set_omegas_, switch
     >>> soft = switch(nn.Sequential(nn.ReLU(), nn.Tanh()), torch.zeros(1, 4), kinds="activation")
     >>> set_omegas_(soft, {"activation.1": 0.8})
     >>> discard(soft)
@@ -39,7 +50,7 @@ def discard(soft: nn.Module, tau: float = 0.5, *, keep: Literal["restore", "free
         raise ValueError(f"tau must be a number in [0, 1], as omega is; got {tau!r}")
     if keep not in ("restore", "freeze"):
         raise ValueError(f"keep must be 'restore' or 'freeze', got {keep!r}")
-    net, _ = switches_of(soft)
+    net, state = switches_of(soft)
     values = {site: omega.item() for site, omega in named_omegas(net).items()}
     gone = [site for site, omega in values.items() if omega > tau]
     frozen = {s: w for s, w in values.items() if keep == "freeze" and s not in gone and w > 0}
@@ -48,94 +59,115 @@ def discard(soft: nn.Module, tau: float = 0.5, *, keep: Literal["restore", "free
             f"no omega is above tau={tau}: the largest is {max(values.values()):.3g}, nothing would be removed. "
             "Train longer, or choose a smaller tau"
         )
-    return _discard(net, gone, frozen, {s: f"omega {w:.3g} is not above tau {tau}" for s, w in values.items()})
+    example = example_for(net, state)
+    decided = copied(net)
+    set_omegas_(decided, 0.0)
+    set_omegas_(decided, dict.fromkeys(gone, 1.0) | frozen)
+    plain = restore(net, state.omegas, state.classes)
+    forget_switches_(plain)
+    forget_last_step_(plain)  # which put the switches in
+    skipped = state.skipped | {
+        site: f"omega {omega:.3g} is not above tau {tau}"
+        for site, omega in values.items()
+        if site not in gone and site not in frozen
+    }
+    reference = observe(decided, example)
+    return _discarded(plain, example, gone, frozen, found=state.sites, reference=reference, skipped=skipped)
 
 
 def remove(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where: Where = None) -> nn.Module:
-    """A copy of `model` without the sites of `kinds` that match `where`: `switch`, every omega 1, `discard`.
+    """A copy of `model` without the chosen sites: as `switch`, every omega 1, and `discard`.
 
-    Raises ValueError where nothing matches, and says which sites there are.
+    Args:
+        model: any module without switches; it is left untouched.
+        example: what runs it once.
+        kinds: which kinds of site, one or several of `al.KINDS`.
+        where: a glob on site id or module path, a list of globs, or a function of the Site; None: all of these kinds.
 
+    Raises:
+        ValueError: where nothing matches; it says which sites there are.
+
+    >>> import torch
     >>> remove(nn.Sequential(nn.ReLU(), nn.Tanh()), torch.zeros(1, 4), kinds="activation", where="*.0")
     Sequential(
       (0): Identity()
       (1): Tanh()
     )
     """
-    soft = switch(model, example, kinds=kinds, where=where)
-    set_omegas_(soft, 1.0)
-    return discard(soft)
+    refuse_switched(model)
+    found = sites_of(model, example)
+    taken = select(found, kinds=kinds, where=where)
+    refuse_conflicts(taken)
+    considered = [site.id for site in found if site.kind in kinds_of(kinds)]
+    ids = [site.id for site in taken]
+    return apply_discard(model, example, removed=ids, frozen={}, found=found, considered=considered)
 
 
-def _discard(net: nn.Module, gone: list[str], frozen: dict[str, float], why_left: dict[str, str]) -> nn.Module:
-    _, state = switches_of(net)
-    sites = {o.site.id: o.site for o in state.omegas}
-    plain = restore(net, state.omegas, state.classes)
-    forget_switches_(plain)
-    forget_recipe_(plain)
-    edits = [Edit(sites[s]) for s in gone] + [Edit(sites[s], w) for s, w in frozen.items()]
-    example = example_for(net, state)
-    rewritten = rewrite(plain, example, edits, record=state.record)
-    thin = rewritten.model
-    identities = {sites[s].module or "" for s in gone if sites[s].kind in ("activation", "gate", "block")}
-    after = drop_unreached(thin, example, state.record, identities)
-    how = {s: _physical(h, sites[s].module) for s, h in rewritten.how.items()}
-    made = recipe(net)
-    before = Recipe(made.model, made.steps[:-1])  # without the step that put the switches in
-    step = Step(
-        "discard",
-        {"removed": gone, "frozen": frozen},
-        state.found,
-        (*gone, *frozen),
-        state.left | {s: why for s, why in why_left.items() if s not in gone and s not in frozen},
-        how,
-        costs(state.record),
-        costs(after) | {"params": sum(p.numel() for p in thin.parameters())},
-        _checked(net, thin, example, gone, frozen),
-        tuple(sorted(Flow(after).idle_params() - Flow(state.record).idle_params())),
-    )
-    return with_step(thin, before, step)
+def apply_discard(
+    model: nn.Module,
+    example: Any,
+    *,
+    removed: Collection[str],
+    frozen: Mapping[str, float],
+    found: Sites | None = None,
+    considered: Collection[str] | None = None,
+) -> nn.Module:
+    """The step ``discard`` of a recipe: the named sites removed, or frozen at their omega.
+
+    Args:
+        model: a model without switches; it is left untouched.
+        example: what runs it once.
+        removed: ids of the sites that go.
+        frozen: id -> omega of the sites that are blended for good.
+        found: all sites of `model`, where its run was recorded already.
+        considered: ids of the sites that were chosen among; None: all.
+
+    Raises:
+        ValueError: where the model lacks one of the sites.
+
+    """
+    refuse_switched(model)
+    found = found or sites_of(model, example)
+    taken = sites_named(found, [*removed, *frozen])
+    values = dict.fromkeys(removed, 1.0) | dict(frozen)
+    switched = put_switches(model, example, taken, found, omegas=values)
+    skipped = not_chosen(taken, considered or [site.id for site in found])
+    return _discarded(model, example, list(removed), dict(frozen), found=found, reference=switched.ran, skipped=skipped)
 
 
-def _physical(how: str, module: str | None) -> str:
+def _discarded(
+    model: nn.Module,
+    example: Any,
+    gone: list[str],
+    frozen: dict[str, float],
+    *,
+    found: Sites,
+    reference: Observed,
+    skipped: Mapping[str, str],
+) -> nn.Module:
+    """`model` without the sites; `reference` is what it did with them switched off."""
+    sites = {site.id: site for site in found}
+    # 1. The code of the containers, without what goes; recorded as it runs.
+    edits = [Edit(sites[s].target) for s in gone] + [Edit(sites[s].target, Freeze(w)) for s, w in frozen.items()]
+    rewritten = rewrite(model, example, edits, record=found.record, run=lambda net: capture(net, example))
+    thin, after = rewritten.model, rewritten.ran
+    # 2. The modules and parameters that it does not reach any more; then it runs as it will.
+    identities = {sites[s].module or "" for s in gone if sites[s].target.dropped is None}
+    ran = drop_unreached(thin, found.record, after, lambda net: observe(net, example), identities=identities)
+    # 3. The same as switched off?
+    allowed = own_tolerance(model)
+    within = compared(reference, ran, allowed=allowed, what="removed")
+    told = within if within.startswith("not") else f"equal to omega = 1 within {within} (allowed {allowed:.2g})"
+    considered = {*gone, *frozen, *skipped}
+    return finish(
+        thin, model, name="discard", options={"removed": gone, "frozen": frozen},
+        before=found.record, after=after, equality=Equality.EXACT, checked=told,
+        found=[s.id for s in found if s.id in considered], taken=(*gone, *frozen), skipped=skipped,
+        how={s: _physical(h, sites[s]) for s, h in rewritten.how.items()},
+        idle=sorted(Flow(after).idle_params() - Flow(found.record).idle_params()),
+    )  # fmt: skip
+
+
+def _physical(how: How, site: Site) -> How:
     """An op that is intercepted is only bypassed: what it would have computed may still be computed."""
-    return "bypassed" if how == "intercepted" and module is None else how
-
-
-def _checked(soft: nn.Module, thin: nn.Module, example: Any, gone: list[str], frozen: dict[str, float]) -> str:
-    decided = copied(soft)
-    set_omegas_(decided, 0.0)
-    set_omegas_(decided, dict.fromkeys(gone, 1.0) | frozen)
-    difference = compare(decided, thin, example)
-    dtypes = {p.dtype for p in soft.parameters() if p.is_floating_point() and p.numel() > 1} or {torch.float32}
-    dtypes |= {torch.get_autocast_dtype(d) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)}
-    tolerance = max(1e-10 if dt is torch.float64 else max(1e-5, 2 * torch.finfo(dt).eps) for dt in dtypes)
-    if difference > tolerance:
-        raise AssertionError(
-            f"removed, the output differs by {difference:.3g} from the switched model's, over {tolerance}"
-        )
-    if difference != difference:
-        return "not compared: the outputs are not finite in the same places"
-    return f"equal to omega = 1 within {difference:.2g} (relative; allowed {tolerance:.2g})"
-
-
-def replay_switch(model: nn.Module, example: Any, *, sites: list[str]) -> nn.Module:
-    """The step ``switch`` of a recipe: switches at the named sites. Raises ValueError where the model lacks one."""
-    wanted = set(sites)
-
-    def in_recipe(site: Site) -> bool:
-        return site.id in wanted
-
-    soft = switch(model, example, kinds=KINDS, where=in_recipe)
-    missing = [site for site in sites if site not in named_omegas(soft)]
-    if missing:
-        raise ValueError(
-            f"the recipe takes {len(sites)} sites, of which this model lacks {len(missing)}: "
-            f"{', '.join(missing[:4])}. Build it with the options, and run it on the example, of the first time"
-        )
-    return soft
-
-
-def replay_discard(model: nn.Module, example: Any, *, removed: list[str], frozen: dict[str, float]) -> nn.Module:
-    """The step ``discard`` of a recipe: the named sites removed or frozen. Raises ValueError as `replay_switch`."""
-    return _discard(replay_switch(model, example, sites=[*removed, *frozen]), removed, frozen, {})
+    return How.BYPASSED if how is How.INTERCEPTED and site.module is None else how

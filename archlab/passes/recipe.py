@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
 from typing import Any
 
 from torch import nn
@@ -11,27 +13,46 @@ from torch import nn
 _ATTRIBUTE = "_archlab_recipe"
 
 
-@dataclass(frozen=True)
+class Equality(str, Enum):
+    """What a pass promises of the output of the model that it makes. A string, so that JSON can write it."""
+
+    EXACT = "exact"  # that of the model before; after removal, that of the switched model at omega = 1
+    INTERIOR = "interior"  # the same but for a border, whose width the step says
+    NONE = "none"  # another one: train on
+
+    __str__ = str.__str__
+    __format__ = str.__format__  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One pass that was applied.
 
-    `name` is the pass, `options` its resolved decisions (never the criterion behind them); `found` are the ids
-    of all sites it considered, `taken` those it changed, `left` the others with the reason; `how` says for each
-    taken site how it was rewritten; `before` and `after` hold ``params`` and ``macs``; `equality` says what was
-    checked before the model was returned; `idle` names parameters that are still computed with though no output needs
-    them any more, as they feed a removed site from code that could not be rewritten with it.
+    `name` is the pass, `options` its resolved decisions (never the criterion behind them); `found` are the names of all
+    sites or layers that it considered, `taken` those it changed, `skipped` the others with the reason; `how` says for
+    each taken one how it was rewritten; `before` and `after` hold ``params`` and ``macs``; `equality` is what the pass
+    promises, `checked` how that was checked before the model was returned; `idle` names parameters that are still
+    computed with though no output needs them any more, as they feed a removed site from code that could not be
+    rewritten with it.
     """
 
     name: str
     options: dict[str, Any]
     found: tuple[str, ...] = ()
     taken: tuple[str, ...] = ()
-    left: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     how: dict[str, str] = field(default_factory=dict)
     before: dict[str, int] = field(default_factory=dict)
     after: dict[str, int] = field(default_factory=dict)
-    equality: str = ""
+    equality: Equality = Equality.NONE
+    checked: str = ""
     idle: tuple[str, ...] = ()
+
+    @property
+    def left(self) -> dict[str, str]:
+        """The former name of `skipped`."""
+        warnings.warn("Step.left is called .skipped now", DeprecationWarning, stacklevel=2)
+        return self.skipped
 
 
 @dataclass(frozen=True)
@@ -50,10 +71,8 @@ class Recipe:
         """The recipe in `text`. Raises ValueError for text that is not one."""
         try:
             data = json.loads(text)
-            lists = ("found", "taken", "idle")
-            steps = tuple(Step(**step | {name: tuple(step.get(name, ())) for name in lists}) for step in data["steps"])
-            return Recipe(data["model"], steps)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            return Recipe(data["model"], tuple(_step(step) for step in data["steps"]))
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is not a recipe: {type(error).__name__}: {error}") from error
 
     def __repr__(self) -> str:
@@ -62,10 +81,23 @@ class Recipe:
             cost = ", ".join(
                 f"{unit} {step.before[unit]:,} -> {step.after[unit]:,}" for unit in step.before if unit in step.after
             )
-            idle = f"; {len(step.idle)} parameters left idle" if step.idle else ""
+            idle = f"; {len(step.idle)} parameters stay idle" if step.idle else ""
             what = "sites" if step.name in ("switch", "discard") else "modules"
-            lines.append(f"  {step.name}: {len(step.taken)} of {len(step.found)} {what}; {cost}; {step.equality}{idle}")
+            told = f"{cost}; {step.equality}: {step.checked}{idle}"
+            lines.append(f"  {step.name}: {len(step.taken)} of {len(step.found)} {what}; {told}")
         return "\n".join(lines)
+
+
+def _step(data: Mapping[str, Any]) -> Step:
+    """A step as JSON holds it; steps of before `skipped` and `checked` had `left`, and both in `equality`."""
+    step = dict(data)
+    if "checked" not in step:
+        step["skipped"], text = step.pop("left", {}), str(step.get("equality", ""))
+        interior = text.startswith("equal in the interior")
+        step["checked"] = text.partition(": ")[2] or text
+        step["equality"] = "none" if text.startswith("none") else "interior" if interior else "exact"
+    step["equality"] = Equality(step["equality"])
+    return Step(**step | {name: tuple(step.get(name, ())) for name in ("found", "taken", "idle")})
 
 
 def recipe(model: nn.Module) -> Recipe:
@@ -75,7 +107,7 @@ def recipe(model: nn.Module) -> Recipe:
     >>> from archlab import remove
     >>> recipe(remove(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.zeros(1, 4), kinds="activation"))
     recipe for Sequential:
-      discard: 1 of 1 sites; params 20 -> 20, macs 16 -> 16; equal to omega = 1 within 0 (relative; allowed 1e-05)
+      discard: 1 of 1 sites; params 20 -> 20, macs 16 -> 16; exact: equal to omega = 1 within 0 (allowed 1e-05)
     """
     return getattr(model, _ATTRIBUTE, None) or Recipe(class_name(model))
 
@@ -86,9 +118,10 @@ def with_step(model: nn.Module, before: Recipe, step: Step) -> nn.Module:
     return model
 
 
-def forget_recipe_(model: nn.Module) -> None:
-    """Take the recipe off `model`, in place."""
-    vars(model).pop(_ATTRIBUTE, None)
+def forget_last_step_(model: nn.Module) -> None:
+    """Take the last step off the recipe of `model`, in place."""
+    made = recipe(model)
+    setattr(model, _ATTRIBUTE, Recipe(made.model, made.steps[:-1]))
 
 
 def class_name(model: nn.Module) -> str:
@@ -132,5 +165,7 @@ def apply_steps(
             raise ValueError(f"step {step.name!r} does not take the options {list(step.options)}: {error}") from error
         model = passes[step.name](model, example, **options)
         *before, made = recipe(model).steps
-        with_step(model, Recipe(steps.model, tuple(before)), replace(made, left=step.left))  # why, only `step` knows
+        with_step(
+            model, Recipe(steps.model, tuple(before)), replace(made, skipped=step.skipped)
+        )  # why, only `step` knows
     return model

@@ -1,4 +1,7 @@
-"""Keeping what a pass made: weights as safetensors, the recipe beside them as JSON, rebuilt from the class."""
+"""Models that passes made, written and read: weights as safetensors, the recipe beside them as JSON.
+
+A model is rebuilt from its class by replaying the recipe; nothing in a file names code to import.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -10,8 +13,30 @@ from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
 from ..files import write_whole
-from . import PASSES
+from .depth import scale_depth
+from .discard import apply_discard
+from .fold.fold import apply_fold
+from .fold.hoist_padding import apply_hoist_padding
 from .recipe import Recipe, apply_steps, recipe
+from .replace import apply_replace
+from .resolution.scale import apply_scale_resolution
+from .share import share
+from .switch import apply_switch
+from .width.scale import apply_scale_width
+
+# What the steps of a recipe may call, by name: a new pass is a file of its own and a line here. Where a pass decides
+# nothing, what it is called with is what it does.
+PASSES: dict[str, Callable[..., nn.Module]] = {
+    "switch": apply_switch,
+    "discard": apply_discard,
+    "fold": apply_fold,
+    "hoist_padding": apply_hoist_padding,
+    "share": share,
+    "scale_resolution": apply_scale_resolution,
+    "scale_width": apply_scale_width,
+    "scale_depth": scale_depth,
+    "replace": apply_replace,
+}
 
 
 def apply(

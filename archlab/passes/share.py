@@ -9,30 +9,36 @@ from ..capture.copies import copied
 from ..capture.dataflow import Flow
 from ..capture.record import Capture, ModuleCall, Op
 from ..capture.recorder import capture
-from ..discovery.find import site_of, site_of_calls
-from ..rewrite.graph_edits import Edit, Feed
+from ..names import closest
 from ..rewrite.inject import free_name
 from ..rewrite.module_tree import drop_unreached
 from ..rewrite.rewrite import rewrite
-from .checks import costs, output_shapes
-from .recipe import Step, recipe, with_step
+from ..rewrite.target import Edit, Rewire, target_of
+from .checks import finish, observe
+from .recipe import Equality
 from .resolution.layers import Resample
-from .switch import refuse_switched
+from .switch_state import refuse_switched
 
 _RESAMPLING = frozenset({"interpolate", "upsample", "avg_pool1d", "avg_pool2d", "avg_pool3d"})
 
 
 def share(model: nn.Module, example: Any, *, keep: str, drop: str) -> nn.Module:
-    """A copy of `model` in which all that read the output of module `drop` read that of module `keep` instead.
+    """A copy of `model` in which all that read the output of one module read that of another instead.
 
-    What nothing reaches any more is gone. Both outputs must have the same channels. Where their grids differ, ops that
-    only bring the dropped branch to the kept one's grid go as well; else the kept output is resampled (`Resample`: to
-    inputs whose sides the ratio of the grids divides).
-    Both must be seen by one container, each as the output of a module that it calls. Values change, so train on; the
-    recipe's step says what is gone. Paper, section 4.4: a single branch in the encoder.
+    What nothing reaches any more is gone. Where the grids of the two outputs differ, ops that only bring the dropped
+    branch to the kept one's go as well; else the kept output is resampled (`Resample`: to inputs whose sides the ratio
+    of the grids divides). Values change, so train on. Paper, section 4.4: a single branch in the encoder.
 
-    Raises ValueError for an unknown path and for outputs that do not fit, CannotRewrite where the container's code
-    cannot be traced, or computes `keep` only after `drop` is read.
+    Args:
+        model: any module without switches; it is left untouched.
+        example: what runs it once.
+        keep: path of the module whose output is read from now on.
+        drop: path of the module whose output was read. Both outputs are N x C x spatial, with the same N and C, and
+            one container must see both, each as the output of a module that it calls.
+
+    Raises:
+        ValueError: for an unknown path, and for outputs that do not fit.
+        CannotRewrite: where the container's code cannot be traced, or computes `keep` only after `drop` is read.
 
     >>> class Net(nn.Module):
     ...     def __init__(self):
@@ -65,24 +71,19 @@ def share(model: nn.Module, example: Any, *, keep: str, drop: str) -> nn.Module:
         container = prepared.get_submodule(path)
         through = free_name(container, f"{drop.rpartition('.')[2]}_from_{keep.rpartition('.')[2]}")
         container.add_module(through, Resample(factor))
-    source = kept[0].place
+    source = kept[0].location
     assert source is not None
-    feed = Feed(site_of_calls(dropped, flow), None, source, through)
-    edits: list[Edit] = [feed, *(Edit(site_of(ops, flow)) for ops in resamplers)]
-    rewritten = rewrite(prepared, example, edits, record=record)
-    new = rewritten.model
-    after = drop_unreached(new, example, record, set())
+    edits = [Edit(target_of(drop, dropped, flow), Rewire(source, through))]
+    edits += [Edit(target_of(f"{drop}/{ops[0].name}.{i}", ops, flow)) for i, ops in enumerate(resamplers)]
+    rewritten = rewrite(prepared, example, edits, record=record, run=lambda net: capture(net, example))
+    new, after = rewritten.model, rewritten.ran
+    drop_unreached(new, record, after, lambda net: observe(net, example))
     gone = sorted(record.reached()[0] - after.reached()[0])
-    shapes = [output_shapes(r) for r in (record, after)]
-    if shapes[0] != shapes[1]:
-        raise AssertionError(f"shared, the outputs have the shapes {shapes[1]}, not {shapes[0]}")
-    how = {drop: rewritten.how[feed.site.id]} | {e.site.id: rewritten.how[e.site.id] for e in edits[1:]}
-    step = Step(
-        "share", {"keep": keep, "drop": drop}, (keep, drop), (drop,), {path: "reached no more" for path in gone}, how,
-        costs(record), costs(after) | {"params": sum(p.numel() for p in new.parameters())},
-        "none: values change; the outputs keep their shapes",
+    return finish(
+        new, model, name="share", options={"keep": keep, "drop": drop}, before=record, after=after,
+        equality=Equality.NONE, checked="values change; the outputs keep their shapes",
+        found=[keep, drop], taken=[drop], skipped=dict.fromkeys(gone, "reached no more"), how=rewritten.how,
     )  # fmt: skip
-    return with_step(new, recipe(model), step)
 
 
 def _seen_together(
@@ -93,8 +94,9 @@ def _seen_together(
     known = {path for path, _ in model.named_modules()}
     for name, path in (("keep", keep), ("drop", drop)):
         if path not in known:
-            near = [p for p in known if p.rpartition(".")[2] == path.rpartition(".")[2]] or sorted(known - {""})[:12]
-            raise ValueError(f"share: {name}={path!r} is no module of this model; there are {', '.join(near)}")
+            raise ValueError(
+                f"share: {name}={path!r} is no module of this model; {closest(path, sorted(known - {''}))}"
+            )
         if not any(call.module == path and call.tensor_out for call in record.calls):
             raise ValueError(f"share: {name}={path!r} is not called by the example, or its output is not one tensor")
     carriers = {}
@@ -105,10 +107,11 @@ def _seen_together(
     if not pairs:
         raise ValueError(f"share: no module calls both {keep!r} and {drop!r}, or what contains them")
     first = max(pairs, key=lambda pair: (pair[0].module == keep) + (pair[1].module == drop))
-    same = [
-        (k, d) for k, d in pairs
-        if (k.module, k.place, d.module, d.place) == (first[0].module, first[0].place, first[1].module, first[1].place)
-    ]  # fmt: skip
+
+    def lines(pair: tuple[ModuleCall, ModuleCall]) -> list[tuple]:
+        return [(call.module, call.location) for call in pair]
+
+    same = [pair for pair in pairs if lines(pair) == lines(first)]
     wanted = sum(call.module == drop for call in record.calls)
     if len(same) != wanted:
         raise ValueError(
@@ -120,19 +123,19 @@ def _seen_together(
 def _resamplers(
     record: Capture, flow: Flow, dropped: Sequence[ModuleCall], grid: tuple[int, ...]
 ) -> list[tuple[Op, ...]]:
-    """The ops that bring the dropped values to `grid`, by place, where nothing else reads these; else none."""
+    """The ops that bring the dropped values to `grid`, by location, where nothing else reads these; else none."""
     values = {call.outputs[0] for call in dropped}
     readers = [op for value in values for op in flow.consumers.get(value, ())]
     fit = all(op.name in _RESAMPLING and op.out_shapes[0] == grid for op in readers)
     if not readers or not fit or values & set(record.outputs) or dropped[0].out_shapes[0] == grid:
         return []
-    places: dict[tuple, list[Op]] = {(op.execution.module, op.execution.entry, op.place): [] for op in readers}
+    locations: dict[tuple, list[Op]] = {(op.execution.module, op.execution.entry, op.location): [] for op in readers}
     for op in record.ops:
-        if (key := (op.execution.module, op.execution.entry, op.place)) in places:
-            places[key].append(op)
-    if any(op not in readers for ops in places.values() for op in ops):
+        if (key := (op.execution.module, op.execution.entry, op.location)) in locations:
+            locations[key].append(op)
+    if any(op not in readers for ops in locations.values() for op in ops):
         return []  # one of them resamples something else as well
-    return [tuple(ops) for ops in places.values()]
+    return [tuple(ops) for ops in locations.values()]
 
 
 def _factor(have: tuple[int, ...], want: tuple[int, ...], keep: str, drop: str) -> float:

@@ -1,106 +1,21 @@
-"""What removing or switching one site means: on a traced graph, and on a call that is intercepted.
-
-Removing replaces the site's result by the operand that stays; switching replaces it by a blend of
-both states. An op that works in place is edited as if it did not: its result stands for its operand
-from then on, and is copied back where the operand came from outside.
-"""
+"""Edits of a traced graph: targets removed, blended, wired otherwise; and what is then dead taken out."""
 
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx
 from torch.fx.node import map_arg
 
-from ..capture.example import tensors_in
-from ..capture.location import Place
-from ..capture.recorder import under_autocast
-from ..discovery.ops import RESHAPES
-from ..discovery.site import Site
+from ..capture.dataflow import RESHAPES
+from ..capture.location import Location
 from .blend import blend, damp, damp_into
+from .edits import recast
 from .guards import Untraceable
+from .target import Blend, Edit, Freeze, Rewire, Target, Wrap
 from .tracer import holds_tensor, is_mutating
 
-_ADD_KINDS = ("skip", "branch", "join")
-NOWHERE = Place((), 0)
 
-
-@dataclass(frozen=True, eq=False)
-class Edit:
-    """One site and what becomes of it: `omega` is the name of its container's parameter, a number (frozen), or
-    None (removed)."""
-
-    site: Site
-    omega: str | float | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Feed(Edit):
-    """Where the output of the call at the site was read, that of another call of the same container is, at `source`:
-    as it is, or passed through the child `through` first. Only a graph can be edited so."""
-
-    source: Place = NOWHERE
-    through: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Wrap(Edit):
-    """The call at the site gets its first input through the child `before`, or gives its output through the child
-    `after`, which is also given what went into the child `before` of the call at `source`. Only in a graph."""
-
-    before: str | None = None
-    after: str | None = None
-    source: Place = NOWHERE
-
-
-def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: dict) -> Any:
-    """The edited result of ``func(*args, **kwargs)``, the op or call at the edit's site. ω is read from `owner`."""
-    site = edit.site
-    assert not isinstance(edit, Feed | Wrap), "only a graph can be wired otherwise"
-    operands = tensors_in((args, kwargs))
-    target = operands[0]
-    omega = getattr(owner, edit.omega) if isinstance(edit.omega, str) else edit.omega
-    if site.kind in _ADD_KINDS:
-        a, b = operands
-        kept = operands[site.keep]
-        if omega is None:
-            result = kept.to(target.dtype) if site.inplace else _recast(kept, site)
-        elif site.inplace:
-            a = a if kept is target else a.clone()  # it is overwritten below; the gradient of omega needs it as it was
-            result = damp_into(target, a, b, omega, site.drop)
-        else:
-            result = damp(a, b, omega, site.drop)
-    elif omega is None:
-        result = _recast(target, site)
-    else:
-        x = target.clone() if site.inplace else target
-        if site.inplace:
-            args, kwargs = _swap(args, kwargs, target, x.clone())
-        result = blend(func(*args, **kwargs), x, omega)
-    if site.inplace and result is not target:
-        return target.copy_(result)
-    return result.clone() if site.mutated and any(result is o for o in operands) else result
-
-
-def recast(x: Tensor, dtype: torch.dtype, autocast: bool) -> Tensor:
-    """`x`, which stays where an op is removed, in the `dtype` that the op was seen to give.
-
-    Only where autocast is on or off as it was then: a model that ran under it may be moved to another dtype later.
-    """
-    return x.to(dtype) if under_autocast(x) == autocast else x
-
-
-def _recast(kept: Tensor, site: Site) -> Tensor:
-    return recast(kept, *site.recast) if site.recast else kept
-
-
-def _swap(args: tuple, kwargs: dict, old: Tensor, new: Tensor) -> tuple[tuple, dict]:
-    return tuple(new if a is old else a for a in args), {k: new if v is old else v for k, v in kwargs.items()}
-
-
-def edit_graph(graph: fx.Graph, edits: dict[Place, Edit], mutating: set[Place]) -> set[Place]:
+def edit_graph(graph: fx.Graph, edits: dict[Location, Edit], mutating: set[Location]) -> set[Location]:
     """Perform `edits` on the nodes at their places, in place, and drop what is then dead. Returns the places found.
 
     `mutating` are the places of ops and calls that were seen to change an input in place.
@@ -109,14 +24,14 @@ def edit_graph(graph: fx.Graph, edits: dict[Place, Edit], mutating: set[Place]) 
     idle = {node for node in graph.nodes if not node.users and node.target not in (operator.getitem, getattr)}
     found = set()
     for node in list(graph.nodes):
-        place = node.meta.get("place")
-        if place in edits:
-            found.add(place)
-            edit = edits[place]
-            if isinstance(edit, Feed):
-                _feed(graph, node, edit)
-            elif isinstance(edit, Wrap):
-                _wrap(graph, node, edit)
+        location = node.meta.get("location")
+        if location in edits:
+            found.add(location)
+            edit = edits[location]
+            if isinstance(edit.action, Rewire):
+                _rewire(graph, node, edit.target, edit.action)
+            elif isinstance(edit.action, Wrap):
+                _wrap(graph, node, edit.action)
             else:
                 _edit(graph, node, edit)
     _drop_dead(graph, idle, mutating)
@@ -125,92 +40,98 @@ def edit_graph(graph: fx.Graph, edits: dict[Place, Edit], mutating: set[Place]) 
 
 
 def _edit(graph: fx.Graph, node: fx.Node, edit: Edit) -> None:
-    site = edit.site
+    target, action = edit.target, edit.action
     operands = _operands(node)
-    target = operands[0]
-    given = target.op in ("placeholder", "get_attr")  # it came from outside, where a change in place is seen
-    if site.inplace:
-        _redirect_later_users(graph, target, node)
+    first = operands[0]
+    given = first.op in ("placeholder", "get_attr")  # it came from outside, where a change in place is seen
+    if target.in_place:
+        _redirect_later_users(graph, first, node)
     with graph.inserting_before(node):
-        omega = graph.get_attr(edit.omega) if isinstance(edit.omega, str) else edit.omega
-        if site.kind in _ADD_KINDS:
+        omega: Any = None
+        if isinstance(action, Blend):
+            omega = graph.get_attr(action.omega)
+        elif isinstance(action, Freeze):
+            omega = action.omega
+        if target.dropped is not None:
             a, b = operands
-            kept = operands[site.keep]
+            kept = operands[target.kept]
             if omega is None:
                 result = kept
-                if not site.inplace:
-                    result = _recast_node(graph, kept, site)
-                elif site.recast:  # elsewhere nothing of the target may be kept alive
-                    result = graph.call_method("type_as", (kept, target))
-            elif site.inplace:
-                if given and kept is not target:  # as in `perform`
+                if not target.in_place:
+                    result = _recast_node(graph, kept, target)
+                elif target.recast:  # elsewhere nothing of the first operand may be kept alive
+                    result = graph.call_method("type_as", (kept, first))
+            elif target.in_place:
+                if given and kept is not first:  # as in `perform`
                     a = graph.call_method("clone", (a,))
-                result = graph.call_function(damp_into, (target, a, b, omega, site.drop))
+                result = graph.call_function(damp_into, (first, a, b, omega, target.dropped))
             else:
-                result = graph.call_function(damp, (a, b, omega, site.drop))
+                result = graph.call_function(damp, (a, b, omega, target.dropped))
         elif omega is None:
-            result = _recast_node(graph, target, site)
+            result = _recast_node(graph, first, target)
         else:
-            result = _blend_node(graph, node, target, omega, inplace=site.inplace, given=given)
-        if site.inplace and given and result is not target:
-            result = graph.call_method("copy_", (target, result))
-    _stand_in(graph, node, result, operands, site)
+            result = _blend_node(graph, node, first, omega, in_place=target.in_place, given=given)
+        if target.in_place and given and result is not first:
+            result = graph.call_method("copy_", (first, result))
+    _stand_in(graph, node, result, operands, target)
 
 
-def _feed(graph: fx.Graph, node: fx.Node, edit: Feed) -> None:
-    source = _at(graph, edit.source)
+def _rewire(graph: fx.Graph, node: fx.Node, target: Target, action: Rewire) -> None:
+    source = _at(graph, action.source)
     order = {other: number for number, other in enumerate(graph.nodes)}
     early = [user for user in node.users if order[user] < order[source]]
     if early:
         raise Untraceable(f"what is to be read instead is computed only after {early[0].name} needs it")
     with graph.inserting_after(source):
         result = source
-        if edit.through is not None:
-            result = graph.call_module(edit.through, (source,))
-        elif edit.site.mutated:
+        if action.through is not None:
+            result = graph.call_module(action.through, (source,))
+        elif target.changed_later:
             result = graph.call_method("clone", (source,))
     node.replace_all_uses_with(result)
     graph.erase_node(node)
 
 
-def _wrap(graph: fx.Graph, node: fx.Node, edit: Wrap) -> None:
-    if edit.before is not None:
+def _wrap(graph: fx.Graph, node: fx.Node, action: Wrap) -> None:
+    if action.before is not None:
         with graph.inserting_before(node):
-            node.replace_input_with(node.all_input_nodes[0], graph.call_module(edit.before, (node.all_input_nodes[0],)))
+            node.replace_input_with(
+                node.all_input_nodes[0], graph.call_module(action.before, (node.all_input_nodes[0],))
+            )
         return
-    assert edit.after is not None
-    like = _at(graph, edit.source).all_input_nodes[0].all_input_nodes[0]
+    assert action.after is not None
+    like = _at(graph, action.source).all_input_nodes[0].all_input_nodes[0]
     with graph.inserting_after(node):
-        result = graph.call_module(edit.after, (node, like))
+        result = graph.call_module(action.after, (node, like))
     node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
 
 
-def _at(graph: fx.Graph, place: Place) -> fx.Node:
-    found = next((node for node in graph.nodes if node.meta.get("place") == place), None)
+def _at(graph: fx.Graph, location: Location) -> fx.Node:
+    found = next((node for node in graph.nodes if node.meta.get("location") == location), None)
     if found is None:
         raise Untraceable("the traced code does not pass both ends of what is to be changed")
     return found
 
 
-def _recast_node(graph: fx.Graph, kept: fx.Node, site: Site) -> fx.Node:
-    return graph.call_function(recast, (kept, *site.recast)) if site.recast else kept
+def _recast_node(graph: fx.Graph, kept: fx.Node, target: Target) -> fx.Node:
+    return graph.call_function(recast, (kept, *target.recast)) if target.recast else kept
 
 
-def _blend_node(graph: fx.Graph, node: fx.Node, target: fx.Node, omega: Any, *, inplace: bool, given: bool) -> fx.Node:
-    if not inplace:
-        node.meta.pop("place", None)  # it is no site of its own from now on
+def _blend_node(graph: fx.Graph, node: fx.Node, first: fx.Node, omega: Any, *, in_place: bool, given: bool) -> fx.Node:
+    if not in_place:
+        node.meta.pop("location", None)  # it is no site of its own from now on
         with graph.inserting_after(node):
-            return graph.call_function(blend, (node, target, omega))
-    x = graph.call_method("clone", (target,)) if given else target
-    scratch = graph.call_method("clone", (target,))
-    original = graph.node_copy(node, lambda n: scratch if n is target else n)
-    original.meta.pop("place", None)
+            return graph.call_function(blend, (node, first, omega))
+    x = graph.call_method("clone", (first,)) if given else first
+    scratch = graph.call_method("clone", (first,))
+    original = graph.node_copy(node, lambda n: scratch if n is first else n)
+    original.meta.pop("location", None)
     return graph.call_function(blend, (original, x, omega))
 
 
-def _stand_in(graph: fx.Graph, node: fx.Node, result: fx.Node, operands: list[fx.Node], site: Site) -> None:
+def _stand_in(graph: fx.Graph, node: fx.Node, result: fx.Node, operands: list[fx.Node], target: Target) -> None:
     """Let `result` be used wherever `node` was; a later change in place must not reach another user of it."""
-    if result in operands and site.mutated:
+    if result in operands and target.changed_later:
         given = result.op in ("placeholder", "get_attr") or _may_be_view(result)
         if given or len(result.users) > (1 if node in result.users else 0):
             with graph.inserting_after(node):
@@ -241,11 +162,11 @@ def _redirect_later_users(graph: fx.Graph, target: fx.Node, node: fx.Node) -> No
         after = after or other is node
 
 
-def _drop_dead(graph: fx.Graph, idle: set[fx.Node], mutating: set[Place]) -> None:
+def _drop_dead(graph: fx.Graph, idle: set[fx.Node], mutating: set[Location]) -> None:
     for node in reversed(list(graph.nodes)):
         if node.users or node in idle or node.op in ("placeholder", "output"):
             continue
-        if is_mutating(node) or node.meta.get("place") in mutating:
+        if is_mutating(node) or node.meta.get("location") in mutating:
             changed = next(iter(node.all_input_nodes), None)
             if changed is None or changed.op in ("placeholder", "get_attr") or len(changed.users) > 1:
                 continue

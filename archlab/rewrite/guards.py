@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ..capture.location import ORIGINS, Place
+from ..capture.location import ORIGINS, Location
 
 PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
 _NUMBERS = itertools.count()
@@ -19,7 +19,7 @@ class Untraceable(Exception):
     """The method cannot be traced; the message is the reason."""
 
 
-class Hole:
+class Placeholder:
     """Stands in an argument pattern for something that is an input of the graph: a tensor, a float, or an object.
 
     What a trace may do with an object is to hand it on (a transformer's cache): it may change between two calls.
@@ -32,11 +32,11 @@ class Hole:
         return isinstance(value, Tensor) if self.kind is Tensor else type(value) is self.kind
 
 
-TENSOR, NUMBER = Hole(Tensor), Hole(float)
+TENSOR, NUMBER = Placeholder(Tensor), Placeholder(float)
 
 
 def pattern_of(value: Any, *, numbers: bool) -> Any:
-    """The shape of an argument tree: holes for tensors, objects and, with `numbers`, floats; the others themselves."""
+    """An argument tree with placeholders for its tensors, objects and, with `numbers`, floats."""
     if isinstance(value, Tensor):
         return TENSOR
     if numbers and type(value) is float:
@@ -47,12 +47,12 @@ def pattern_of(value: Any, *, numbers: bool) -> Any:
         return {k: pattern_of(v, numbers=numbers) for k, v in value.items()}
     if isinstance(value, (*PLAIN, torch.Size)):
         return value
-    return Hole(type(value))
+    return Placeholder(type(value))
 
 
 def fill(pattern: Any, value: Any, leaves: list) -> bool:
-    """Append what stands at the holes of `pattern` to `leaves`; False where `value` does not fit the pattern."""
-    if isinstance(pattern, Hole):
+    """Append what stands at the placeholders of `pattern` to `leaves`; False where `value` does not fit the pattern."""
+    if isinstance(pattern, Placeholder):
         leaves.append(value)
         return pattern.holds(value)
     if isinstance(pattern, (tuple, list)) and not isinstance(pattern, torch.Size):
@@ -66,19 +66,19 @@ def fill(pattern: Any, value: Any, leaves: list) -> bool:
     return type(value) is type(pattern) and value == pattern
 
 
-def replace_holes(pattern: Any, make: Callable[[Hole], Any]) -> Any:
-    """`pattern` as arguments again, with ``make(hole)`` in the place of each hole."""
-    if isinstance(pattern, Hole):
+def replace_placeholders(pattern: Any, make: Callable[[Placeholder], Any]) -> Any:
+    """`pattern` as arguments again, with ``make(placeholder)`` in the place of each."""
+    if isinstance(pattern, Placeholder):
         return make(pattern)
     if type(pattern) in (tuple, list):
-        return type(pattern)(replace_holes(p, make) for p in pattern)
+        return type(pattern)(replace_placeholders(p, make) for p in pattern)
     if type(pattern) is dict:
-        return {k: replace_holes(p, make) for k, p in pattern.items()}
+        return {k: replace_placeholders(p, make) for k, p in pattern.items()}
     return pattern
 
 
 def leaves_of(args: tuple, kwargs: dict, patterns: tuple, named: dict) -> list | None:
-    """What stands at the holes of a call's patterns; None where the call does not fit them."""
+    """What stands at the placeholders of a call's patterns; None where the call does not fit them."""
     leaves: list = []
     if len(args) != len(patterns) or kwargs.keys() != named.keys():
         return None
@@ -92,7 +92,7 @@ def leaves_of(args: tuple, kwargs: dict, patterns: tuple, named: dict) -> list |
 
 
 @dataclass(frozen=True, eq=False)
-class Variant:
+class GuardedGraph:
     """A graph of a method and the calls it is valid for."""
 
     args: tuple
@@ -140,7 +140,7 @@ def fact_function(graph: fx.Graph, nodes: list[fx.Node]) -> Callable:
 def compile_graph(graph: fx.Graph, origin: tuple[str, str, Any]) -> Callable:
     """The graph as a Python function ``(module, *leaves)``, whose source is shown in tracebacks.
 
-    `origin` is the execution (module path, method, entry) that the nodes' places refer to.
+    `origin` is the execution (module path, method, entry) that the nodes' locations refer to.
     """
     number = next(_NUMBERS)
     name = f"{origin[1]}_{number}"  # a name of its own: code objects of equal text are equal, even from two files
@@ -158,13 +158,15 @@ def _compiled(graph: fx.Graph, name: str, filename: str) -> tuple[Callable, str]
     return scope[name], source
 
 
-def _lines(graph: fx.Graph, source: str, origin: tuple[str, str, Any]) -> dict[int, tuple[Place, tuple[str, str, Any]]]:
-    """Line of generated source -> original place, for the nodes that have one. fx gives each node a line."""
-    places = {node.name: node.meta.get("place") for node in graph.nodes}
+def _lines(
+    graph: fx.Graph, source: str, origin: tuple[str, str, Any]
+) -> dict[int, tuple[Location, tuple[str, str, Any]]]:
+    """Line of generated source -> original location, for the nodes that have one. fx gives each node a line."""
+    locations = {node.name: node.meta.get("location") for node in graph.nodes}
     lines = {}
     for number, line in enumerate(source.splitlines(), 1):
         for statement in line.split(";"):  # ``x += y;  iadd = x`` is one node
             name = statement.split("=")[0].split(":")[0].strip()
-            if places.get(name) is not None:
-                lines.setdefault(number, (places[name], origin))
+            if locations.get(name) is not None:
+                lines.setdefault(number, (locations[name], origin))
     return lines

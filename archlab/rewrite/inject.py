@@ -2,24 +2,24 @@
 
 import copy
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
 from torch import fx, nn
 
-from ..discovery.site import KINDS, Site
+OMEGA_CALL = "omega_call"  # the switch of a child every call of which is one target
+_OMEGA = re.compile(r"omega_(call|[a-z]+_\d+)")
 
-OMEGA_CALL = "omega_call"  # the switch of a child every call of which is one site
 
-
-def omega_name(site: Site) -> str:
-    """The name of a site's switch parameter in its container: ``omega_<kind>_<number>``, as in the site's id."""
-    return "omega_" + site.id.rsplit("/", 1)[-1].replace(".", "_")
+def omega_name(name: str) -> str:
+    """The name of the switch parameter of the target called `name`: of ``layer1/skip.0`` it is ``omega_skip_0``."""
+    return "omega_" + name.rsplit("/", 1)[-1].replace(".", "_")
 
 
 def is_omega(name: str) -> bool:
     """Whether a parameter of this name, without its path, is a switch."""
-    return name == OMEGA_CALL or name.startswith(tuple(f"omega_{kind}_" for kind in KINDS))
+    return _OMEGA.fullmatch(name) is not None
 
 
 def inject(module: nn.Module, runners: dict[str, Any]) -> None:

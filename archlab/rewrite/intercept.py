@@ -1,6 +1,6 @@
 """Edits at run time, for a method that cannot be traced: the original code runs, chosen ops are replaced.
 
-An op is recognised by its location and turn within the running execution, found from the Python
+An op is recognised by its location and occurrence within the running execution, found from the Python
 frames, so any control flow is followed. What an edit bypasses is still computed where other code
 computes it; such an edit is counted as bypassed, never as removed.
 """
@@ -14,23 +14,26 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..capture.frames import is_module_call, is_plumbing
-from ..capture.location import Place, locate, spot
-from .graph_edits import Edit, perform
+from ..capture.location import Location, instruction_of, stack_to
+from .edits import perform
+from .target import Edit
 
 
 class Interceptor(TorchFunctionMode):
     """While active, performs edits on one execution, whose first frame runs `entry`.
 
-    `ops` are edits by place; `calls` are edits of module calls by (child, chain, how often that child was
-    called there before), because only the children that are edited are seen here. The ids of the sites that were
+    `ops` are edits by location; `calls` are edits of module calls by (child, stack, how often that child was
+    called there before), because only the children that are edited are seen here. The names of the targets that were
     come across are added to `met`.
     """
 
-    def __init__(self, module: nn.Module, entry: Any, ops: dict[Place, Edit], calls: dict[tuple, Edit], met: set[str]):
+    def __init__(
+        self, module: nn.Module, entry: Any, ops: dict[Location, Edit], calls: dict[tuple, Edit], met: set[str]
+    ):
         super().__init__()
         self.module, self.entry, self.ops, self.calls, self.met = module, entry, ops, calls, met
-        self.innermost = {place.chain[-1] for place in ops}
-        self.turns: dict = {}
+        self.innermost = {location.stack[-1] for location in ops}
+        self.occurrences: dict = {}
 
     def run(self, function: Callable, args: tuple, kwargs: dict) -> Any:
         """One execution: ``function(module, *args, **kwargs)`` with the edits."""
@@ -56,21 +59,21 @@ class Interceptor(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         frame = _issuer(sys._getframe(1))
-        if frame is not None and spot(frame) in self.innermost:
-            chain = locate(frame, self.entry) if self.issued(frame) else None
-            edit = self.ops.get(Place(chain, self.turn(chain))) if chain else None
+        if frame is not None and instruction_of(frame) in self.innermost:
+            stack = stack_to(frame, self.entry) if self.issued(frame) else None
+            edit = self.ops.get(Location(stack, self.occurrence(stack))) if stack else None
             if edit is not None:
                 return self.perform(edit, func, args, kwargs)
         return func(*args, **kwargs)
 
     def perform(self, edit: Edit, func: Callable, args: tuple, kwargs: dict) -> Any:
-        self.met.add(edit.site.id)
+        self.met.add(edit.target.name)
         return perform(edit, self.module, func, args, kwargs)
 
-    def turn(self, key: Any) -> int:
+    def occurrence(self, key: Any) -> int:
         """How often `key` was asked for before in this execution."""
-        self.turns[key] = self.turns.get(key, -1) + 1
-        return self.turns[key]
+        self.occurrences[key] = self.occurrences.get(key, -1) + 1
+        return self.occurrences[key]
 
 
 def intercepted_call(child: str, forward: Any, *args: Any, **kwargs: Any) -> Any:
@@ -79,10 +82,10 @@ def intercepted_call(child: str, forward: Any, *args: Any, **kwargs: Any) -> Any
     while frame is not None and is_plumbing(frame):
         frame = frame.f_back
     for interceptor in reversed(_running()):
-        chain = locate(frame, interceptor.entry) if interceptor.issued(frame) else None
-        if chain is None:
+        stack = stack_to(frame, interceptor.entry) if interceptor.issued(frame) else None
+        if stack is None:
             continue
-        edit = interceptor.calls.get((child, chain, interceptor.turn((child, chain))))
+        edit = interceptor.calls.get((child, stack, interceptor.occurrence((child, stack))))
         if edit is not None:
             return interceptor.perform(edit, forward, args, kwargs)
         break

@@ -1,20 +1,19 @@
 """Module trees changed: modules put in, and what nothing reaches any more taken out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..capture.copies import copied
 from ..capture.record import Capture
-from ..capture.recorder import capture
 from .inject import inject, injected
 from .override import Method, WatchedChild
-from .rewrite import Omega, run_copy
+from .rewrite import Omega
 
 
 def restore(model: nn.Module, omegas: Iterable[Omega], classes: dict[str, type]) -> nn.Module:
-    """A copy of a switched model without its switches: every site as it was before, weights as they are now."""
+    """A copy of a switched model without its switches: every target as it was before, weights as they are now."""
     new = copied(model)
     modules = dict(new.named_modules())
     for omega in omegas:
@@ -24,14 +23,13 @@ def restore(model: nn.Module, omegas: Iterable[Omega], classes: dict[str, type])
     return new
 
 
-def with_modules(model: nn.Module, new: Mapping[str, nn.Module], example: Any) -> nn.Module:
+def with_modules(model: nn.Module, new: Mapping[str, nn.Module]) -> nn.Module:
     """A copy of `model` with another module at each path of `new`, under every name that the old one has.
 
-    Rewritten containers trace themselves again, as the children they call may be others.
+    Rewritten containers trace themselves again at the next run, as the children they call may be others.
     """
     made = copied(model)
     put_modules_(made, new)
-    run_copy(made, example, [])
     return made
 
 
@@ -83,41 +81,72 @@ class Removed(nn.Module):
         )
 
 
-def drop_unreached(model: nn.Module, example: Any, before: Capture, identities: set[str]) -> Capture:
-    """Remove, in place, the modules and parameters that `before` reached and a run of `model` no longer does.
+def drop_unreached(
+    model: nn.Module,
+    before: Capture,
+    after: Capture,
+    run: Callable[[nn.Module], Any],
+    *,
+    identities: Collection[str] = (),
+) -> Any:
+    """Remove in place the modules and parameters that the run `before` reached and the run `after` of `model` does not.
 
     What is removed keeps its name: a module in `identities`, whose input stands for its output, as an ``nn.Identity``,
-    another as `Removed`. Where code that still runs reads an attribute of such a module, it stays, without its
-    parameters. Returns the record of the run.
+    another as `Removed`. Where code that still runs reads an attribute of such a module, or asks whether such a
+    parameter is there, these stay. `run` runs the example on `model`; what its last call gave is returned.
     """
-    after = capture(model, example)
     called, read = before.reached()
     still_called, still_read = after.reached()
-    idle: dict[str, nn.Module] = {}
-    for path in sorted(called - still_called, key=lambda p: p.count(".")):
+    unreached = _unreached(model, called - still_called, still_called, still_read)
+    failed: Exception | None = None
+    for modules_go, tensors_go in ((True, True), (True, False), (False, True), (False, False)):
+        if (modules_go and not unreached) or (failed and not (unreached or read - still_read)):
+            continue
+        for path in unreached if modules_go else ():
+            stands_in = nn.Identity() if path in identities else Removed(path)
+            _put(model, path, stands_in.train(unreached[path].training))
+        emptied = _empty(model, read - still_read) if tensors_go else []
+        try:
+            ran = run(model)
+        except Exception as error:  # whatever the model's own code raises when it misses what it reads
+            failed = error
+            for owner, name, tensor in emptied:
+                _table(owner, name)[name] = tensor
+            for path in unreached if modules_go else ():
+                _put(model, path, unreached[path])
+            continue
+        _remember_emptied(emptied)
+        return ran
+    assert failed is not None
+    raise failed
+
+
+def _unreached(
+    model: nn.Module, uncalled: set[str], still_called: set[str], still_read: set[str]
+) -> dict[str, nn.Module]:
+    """The modules at the paths `uncalled` nothing of which is called or read, without those inside others of them."""
+    found: dict[str, nn.Module] = {}
+    for path in sorted(uncalled, key=lambda p: p.count(".")):
+        if any(path.startswith(f"{other}.") for other in found):
+            continue
         try:
             module = model.get_submodule(path)
         except AttributeError:
-            continue  # its parent went
+            continue
         names = {f"{path}.{name}" for name, _ in (*module.named_parameters(), *module.named_buffers())}
         inner = {f"{path}.{name}" if name else path for name, _ in module.named_modules()}
-        if not (names & still_read or inner & still_called):
-            idle[path] = module
-            _put(model, path, (nn.Identity() if path in identities else Removed(path)).train(module.training))
-    if idle and not _still_runs(model, example):
-        for path, module in idle.items():
-            _put(model, path, module)
-    emptied = _empty(model, read - still_read)
-    if emptied and not _still_runs(model, example):
-        for owner, name, tensor in emptied:
-            _table(owner, name)[name] = tensor
-        return after
+        if path and not (names & still_read or inner & still_called):
+            found[path] = module
+    return found
+
+
+def _remember_emptied(emptied: Iterable[tuple[nn.Module, str, Tensor]]) -> None:
+    """Let rewritten methods know the parameters that only removed ops read: for another trace, whose code asks."""
     for owner, name, tensor in emptied:
         for runners in injected(owner)[1]:
             for method in (runner for runner in runners.values() if isinstance(runner, Method)):
                 if isinstance(tensor, nn.Parameter):
                     method.stand_ins[name] = nn.Parameter(tensor.detach().to("meta"), requires_grad=False)
-    return after
 
 
 def _put(model: nn.Module, path: str, module: nn.Module) -> None:
@@ -142,11 +171,3 @@ def _empty(model: nn.Module, gone: set[str]) -> list[tuple[nn.Module, str, Tenso
 def _table(owner: nn.Module, name: str) -> dict:
     """Where `owner` keeps the parameter or buffer `name`."""
     return owner._parameters if name in owner._parameters else owner._buffers
-
-
-def _still_runs(model: nn.Module, example: Any) -> bool:
-    try:
-        run_copy(model, example, [])
-    except Exception:  # whatever the model's own code raises when it misses what it reads
-        return False
-    return True

@@ -1,7 +1,7 @@
 """What a rewritten module runs in place of a method: an edited graph of it, or the original with ops intercepted.
 
 A graph is made for each way the method is called, the first time it is called so. Each class here has a ``run(module,
-args, kwargs)``; `rewriting` puts them into modules.
+args, kwargs)``; `rewrite` puts them into modules.
 """
 
 import functools
@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..capture.location import Place
-from .graph_edits import Edit, Feed, Wrap, edit_graph, perform
-from .guards import Variant, compile_graph
+from ..capture.location import Location
+from .edits import perform
+from .graph_edits import edit_graph
+from .guards import GuardedGraph, Untraceable, compile_graph
 from .intercept import Interceptor, intercepted_call
-from .tracer import Untraceable, trace
+from .target import GRAPH_ONLY, Edit
+from .tracer import trace
 
 MOST_GRAPHS = 64  # of one method: where every call differs in what its code asks, tracing each would take for ever
 
@@ -27,14 +29,14 @@ class Method:
 
     def __init__(self, path: str, method: str, entry: Any, function: Callable):
         self.path, self.method, self.entry, self.function = path, method, entry, function
-        self.edits: dict[Place, Edit] = {}
+        self.edits: dict[Location, Edit] = {}
         self.calls: dict[tuple, Edit] = {}
         self.traced_calls: dict[tuple, Edit] = {}  # as `calls`, for a call of the method that cannot be traced
         self.children: dict[str, str | None] = {}  # path in the model of a child called there -> from this module
-        self.mutating: set[Place] = set()
-        self.variants: list[Variant] = []
-        self.found: set[Place] = set()
-        self.met: set[str] = set()  # ids of the sites that were intercepted at least once
+        self.mutating: set[Location] = set()
+        self.graphs: list[GuardedGraph] = []
+        self.found: set[Location] = set()
+        self.met: set[str] = set()  # names of the targets that were intercepted at least once
         self.reason = ""  # why it is intercepted, if it is
         self.stand_ins: dict[str, nn.Parameter] = {}  # of parameters that only removed ops read: for another trace
 
@@ -59,49 +61,49 @@ class Method:
 
     def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
         if not self.reason:
-            for variant in self.variants:
-                leaves = variant.matches(module, args, kwargs)
+            for guarded in self.graphs:
+                leaves = guarded.matches(module, args, kwargs)
                 if leaves is not None:
-                    return variant.run(module, *leaves)  # type: ignore[misc]
+                    return guarded.run(module, *leaves)  # type: ignore[misc]
         return self.run_anew(module, args, kwargs)
 
     def run_anew(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
         """A call that no graph is valid for: one is traced for it, else it is intercepted."""
-        if not self.reason and len(self.variants) < MOST_GRAPHS:
+        if not self.reason and len(self.graphs) < MOST_GRAPHS:
             try:
-                variant = self.trace(module, args, kwargs)
+                guarded = self.trace(module, args, kwargs)
             except Untraceable as error:
-                if self.variants:  # other calls go on as traced
+                if self.graphs:  # other calls go on as traced
                     return self.intercept(module, args, kwargs)
                 self.reason = str(error)
             else:
-                self.variants.append(variant)
-                leaves = variant.matches(module, args, kwargs)
+                self.graphs.append(guarded)
+                leaves = guarded.matches(module, args, kwargs)
                 assert leaves is not None, "a fresh trace holds for the call it was made from"
-                return variant.run(module, *leaves)  # type: ignore[misc]
+                return guarded.run(module, *leaves)  # type: ignore[misc]
         return self.intercept(module, args, kwargs)
 
-    def trace(self, module: nn.Module, args: tuple, kwargs: dict) -> Variant:
+    def trace(self, module: nn.Module, args: tuple, kwargs: dict) -> GuardedGraph:
         missing = {name: p for name, p in self.stand_ins.items() if module._parameters.get(name, p) is None}
         module._parameters.update(missing)
         try:
-            variant = trace(module, self.function, self.entry, args, kwargs)
+            guarded = trace(module, self.function, self.entry, args, kwargs)
         finally:
             module._parameters.update(dict.fromkeys(missing))
-        self.found |= edit_graph(variant.graph, self.edits, self.mutating)
-        graph = compile_graph(variant.graph, (self.path, self.method, self.entry))
-        return replace(variant, run=graph if variant.grad is None else _restoring_grad(graph))
+        self.found |= edit_graph(guarded.graph, self.edits, self.mutating)
+        graph = compile_graph(guarded.graph, (self.path, self.method, self.entry))
+        return replace(guarded, run=graph if guarded.grad is None else _restoring_grad(graph))
 
     def intercept(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
-        wired = [edit.site.module for edit in self.edits.values() if isinstance(edit, Feed | Wrap)]
-        if wired and self.variants:
+        wired = [edit.target.module for edit in self.edits.values() if isinstance(edit.action, GRAPH_ONLY)]
+        if wired and self.graphs:
             raise RuntimeError(
                 f"{self.path or 'the model'} is called in a way that cannot be traced, and {wired[0]} is wired "
                 "otherwise in its traced code: make the model with an example that calls it so"
             )
         if wired:  # it could never be traced, and whoever asked will refuse it
             return self.function(module, *args, **kwargs)
-        if not (self.edits or self.calls):  # each of its sites is a child's call, and the child itself was edited
+        if not (self.edits or self.calls):  # each of its targets is a child's call, and the child itself was edited
             return self.function(module, *args, **kwargs)
         interceptor = Interceptor(module, self.entry, self.edits, self.calls | self.traced_calls, self.met)
         with self.watching(module):
@@ -109,7 +111,7 @@ class Method:
 
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[None]:
-        """While open, the children that are called at the traced sites are watched, which costs the graphs nothing."""
+        """While open, the children that are called at the traced targets are watched; it costs the graphs nothing."""
         before = []
         try:
             for path, inside in self.children.items():
@@ -138,7 +140,7 @@ def _restoring_grad(function: Callable) -> Callable:
 
 
 class EditedChild:
-    """A child whose every call is one site: edited itself, whatever code calls it."""
+    """A child whose every call is one target: edited itself, whatever code calls it."""
 
     def __init__(self, edit: Edit, function: Callable):
         self.edit, self.function = edit, function
@@ -152,7 +154,7 @@ class EditedChild:
 
 
 class WatchedChild:
-    """A child some of whose calls are sites of an intercepted container."""
+    """A child some of whose calls are targets of an intercepted container."""
 
     def __init__(self, path: str, function: Callable):
         self.path, self.function = path, function

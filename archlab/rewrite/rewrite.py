@@ -1,130 +1,159 @@
-"""The only file that changes module trees: every pass gives it a model and its edits, and gets a new model.
+"""A copy of a model with every edit in it: the one way in which passes change what a module computes.
 
 A container's method is replaced through a generated subclass (``module.__class__``), so state-dict
 keys, ``isinstance``, hooks and the other methods survive. The method runs a traced graph with the
-edits in it (``local``), one graph for each way it is called. Where it cannot be traced, a child
-that is called from one place only is edited itself (``module``); the rest is intercepted at run
-time (``intercepted``). A site inside something that is removed needs nothing (``gone``); one that
-no way is sound for is ``refused``.
+edits in it (`How.LOCAL`), one graph for each way it is called. Where it cannot be traced, a child
+that is called from one line only is edited itself (`How.MODULE`); the rest is intercepted at run
+time (`How.INTERCEPTED`). A target inside something that is removed needs nothing (`How.GONE`); one that
+no way is sound for is `How.REFUSED`.
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..capture.copies import copied, refuse_wrappers, structural_copy
-from ..capture.example import fresh, run
+from ..capture.copies import copied, devices_of, refuse_wrappers, structural_copy
+from ..capture.example import fresh, run_example
+from ..capture.modes import no_fused_layers
 from ..capture.record import Capture
-from ..capture.recorder import no_fused_layers
-from ..discovery.site import Site
-from .graph_edits import Edit, Feed, Wrap
-from .inject import OMEGA_CALL, inject, runners_of
+from .inject import OMEGA_CALL, inject, injected, runners_of
 from .override import EditedChild, Method, WatchedChild
+from .target import GRAPH_ONLY, Blend, Edit, How, Remove, Target
 
 
 class CannotRewrite(ValueError):
-    """A site that cannot be rewritten; names it and says why."""
+    """A target that cannot be rewritten; names it and says why."""
 
 
 @dataclass(frozen=True)
 class Omega:
-    """A switch parameter: the site it belongs to, and where it is."""
+    """A switch parameter: the target it belongs to, and where it is."""
 
-    site: Site
+    target: Target
     owner: str
     name: str
 
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A new model, how each site was rewritten (id -> how), why not locally (or not at all), the switches put in, and
-    the classes that the changed modules had before (path -> class)."""
+    """A new model and how it was made.
+
+    `how` says for each target's name how it was rewritten, `reasons` why not locally (or not at all), `omegas` which
+    switches were put in, `classes` which classes the changed modules had before (path -> class), and `ran` is what the
+    last run of the model gave.
+    """
 
     model: nn.Module
-    how: dict[str, str]
+    how: dict[str, How]
     reasons: dict[str, str]
     omegas: tuple[Omega, ...]
     classes: dict[str, type]
+    ran: Any
 
 
-def rewrite(model: nn.Module, example: Any, edits: Iterable[Edit], *, record: Capture) -> Rewritten:
-    """A copy of `model` with every edit in it. `record` is the capture that the sites were found in.
+def rewrite(
+    model: nn.Module,
+    example: Any,
+    edits: Iterable[Edit],
+    *,
+    record: Capture,
+    run: Callable[[nn.Module], Any] | None = None,
+) -> Rewritten:
+    """A copy of `model` with every edit in it. `record` is the capture that the targets were found in.
 
-    The copy shares no storage with `model`, which is left untouched. Raises CannotRewrite, naming the site.
+    The copy shares no storage with `model`, which is left untouched. `run` is called with the copy, once or twice, and
+    must run the example on it (default: `run_copy`). Raises CannotRewrite, naming the target.
     """
-    made = attempt(model, example, edits, record=record)
-    for site, how in made.how.items():
-        if how == "refused":
-            raise CannotRewrite(f"{site} cannot be rewritten: {made.reasons[site]}. Leave it out with `where`")
+    made = attempt(copied(model), example, edits, record=record, run=run)
+    for name, how in made.how.items():
+        if how is How.REFUSED:
+            raise CannotRewrite(f"{name} cannot be rewritten: {made.reasons[name]}. Leave it out with `where`")
+    trace_other_modes(made.model, example)
     return made
 
 
-def attempt(model: nn.Module, example: Any, edits: Iterable[Edit], *, record: Capture) -> Rewritten:
-    """As `rewrite`, but sites that cannot be rewritten are left as they are and stand as ``refused`` in `.how`."""
-    refuse_wrappers(model)
-    new = copied(model)
+def attempt(
+    new: nn.Module,
+    example: Any,
+    edits: Iterable[Edit],
+    *,
+    record: Capture,
+    run: Callable[[nn.Module], Any] | None = None,
+) -> Rewritten:
+    """Put `edits` into `new`, a copy that the caller made. Targets that cannot be rewritten are left as they are and
+    stand as `How.REFUSED` in `.how`."""
+    refuse_wrappers(new)
+    measured, run = run is not None, run or (lambda net: run_copy(net, example))
     modules = dict(new.named_modules())
+    before = {path: type(module) for path, module in modules.items()}
     edits = list(edits)
+    # 1. A switch parameter for each blend, in the container whose code reads it.
     omegas = []
     for edit in edits:
-        if isinstance(edit.omega, str):
-            _register_omega(modules[edit.site.path], edit.omega, new)
-            omegas.append(Omega(edit.site, edit.site.path, edit.omega))
-    how, reasons = {}, {}
+        if isinstance(edit.action, Blend):
+            _register_omega(modules[edit.target.container], edit.action.omega, new)
+            omegas.append(Omega(edit.target, edit.target.container, edit.action.omega))
+    # 2. A generated class for each container, whose method traces itself when it is run.
+    how: dict[str, How] = {}
+    reasons: dict[str, str] = {}
     methods = []
     for group in _by_method(edits):
-        reason = _no_method(modules[group[0].site.path], group[0].site.method)
+        reason = _no_method(modules[group[0].target.container], group[0].target.method)
         if reason:
-            how |= {e.site.id: "refused" for e in group}
-            reasons |= {e.site.id: reason for e in group}
+            how |= dict.fromkeys((e.target.name for e in group), How.REFUSED)
+            reasons |= dict.fromkeys((e.target.name for e in group), reason)
             continue
         method = _inject_method(modules, group, record)
         methods.append(method)
-        double = [e.site.id for e in group if method.edits[e.site.place] is not e]
-        how |= dict.fromkeys(double, "refused")
+        double = [e.target.name for e in group if method.edits[e.target.location] is not e]
+        how |= dict.fromkeys(double, How.REFUSED)
         reasons |= dict.fromkeys(double, "an earlier pass froze it, or the other operand of its add is chosen")
-    run_copy(new, example, methods)
-    unrun = "gone" if any(edit.omega is None for edit in edits) else "refused"
+    ran = run(new)
+    # 3. What could not be traced falls back to the child, or to interception.
+    unrun = How.GONE if any(isinstance(edit.action, Remove) for edit in edits) else How.REFUSED
     for method in methods:
-        mine = [e for e in edits if method.edits.get(e.site.place) is e]
-        if not method.variants and not method.reason:  # never run: what contains it was removed
-            how |= {e.site.id: unrun for e in mine}
-            reasons |= {e.site.id: f"its {method.method} was not run again" for e in mine}
+        mine = [e for e in edits if method.edits.get(e.target.location) is e]
+        if not method.graphs and not method.reason:  # never run: what contains it was removed
+            how |= dict.fromkeys((e.target.name for e in mine), unrun)
+            reasons |= dict.fromkeys((e.target.name for e in mine), f"its {method.method} was not run again")
             continue
-        if any(e.site.place not in method.found for e in mine) and not method.reason:
+        if any(e.target.location not in method.found for e in mine) and not method.reason:
             method.reason = "the traced code does not pass the site"
         if not method.reason:
-            how |= {e.site.id: "local" for e in mine}
+            how |= dict.fromkeys((e.target.name for e in mine), How.LOCAL)
             _note_calls(modules, method, mine, record)
             continue
-        reasons |= {e.site.id: method.reason for e in mine}
-        method.variants.clear()
+        reasons |= dict.fromkeys((e.target.name for e in mine), method.reason)
+        method.graphs.clear()
         for edit in mine:
-            reason = edit.site.module and _no_method(modules[edit.site.module], "forward")
+            reason = edit.target.module and _no_method(modules[edit.target.module], "forward")
             if reason:
-                how[edit.site.id], reasons[edit.site.id] = "refused", reason
-                del method.edits[edit.site.place]
+                how[edit.target.name], reasons[edit.target.name] = How.REFUSED, reason
+                del method.edits[edit.target.location]
             else:
-                how[edit.site.id] = _fall_back(modules, method, edit, record, omegas)
-    if "intercepted" in how.values():
-        run_copy(new, example, [])
+                how[edit.target.name] = _fall_back(modules, method, edit, record, omegas)
+    # 4. What is intercepted must be met when the model runs.
+    if How.INTERCEPTED in how.values():
+        ran = run(new)
         met = set().union(*(method.met for method in methods))
-        missed = [site for site, way in how.items() if way == "intercepted" and site not in met]
+        missed = [name for name, way in how.items() if way is How.INTERCEPTED and name not in met]
         how |= dict.fromkeys(missed, unrun)
-        reasons |= {site: f"at run time it was not met again ({reasons[site]})" for site in missed}
-    classes = {path: type(old) for path, old in model.named_modules() if type(modules[path]) is not type(old)}
-    return Rewritten(new, how, reasons, tuple(omegas), classes)
+        reasons |= {name: f"at run time it was not met again ({reasons[name]})" for name in missed}
+    elif measured and How.MODULE in how.values():  # what the first run gave was without these edits
+        ran = run(new)
+    classes = {path: cls for path, cls in before.items() if type(modules[path]) is not cls}
+    return Rewritten(new, how, reasons, tuple(omegas), classes, ran)
 
 
 def _by_method(edits: list[Edit]) -> list[list[Edit]]:
     groups: dict[tuple, list[Edit]] = {}
     for edit in edits:
-        groups.setdefault((edit.site.path, edit.site.method, edit.site.entry), []).append(edit)
+        groups.setdefault((edit.target.container, edit.target.method, edit.target.entry), []).append(edit)
     return list(groups.values())
 
 
@@ -135,24 +164,27 @@ def _register_omega(module: nn.Module, name: str, model: nn.Module) -> None:
 
 
 def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], record: Capture) -> Method:
-    site = edits[0].site
-    module = modules[site.path]
-    runners = runners_of(module, site.method)
+    target = edits[0].target
+    module = modules[target.container]
+    runners = runners_of(module, target.method)
     above = list(itertools.takewhile(lambda runner: not isinstance(runner, Method), runners))
     earlier = runners[len(above)] if len(runners) > len(above) else None
     inner = earlier or (above[-1] if above else None)
-    function = inner.function if inner is not None else getattr(type(module), site.method)
-    method = earlier.anew(function) if earlier is not None else Method(site.path, site.method, site.entry, function)
+    function = inner.function if inner is not None else getattr(type(module), target.method)
+    if earlier is not None:
+        method = earlier.anew(function)
+    else:
+        method = Method(target.container, target.method, target.entry, function)
     for edit in edits:
-        method.edits.setdefault(edit.site.place, edit)
-    changing = [(op.execution, op.place) for op in record.ops if op.mutated]
-    changing += [(call.execution, call.place) for call in record.calls if call.mutates_input]
-    for execution, place in changing:
-        if execution is not None and place is not None and execution.module == site.path:
-            method.mutating.add(place)
-    inject(module, {site.method: method})
+        method.edits.setdefault(edit.target.location, edit)
+    changing = [(op.execution, op.location) for op in record.ops if op.mutated]
+    changing += [(call.execution, call.location) for call in record.calls if call.mutates_input]
+    for execution, location in changing:
+        if execution is not None and location is not None and execution.module == target.container:
+            method.mutating.add(location)
+    inject(module, {target.method: method})
     for runner in reversed(above):  # the edits of its calls stay around it
-        inject(module, {site.method: runner.around(getattr(type(module), site.method))})
+        inject(module, {target.method: runner.around(getattr(type(module), target.method))})
     return method
 
 
@@ -165,71 +197,81 @@ def _no_method(module: nn.Module, name: str) -> str:
     return ""
 
 
-def run_copy(model: nn.Module, example: Any, methods: list[Method]) -> None:
-    """Run the example on a copy, so that methods trace themselves; in other modes too where one of them asks for it.
+def run_copy(model: nn.Module, example: Any) -> None:
+    """Run the example on a copy, so that rewritten methods trace themselves; copies and `model` share their graphs."""
+    with quietly(model):
+        run_example(structural_copy(model), fresh(example))
 
-    What is learned so is shared by the copy and `model`.
-    """
-    probe = structural_copy(model)
-    with ExitStack() as stack:
-        devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-        stack.enter_context(torch.random.fork_rng(devices=devices))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(no_fused_layers())  # what a graph is made of are the ops that the fused kernel hides
-        run(probe, fresh(example))
-        variants = [variant for method in methods for variant in method.variants]
-        if any(variant.grad is not None for variant in variants):
-            with torch.enable_grad():
-                run(probe, fresh(example))
-        if any(name == "training" for variant in variants for _, name, _ in variant.reads):
-            with suppress(Exception):  # in a mode that nobody asked for, what fails is traced when it is needed
-                run(probe.train(not probe.training), fresh(example))
+
+def trace_other_modes(model: nn.Module, example: Any) -> None:
+    """Let methods trace themselves in other modes too, where their code asks for these: with gradients and without, in
+    training and in evaluation."""
+    tables = [table for module in model.modules() for table in injected(module)[1]]
+    methods = [method for table in tables for method in table.values() if isinstance(method, Method)]
+    grads = [{graph.grad for graph in method.graphs} - {None} for method in methods]
+    for grad in (True, False):
+        if any(traced and grad not in traced for traced in grads):
+            with quietly(model), torch.set_grad_enabled(grad):
+                run_example(structural_copy(model), fresh(example))
+    modes = [{value for g in method.graphs for _, name, value in g.reads if name == "training"} for method in methods]
+    if any(len(traced) == 1 for traced in modes):
+        with quietly(model), suppress(Exception):  # nobody asked for this mode: what fails is traced when needed
+            run_example(structural_copy(model).train(not model.training), fresh(example))
+
+
+def quietly(model: nn.Module) -> ExitStack:
+    """Without gradients, fused layers and traces in the random state."""
+    stack = ExitStack()
+    stack.enter_context(torch.random.fork_rng(devices=devices_of(model)))
+    stack.enter_context(torch.no_grad())
+    stack.enter_context(no_fused_layers())  # what a graph is made of are the ops that the fused kernel hides
+    return stack
 
 
 def _note_calls(modules: dict[str, nn.Module], method: Method, edits: list[Edit], record: Capture) -> None:
     """What `method` needs for a call of it that cannot be traced, though those of the example could."""
     inside = {id(child): path for path, child in modules[method.path].named_modules()}
     for edit in edits:
-        path = edit.site.module
+        path = edit.target.module
         if path is not None:
-            method.traced_calls |= dict.fromkeys(_call_keys(edit.site, record), edit)
+            method.traced_calls |= dict.fromkeys(_call_keys(edit.target, record), edit)
             method.children[path] = inside.get(id(modules[path]))
 
 
-def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, record: Capture, omegas: list[Omega]) -> str:
-    site = edit.site
-    if isinstance(edit, Feed | Wrap):
-        del method.edits[site.place]
-        return "refused"
-    if site.module is None:
-        return "intercepted"
-    child = modules[site.module]
-    calls = [c for c in record.calls if c.module == site.module]
-    places = {(c.execution.module, c.execution.entry, c.place) for c in calls if c.execution is not None}
-    del method.edits[site.place]
-    if len(places) == 1 and all(c.execution is not None for c in calls):
-        if isinstance(edit.omega, str):
-            omega, name = modules[site.path]._parameters.pop(edit.omega), OMEGA_CALL
-            edit = Edit(site, name)  # not the name it had: the child may have sites of its own
-            child.register_parameter(name, omega)
-            omegas[:] = [o if o.site is not site else Omega(site, site.module, name) for o in omegas]
+def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, record: Capture, omegas: list[Omega]) -> How:
+    target = edit.target
+    if isinstance(edit.action, GRAPH_ONLY):
+        del method.edits[target.location]
+        return How.REFUSED
+    if target.module is None:
+        return How.INTERCEPTED
+    child = modules[target.module]
+    calls = [c for c in record.calls if c.module == target.module]
+    lines = {(c.execution.module, c.execution.entry, c.location) for c in calls if c.execution is not None}
+    del method.edits[target.location]
+    if len(lines) == 1 and all(c.execution is not None for c in calls):
+        if isinstance(edit.action, Blend):
+            omega = modules[target.container]._parameters.pop(edit.action.omega)
+            edit = replace(edit, action=Blend(OMEGA_CALL))  # not the name it had: the child may have switches too
+            child.register_parameter(OMEGA_CALL, omega)
+            omegas[:] = [o if o.target is not target else Omega(target, target.module, OMEGA_CALL) for o in omegas]
         inject(child, {"forward": EditedChild(edit, type(child).forward)})
-        return "module"
-    method.calls |= dict.fromkeys(_call_keys(site, record), edit)
+        return How.MODULE
+    method.calls |= dict.fromkeys(_call_keys(target, record), edit)
     if not any(isinstance(r, WatchedChild) for r in runners_of(child, "forward")):
-        inject(child, {"forward": WatchedChild(site.module, type(child).forward)})
-    return "intercepted"
+        inject(child, {"forward": WatchedChild(target.module, type(child).forward)})
+    return How.INTERCEPTED
 
 
-def _call_keys(site: Site, record: Capture) -> list[tuple[str, Any, int]]:
-    """For the calls at `site`: the child, their chain, and how often the same child was called there before."""
+def _call_keys(target: Target, record: Capture) -> list[tuple[str, Any, int]]:
+    """For the calls at `target`: the child, their call stack, and how often it was called there before."""
     keys: dict[tuple, None] = {}
     before: dict[tuple, int] = {}
     for call in record.calls:
-        if call.module != site.module or call.execution is None or call.place is None:
+        if call.module != target.module or call.execution is None or call.location is None:
             continue
-        key = (id(call.execution), call.place.chain)
+        key = (id(call.execution), call.location.stack)
         before[key] = before.get(key, -1) + 1
-        if call.execution.entry is site.entry and call.place == site.place:
-            keys[site.module, call.place.chain, before[key]] = None
+        if call.execution.entry is target.entry and call.location == target.location:
+            keys[target.module, call.location.stack, before[key]] = None
     return list(keys)

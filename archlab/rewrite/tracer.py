@@ -5,7 +5,7 @@ Why not `torch.fx.symbolic_trace`: it traces whole models, turns every argument 
 not say where in the code a node came from. Here an argument that is no tensor is a constant of
 the trace (a float is passed on as an input where the code allows that, an object where it is only
 handed on). What the code asked is remembered, plain attributes of the module and those below as well as
-the inputs' shapes, and `Variant.matches` says for each later call whether the graph is valid for it. What
+the inputs' shapes, and `GuardedGraph.matches` says for each later call whether the graph is valid for it. What
 it reads elsewhere, from a configuration object say, is taken to stay as it is. Code that changes anything
 else than its local variables, or draws random numbers outside torch, is not traced.
 """
@@ -27,18 +27,27 @@ from torch.fx.node import map_arg
 from torch.fx.proxy import Attribute
 from torch.overrides import TorchFunctionMode
 
-from ..capture.location import Place, locate
-from .guards import PLAIN, Hole, Untraceable, Variant, fact_function, leaves_of, pattern_of, replace_holes
+from ..capture.frames import is_tracing
+from ..capture.location import Location, stack_to
+from .guards import (
+    PLAIN,
+    GuardedGraph,
+    Placeholder,
+    Untraceable,
+    fact_function,
+    leaves_of,
+    pattern_of,
+    replace_placeholders,
+)
 from .side_effects import are_changed, as_they_are, autocast_is_marked, watched
 
-_FX_FILES = (fx.__file__.removesuffix("__init__.py"), __file__)
 _FX_CONTAINERS = (dict, list, immutable_dict, immutable_list)
 _ASKED = ("bool", "call", "contains", "float", "index", "int", "iter", "len")
 _INPLACE_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
 
 
-def trace(module: nn.Module, function: Callable, entry: Any, args: tuple, kwargs: dict) -> Variant:
-    """Trace ``function(module, *args, **kwargs)``; nodes carry their `Place` relative to the code object `entry`.
+def trace(module: nn.Module, function: Callable, entry: Any, args: tuple, kwargs: dict) -> GuardedGraph:
+    """Trace ``function(module, *args, **kwargs)``; nodes carry their `Location` relative to the code object `entry`.
 
     Raises Untraceable with the reason.
     """
@@ -49,7 +58,7 @@ def trace(module: nn.Module, function: Callable, entry: Any, args: tuple, kwargs
         try:
             leaves = leaves_of(args, kwargs, patterns, named)
             assert leaves is not None, "a call fits the patterns that were made of it"
-            return _Tracer(entry).variant(module, function, patterns, named, leaves)
+            return _Tracer(entry).guarded(module, function, patterns, named, leaves)
         except Untraceable as error:
             reason = error
         except Exception as error:  # whatever the model's own code raises when it meets a proxy
@@ -143,9 +152,7 @@ def _proxies_pass_for_tensors() -> Iterator[None]:
     def passes(value: Any, classes: Any) -> bool:
         if real(value, classes):
             return True
-        if type(value) not in (_Proxy, _Attribute, _Handed) or sys._getframe(1).f_code.co_filename.startswith(
-            _FX_FILES
-        ):
+        if type(value) not in (_Proxy, _Attribute, _Handed) or is_tracing(sys._getframe(1)):
             return False
         if type(value) is _Handed:
             stands_for = value.node.meta["kind"]
@@ -184,22 +191,28 @@ class _Tracer(fx.Tracer):
     def __init__(self, entry: Any):
         super().__init__()
         self.entry = entry
-        self.turns: dict = {}
+        self.occurrences: dict = {}
         self.facts: dict[fx.Node, Any] = {}
         self.minds_grad = False
 
-    def variant(self, module: nn.Module, function: Callable, args: tuple, kwargs: dict, leaves: list) -> Variant:
+    def guarded(self, module: nn.Module, function: Callable, args: tuple, kwargs: dict, leaves: list) -> GuardedGraph:
+        """The graph of ``function(module, *args, **kwargs)`` and the calls it is valid for.
+
+        `args` and `kwargs` are patterns, `leaves` what stands at their placeholders in the call that is traced.
+        """
         self.function, self.patterns, self.leaves = function, (args, kwargs), leaves
+        # 1. Run the code on proxies, while what it reads is noted and what it changes makes it untraceable.
         reads: dict[tuple[str, str], Any] = {}
         grad = torch.is_grad_enabled()
         with watched(module, reads, self.mind_grad), _Factories(self), _proxies_pass_for_tensors():
             graph = self.trace(module)
         if are_changed(self.handed):
             raise Untraceable("it changes a list or dict that it was given")
+        # 2. What it asked becomes the guard: attributes it read, shapes and numbers it decided by, the gradient mode.
         facts = tuple(self.facts.values())
         ask = fact_function(graph, list(self.facts)) if facts else None
         noted = tuple((path, name, value) for (path, name), value in reads.items())
-        return Variant(args, kwargs, noted, graph, facts, ask, grad if self.minds_grad else None)
+        return GuardedGraph(args, kwargs, noted, graph, facts, ask, grad if self.minds_grad else None)
 
     def mind_grad(self) -> None:
         """From here on the graph hangs on the gradient mode of its trace."""
@@ -245,7 +258,7 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
         count = 0
 
-        def hole(kind: Hole) -> Any:
+        def placeholder(kind: Placeholder) -> Any:
             nonlocal count
             proxy = self.create_proxy("placeholder", f"leaf_{count}", (), {})
             proxy.node.meta |= {"kind": kind.kind, "leaf": count}
@@ -253,8 +266,8 @@ class _Tracer(fx.Tracer):
             return proxy if kind.kind in (Tensor, float) else _Handed(proxy.node, self)
 
         args, kwargs = self.patterns
-        args = tuple(replace_holes(p, hole) for p in args)
-        kwargs = {k: replace_holes(p, hole) for k, p in kwargs.items()}
+        args = tuple(replace_placeholders(p, placeholder) for p in args)
+        kwargs = {k: replace_placeholders(p, placeholder) for k, p in kwargs.items()}
         self.handed = as_they_are((args, kwargs))
         function = self.function
 
@@ -296,15 +309,15 @@ class _Tracer(fx.Tracer):
         if kind not in ("placeholder", "get_attr", "output"):
             if not autocast_is_marked():
                 raise Untraceable("it switches autocast on or off")
-            proxy.node.meta["place"] = self._place(sys._getframe(1))
+            proxy.node.meta["location"] = self._location(sys._getframe(1))
         return proxy
 
-    def _place(self, frame: Any) -> Place | None:
-        chain = locate(frame, self.entry, skip=_FX_FILES)
-        if chain is None:
+    def _location(self, frame: Any) -> Location | None:
+        stack = stack_to(frame, self.entry)
+        if stack is None:
             return None
-        turn = self.turns[chain] = self.turns.get(chain, -1) + 1
-        return Place(chain, turn)
+        occurrence = self.occurrences[stack] = self.occurrences.get(stack, -1) + 1
+        return Location(stack, occurrence)
 
 
 def is_mutating(node: fx.Node) -> bool:

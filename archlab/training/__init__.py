@@ -1,8 +1,9 @@
 """Training, learned removal and sensitivity: what studies and users' scripts import from here."""
 
 from .checkpoint import CheckpointMismatch
-from .fit import Fit, constant, cosine, fit
+from .fit import Fit, fit
 from .history import TrainingFailed
+from .optimization import constant, cosine
 from .progress import bar
 from .removal import Removal, learn_to_remove
 from .sensitivity import sensitivity

@@ -1,12 +1,12 @@
-"""What must outlive a crash: whole files only, and everything that a training needs to go on bit for bit.
+"""All that a training needs to go on bit for bit after a crash, in one file that is whole or not there.
 
-torch and safetensors write into the final name; a kill in between leaves half a file there. So everything
-archlab keeps goes through `write_whole`: a file under its final name is complete, whatever happened.
+Where and when it is written is one group of `fit`'s options.
 """
 
 import io
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,37 @@ from ..files import write_whole
 FILE = "checkpoint.pt"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Checkpointing:
+    """Where a training is saved, how often, and when it stops for another call. `fit` describes each option."""
+
+    folder: str | Path | None
+    time_limit_s: float | None
+    save_every: int | None = None  # updates
+    save_every_s: float = 60.0
+    settings: Mapping[str, Any] | None = None
+
+    def is_due(self, steps_done: int, seconds_since: float) -> bool:
+        """Whether a checkpoint is to be written after so many updates, so long after the last one."""
+        by_steps = self.save_every is not None and steps_done % self.save_every == 0
+        return self.folder is not None and (by_steps or seconds_since >= self.save_every_s)
+
+    def is_late(self, seconds: float) -> bool:
+        """Whether the time limit has come."""
+        return self.time_limit_s is not None and seconds >= self.time_limit_s
+
+    def identity(self) -> dict[str, str]:
+        """What `settings` add to a training's identity."""
+        return {f"settings[{key!r}]": repr(value) for key, value in (self.settings or {}).items()}
+
+
 class CheckpointMismatch(ValueError):
-    """A checkpoint that was not written by this model with these settings; `.path`, `.what` say which and why."""
+    """A checkpoint that was not written by this model with these settings.
+
+    Attributes:
+        path: The checkpoint.
+        what: What differs, with both values.
+    """
 
     def __init__(self, path: Path, what: str):
         super().__init__(
@@ -36,16 +65,18 @@ def save_checkpoint(folder: str | Path, content: Mapping[str, Any]) -> Path:
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     write_whole(path, buffer.getvalue())
-    for left in path.parent.glob(f".{FILE}.*.part"):  # of a writer that was killed
-        left.unlink(missing_ok=True)
+    for part in path.parent.glob(f".{FILE}.*.part"):  # of a writer that was killed
+        part.unlink(missing_ok=True)
     return path
 
 
 def load_checkpoint(folder: str | Path) -> dict[str, Any] | None:
     """Return what `save_checkpoint` wrote, on the CPU, or None where there is none yet.
 
-    Read with `weights_only=True`: a checkpoint from elsewhere cannot run code. Raises ValueError naming the
-    file where it cannot be read.
+    It is read with ``weights_only=True``: a checkpoint from elsewhere cannot run code.
+
+    Raises:
+        ValueError: naming the file, where it cannot be read.
     """
     path = Path(folder) / FILE
     if not path.exists():
@@ -54,6 +85,18 @@ def load_checkpoint(folder: str | Path) -> dict[str, Any] | None:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path}: not a readable checkpoint ({error}); delete it to start again") from error
+
+
+def check_same(path: Path, saved: Mapping[str, Any], model: nn.Module, identity: Mapping[str, Any]) -> None:
+    """Check that a checkpoint is of this model and of a training with this identity.
+
+    Raises:
+        CheckpointMismatch: naming the first difference.
+    """
+    for key, current in (("signature", signature(model)), ("identity", identity)):
+        difference = first_difference(saved[key], current)
+        if difference:
+            raise CheckpointMismatch(path, difference)
 
 
 def signature(model: nn.Module) -> dict[str, str]:
@@ -65,12 +108,12 @@ def signature(model: nn.Module) -> dict[str, str]:
     }
 
 
-def first_difference(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
+def first_difference(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str | None:
     """Name the first key whose values differ, with both values; None where there is none."""
-    for key in [*kept, *(key for key in asked if key not in kept)]:
-        a, b = kept.get(key, "absent"), asked.get(key, "absent")
-        if a != b:
-            return f"{key} is {a} in the checkpoint and {b} here"
+    for key in [*saved, *(key for key in current if key not in saved)]:
+        before, now = saved.get(key, "absent"), current.get(key, "absent")
+        if before != now:
+            return f"{key} is {before} in the checkpoint and {now} here"
     return None
 
 

@@ -12,32 +12,38 @@ from ..files import write_whole
 from .checkpoint import random_states, set_random_states_
 from .task import Task
 
+FILE = "qualities.json"
 
-class Judge:
-    """Qualities by phase. Kept in the folder, so that a rerun that came to the same decisions judges each phase once;
-    random states unmoved."""
 
-    def __init__(self, task: Task, folder, wanted: bool):
+class Evaluations:
+    """`task.quality` after each phase, where that is `wanted`.
+
+    They are saved in the folder, so that a rerun which came to the same decisions evaluates each phase once. The
+    training does not notice: random states stay as they were.
+    """
+
+    def __init__(self, task: Task, folder: str | Path | None, *, wanted: bool):
         self.task, self.wanted = task, wanted
-        self.path = None if folder is None else Path(folder) / "qualities.json"
-        self.kept: dict[str, dict[str, Any]] = {}
+        self.path = None if folder is None else Path(folder) / FILE
+        self.saved: dict[str, dict[str, Any]] = {}  # by phase: what was decided until then, and the values
         self.rows: list[dict[str, Any]] = []
         if self.path is not None and self.path.exists():
-            self.kept = json.loads(self.path.read_text())
+            self.saved = json.loads(self.path.read_text())
 
-    def __call__(self, phase: str, model: nn.Module, decided: Any = None) -> None:
-        """Judge `model` after `phase`; `decided` is what tells it from the one of another run in this folder."""
+    def evaluate(self, phase: str, model: nn.Module, decided: Any = None) -> None:
+        """Evaluate `model` after `phase`; `decided` is what tells it from the one of another run in this folder."""
         if not self.wanted:
             return
-        if phase not in self.kept or self.kept[phase]["decided"] != repr(decided):
+        if phase not in self.saved or self.saved[phase]["decided"] != repr(decided):
             states = random_states()
             with torch.no_grad():
                 values = {name: float(value) for name, value in self.task.quality(model).items()}
             set_random_states_(states)
-            self.kept[phase] = {"decided": repr(decided), "values": values}
+            self.saved[phase] = {"decided": repr(decided), "values": values}
             if self.path is not None:
-                write_whole(self.path, json.dumps(self.kept, indent=1).encode())
-        self.rows.append({"phase": phase, **self.kept[phase]["values"]})
+                write_whole(self.path, json.dumps(self.saved, indent=1).encode())
+        self.rows.append({"phase": phase, **self.saved[phase]["values"]})
 
     def frame(self) -> pd.DataFrame:
+        """One row an evaluated phase: phase, and each quality."""
         return pd.DataFrame(self.rows)

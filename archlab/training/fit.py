@@ -5,12 +5,8 @@ numbers, and whose file can be read in one sitting. Anything that outgrows one d
 """
 
 import contextlib
-import itertools
-import math
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,54 +17,45 @@ from torch import Tensor, nn
 
 from .checkpoint import (
     FILE,
-    CheckpointMismatch,
-    first_difference,
+    Checkpointing,
+    check_same,
     load_checkpoint,
     random_states,
     save_checkpoint,
     set_random_states_,
     signature,
 )
-from .history import Ledger, TrainingFailed
-from .progress import bar
-from .task import Task
+from .history import History
+from .optimization import (
+    Optimization,
+    Schedule,
+    constant,  # until every study takes it from archlab.training
+)
+from .options import check_names, pick
+from .progress import Display, bar
+from .task import Task, numbered_batches
 
-PRECISIONS = ("fp32", "bf16")
+GROUPS = (Optimization, Checkpointing, Display)  # of the options of `fit`
 READ_EVERY = 16  # steps: reading a loss waits for the GPU, so it is done for this many at once there
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a training went: one history row a step (step, loss, lr, and what else was recorded)."""
+    """How a training went.
+
+    Attributes:
+        history: One row an update: step, lr, loss, penalty where there is one, and what `after_step` returned.
+        finished: False where the time limit came first; the same call with the same folder goes on.
+        steps_done: Updates, all calls together.
+        seconds: Time of training, all calls together.
+        checkpoint: The last one written, or None.
+    """
 
     history: pd.DataFrame
-    finished: bool  # False: the time limit came first; the same call with the same folder goes on
+    finished: bool
     steps_done: int
-    seconds: float  # of training, all calls together
+    seconds: float
     checkpoint: Path | None
-
-
-def constant(step: int) -> float:
-    """The schedule that leaves the learning rate as it is."""
-    return 1.0
-
-
-def cosine(steps: int, *, warmup: int = 0, final: float = 0.0) -> Callable[[int], float]:
-    """A schedule: linear from 0 over `warmup` steps, then half a cosine from 1 to `final` at the last step.
-
-    >>> [round(cosine(5, warmup=2)(step), 2) for step in range(5)]
-    [0.5, 1.0, 1.0, 0.5, 0.0]
-    """
-    if not 0 <= warmup < steps:
-        raise ValueError(f"warmup must be at least 0 and below steps={steps}, got {warmup}")
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = (step - warmup) / max(1, steps - 1 - warmup)
-        return final + (1 - final) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
-
-    return factor
 
 
 def fit(
@@ -77,49 +64,55 @@ def fit(
     *,
     steps: int,
     lr: float = 1e-4,
-    optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = torch.optim.Adam,
-    schedule: Callable[[int], float] = constant,
+    schedule: Schedule = constant,
     precision: str = "fp32",
     clip_norm: float | None = None,
-    penalty: Callable[[nn.Module], Tensor] | None = None,
-    penalty_weight: float = 1.0,
-    groups: Callable[[nn.Module], list[dict[str, Any]]] | None = None,
-    after_step: Callable[[nn.Module, int], Mapping[str, float] | None] | None = None,
     folder: str | Path | None = None,
-    save_every: int | None = None,
-    save_every_s: float = 60.0,
     time_limit_s: float | None = None,
-    settings: Mapping[str, Any] | None = None,
-    divergence: float = 1e4,
-    prefetch: int = 0,
     progress: bool = True,
-    title: str = "fit",
-    describe: Callable[[nn.Module], str] | None = None,
+    **options: Any,
 ) -> Fit:
     """Train `model` in place for `steps` updates in all and return how it went.
 
     With a `folder`, a rerun of the same call goes on from its checkpoint and ends with the very weights of an
     uninterrupted run; a finished one is only loaded. Module modes (train, eval) are put back at the end.
 
-    - `lr` 1e-4 and `optimizer` Adam: the paper's. `optimizer` gets parameter groups that hold their own "lr";
-      `functools.partial(torch.optim.AdamW, weight_decay=1e-2)` gives it options. `groups(model)` replaces the
-      one group of all parameters that require a gradient.
-    - `schedule(step)`: factor on every group's lr (`constant`, `cosine`); the step counts from 0, as in
-      `task.batches`, in the history and in errors.
-    - `precision` "bf16" runs the loss under autocast; the weights stay as they are.
-    - `clip_norm`: largest norm of all gradients together. Default none.
-    - `penalty(model)` is added to the loss, times `penalty_weight`; its own value is in the history.
-    - `after_step(model, step)` runs after each update; the numbers it returns join that step's history row.
-    - `save_every` steps, `save_every_s` seconds (60: a kill costs a minute), whichever comes first.
-    - `time_limit_s` stops cleanly after a step, with a checkpoint and `.finished` False.
-    - `settings`: JSON-able facts about the task; a checkpoint made with other ones is refused.
-    - `divergence`: stop where the mean loss of the last 50 steps exceeds this multiple of the first 50.
-      Generous on purpose: removal may raise a trained loss a hundredfold and recover.
-    - `prefetch` batches made ahead by a background thread (they must not draw from the global generators).
-    - `describe(model)`: a few words for the progress bar (or, without a terminal, the line a minute).
+    Args:
+        model: Trained in place.
+        task: Its `batches` and `loss` are used.
+        steps: Updates in all, whatever number of calls they take.
+        lr: Learning rate; 1e-4, with Adam, is the paper's.
+        schedule: ``schedule(step)``, a factor on every group's lr (`constant`, `cosine`). The step counts from 0, as
+            in `task.batches`, in the history and in errors.
+        precision: "fp32", or "bf16" to run the loss under autocast; the weights stay as they are.
+        clip_norm: Largest norm of all gradients together; default none.
+        folder: Where the checkpoint lies.
+        time_limit_s: Seconds after which to stop cleanly after a step, with a checkpoint and `.finished` False.
+        progress: Show a bar, or without a terminal a line a minute.
+        **options: As keywords, too:
+            optimizer: Makes the optimizer of parameter groups that hold their own "lr"; default `torch.optim.Adam`.
+                ``functools.partial(torch.optim.AdamW, weight_decay=1e-2)`` gives it options.
+            groups: ``groups(model)``, in place of the one group of all parameters that require a gradient.
+            penalty, penalty_weight: ``penalty(model)``, a scalar, is added to the loss, times the weight (1); its own
+                value is in the history.
+            after_step: ``after_step(model, step)`` runs after each update; the numbers it returns join that row of the
+                history.
+            prefetch: Batches made ahead by a background thread (0); they must not draw from the global generators.
+            divergence: Stop where the mean loss of the last 50 steps exceeds this multiple of the first 50. 1e4,
+                generous on purpose: removal may raise a trained loss a hundredfold and recover.
+            save_every, save_every_s: Updates (no limit) and seconds (60: a kill costs a minute) between checkpoints,
+                whichever comes first.
+            settings: JSON-able facts about the task; a checkpoint made with other ones is refused.
+            title, describe: The title of the bar ("fit"), and ``describe(model)``, a few words beside it.
 
-    Raises CheckpointMismatch for another training's checkpoint and TrainingFailed where the loss or the
-    weights become NaN or infinite or the loss diverges; both have fields.
+    Returns:
+        The history, and whether the training came to its end.
+
+    Raises:
+        CheckpointMismatch: for another training's checkpoint, naming what differs.
+        TrainingFailed: where the loss or the weights become NaN or infinite, or the loss diverges.
+        ValueError: for an option out of range.
+        TypeError: for an unknown option.
 
     >>> net = nn.Linear(1, 1)
     >>> task = Task(
@@ -132,147 +125,127 @@ def fit(
     >>> went.finished, round(net.weight.item(), 1)
     (True, 2.0)
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if prefetch < 0:
-        raise ValueError(f"prefetch must be at least 0, got {prefetch}")
-    updater = optimizer(_groups(model, groups, lr))
-    base_lr = [float(group["lr"]) for group in updater.param_groups]
-    parameters = [p for group in updater.param_groups for p in group["params"]]
-    device = parameters[0].device
-    identity = _identity(updater, schedule, steps, precision, clip_norm, penalty_weight, settings or {})
+    options |= {"steps": steps, "lr": lr, "schedule": schedule, "precision": precision, "clip_norm": clip_norm}
+    options |= {"folder": folder, "time_limit_s": time_limit_s, "progress": progress}
+    check_names("fit", options, *GROUPS)
+    optimization = Optimization(**pick(Optimization, options))
+    checkpointing = Checkpointing(**pick(Checkpointing, options))
+    training = Training(model, task, optimization, checkpointing)
+    training.resume_()
+    training.run_(Display(**pick(Display, options)))
+    return training.result()
 
-    rows: list[dict[str, float]] = []
-    done, seconds_before, path = 0, 0.0, None
-    if folder is not None and (kept := load_checkpoint(folder)) is not None:
-        path = Path(folder) / FILE
-        _check(path, kept, model, identity)
-        model.load_state_dict(kept["model"])
-        updater.load_state_dict(kept["optimizer"])
-        set_random_states_(kept["random"])
-        rows, done, seconds_before = kept["rows"], kept["step"], kept["seconds"]
-    ledger = Ledger(rows, divergence, path)
-    begun = saved_at = time.monotonic()
 
-    def save() -> None:
-        ledger.settle()
-        if not all(bool(torch.isfinite(p).all()) for p in parameters):
-            raise TrainingFailed("a weight is not finite", done - 1, rows[-1]["loss"], ledger.checkpoint)
-        if folder is not None:
-            content = {"signature": signature(model), "identity": identity, "model": model.state_dict()}
-            content |= {"optimizer": updater.state_dict(), "random": random_states(), "rows": rows, "step": done}
-            ledger.checkpoint = save_checkpoint(
-                folder, content | {"seconds": seconds_before + time.monotonic() - begun}
-            )
+class Training:
+    """One training under way: resumed, run until its end or its time limit, and told as a `Fit`."""
 
-    def text() -> str:
-        return " · ".join([ledger.text(), *([describe(model)] if describe else [])])
+    def __init__(self, model: nn.Module, task: Task, optimization: Optimization, checkpointing: Checkpointing):
+        self.model, self.task, self.optimization, self.checkpointing = model, task, optimization, checkpointing
+        self.optimizer = optimization.optimizer_for(model)
+        self.base_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.parameters: list[Tensor] = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.device = self.parameters[0].device
+        self.identity = optimization.identity(self.optimizer) | checkpointing.identity()
+        self.history = History([], divergence=optimization.divergence, checkpoint=None)
+        self.steps_done, self.seconds_before = 0, 0.0
+        self.begun = self.saved_at = time.monotonic()
 
+    def resume_(self) -> None:
+        """Put everything back to the checkpoint in the folder, where there is one."""
+        folder = self.checkpointing.folder
+        if folder is not None and (saved := load_checkpoint(folder)) is not None:
+            path = Path(folder) / FILE
+            check_same(path, saved, self.model, self.identity)
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            set_random_states_(saved["random"])
+            self.history = History(saved["rows"], divergence=self.optimization.divergence, checkpoint=path)
+            self.steps_done, self.seconds_before = saved["step"], saved["seconds"]
+        self.begun = self.saved_at = time.monotonic()
+
+    def run_(self, display: Display) -> None:
+        """Update until the last step or the time limit, saving in between."""
+        steps = self.optimization.steps
+        todo = range(self.steps_done, steps)
+        with (
+            _training_mode(self.model),
+            bar(display.title, steps, wanted=display.progress) as show,
+            contextlib.closing(numbered_batches(self.task, todo, prefetch=self.optimization.prefetch)) as batches,
+        ):
+            for step, batch in batches:
+                self.update_(step, batch)
+                if self.device.type == "cpu" or self.steps_done % READ_EVERY == 0:
+                    self.history.flush()
+                now = time.monotonic()
+                late = self.checkpointing.is_late(now - self.begun)
+                if late or self.steps_done == steps or self.checkpointing.is_due(self.steps_done, now - self.saved_at):
+                    self.save()
+                show(self.steps_done, lambda: self.text(display))
+                if late:
+                    break
+
+    def update_(self, step: int, batch: Any) -> None:
+        """One update of the weights: rates, loss, gradients, optimizer, history."""
+        chosen, model = self.optimization, self.model
+        # The schedule is a factor on each group's own rate, so groups keep their ratio.
+        factor = chosen.schedule(step)
+        for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = lr * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=chosen.precision == "bf16"):
+            loss = self.task.loss(model, batch)
+        if loss.numel() != 1:
+            raise ValueError(f"task.loss must return a scalar, got shape {tuple(loss.shape)}")
+        penalty = chosen.penalty(model) if chosen.penalty else None
+        (loss if penalty is None else loss + chosen.penalty_weight * penalty).backward()
+        if chosen.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, chosen.clip_norm)
+        self.optimizer.step()
+        extra = chosen.after_step(model, step) if chosen.after_step else None
+        self.history.append(step, self.base_lrs[0] * factor, loss, penalty, extra)
+        self.steps_done = step + 1
+
+    def save(self) -> None:
+        """Write a checkpoint, where there is a folder for it, after losses and weights are seen to be finite."""
+        self.history.flush()
+        if not all(bool(torch.isfinite(p).all()) for p in self.parameters):
+            self.history.fail("a weight is not finite")
+        if self.checkpointing.folder is not None:
+            content = {
+                "signature": signature(self.model),
+                "identity": self.identity,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "random": random_states(),
+                "rows": self.history.rows,
+                "step": self.steps_done,
+                "seconds": self.seconds(),
+            }
+            self.history.checkpoint = save_checkpoint(self.checkpointing.folder, content)
+        self.saved_at = time.monotonic()
+
+    def seconds(self) -> float:
+        """Time of training until now, all calls together."""
+        return self.seconds_before + time.monotonic() - self.begun
+
+    def text(self, display: Display) -> str:
+        """What stands beside the progress bar."""
+        return " · ".join([self.history.text(), *([display.describe(self.model)] if display.describe else [])])
+
+    def result(self) -> Fit:
+        """How it went until now."""
+        finished = self.steps_done >= self.optimization.steps
+        rows, checkpoint = self.history.rows, self.history.checkpoint
+        return Fit(pd.DataFrame(rows), finished, self.steps_done, self.seconds(), checkpoint)
+
+
+@contextlib.contextmanager
+def _training_mode(model: nn.Module) -> Iterator[None]:
+    """The model in train mode; each of its modules in its own mode again afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.train()
     try:
-        with (
-            bar(title, steps, wanted=progress) as show,
-            contextlib.closing(_batches(task, range(done, steps), prefetch)) as batches,
-        ):
-            for step, batch in batches:
-                factor = schedule(step)
-                for group, rate in zip(updater.param_groups, base_lr, strict=True):
-                    group["lr"] = rate * factor
-                updater.zero_grad(set_to_none=True)
-                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    loss = task.loss(model, batch)
-                if loss.numel() != 1:
-                    raise ValueError(f"task.loss must return a scalar, got shape {tuple(loss.shape)}")
-                extra = penalty(model) if penalty else None
-                (loss if extra is None else loss + penalty_weight * extra).backward()
-                if clip_norm is not None:
-                    nn.utils.clip_grad_norm_(parameters, clip_norm)
-                updater.step()
-                ledger.enter(step, base_lr[0] * factor, loss, extra, after_step(model, step) if after_step else None)
-                done = step + 1
-                if device.type == "cpu" or done % READ_EVERY == 0:
-                    ledger.settle()
-                now = time.monotonic()
-                late = time_limit_s is not None and now - begun >= time_limit_s
-                due = (save_every is not None and done % save_every == 0) or now - saved_at >= save_every_s
-                if late or done == steps or (due and folder is not None):
-                    save()
-                    saved_at = time.monotonic()
-                show(done, text)
-                if late:
-                    break
+        yield
     finally:
         for module, training in modes.items():
             module.training = training
-    seconds = seconds_before + time.monotonic() - begun
-    return Fit(pd.DataFrame(rows), done >= steps, done, seconds, ledger.checkpoint)
-
-
-def _groups(
-    model: nn.Module, groups: Callable[[nn.Module], list[dict[str, Any]]] | None, lr: float
-) -> list[dict[str, Any]]:
-    """The optimizer's parameter groups, each with a learning rate."""
-    given = groups(model) if groups else [{"params": [p for p in model.parameters() if p.requires_grad]}]
-    given = [{"lr": lr, **group, "params": list(group["params"])} for group in given]
-    given = [group for group in given if group["params"]]
-    if not given:
-        raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient: nothing to train")
-    return given
-
-
-def _identity(
-    updater: torch.optim.Optimizer,
-    schedule: Callable[[int], float],
-    steps: int,
-    precision: str,
-    clip_norm: float | None,
-    penalty_weight: float,
-    settings: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What must be the same for a checkpoint to be gone on with. A schedule is compared by its values."""
-    identity: dict[str, Any] = {
-        "steps": steps,
-        "precision": precision,
-        "clip_norm": clip_norm,
-        "penalty_weight": penalty_weight,
-        "optimizer": type(updater).__name__,
-        "schedule": [float(schedule(steps * quarter // 4)) for quarter in range(4)],
-    }
-    for index, group in enumerate(updater.param_groups):
-        facts = {key: value for key, value in group.items() if key != "params"}
-        identity[f"parameter group {index}"] = repr(sorted(facts.items()))
-    return identity | {f"settings[{key!r}]": repr(value) for key, value in settings.items()}
-
-
-def _check(path: Path, kept: Mapping[str, Any], model: nn.Module, identity: Mapping[str, Any]) -> None:
-    for key, here in (("signature", signature(model)), ("identity", identity)):
-        difference = first_difference(kept[key], here)
-        if difference:
-            raise CheckpointMismatch(path, difference)
-
-
-def _batches(task: Task, steps: range, ahead: int) -> Generator[tuple[int, Any], None, None]:
-    """Yield (step, batch), made `ahead` of time by one thread where that is asked for."""
-
-    def make(step: int) -> Any:
-        with torch.no_grad():
-            return task.batches(step)
-
-    if ahead == 0:
-        for step in steps:
-            yield step, make(step)
-        return
-    maker = ThreadPoolExecutor(1, thread_name_prefix="batches")
-    try:
-        waiting = deque((step, maker.submit(make, step)) for step in steps[:ahead])
-        later = itertools.islice(steps, ahead, None)
-        while waiting:
-            step, batch = waiting.popleft()
-            ready = batch.result()
-            waiting.extend((next_step, maker.submit(make, next_step)) for next_step in itertools.islice(later, 1))
-            yield step, ready
-    finally:
-        maker.shutdown(wait=True, cancel_futures=True)

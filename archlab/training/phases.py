@@ -1,6 +1,7 @@
 """Several trainings in a row that count as one: a checkpoint folder each, running steps, one time limit."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,22 +9,33 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from .fit import Fit, TrainingFailed, fit
+from .fit import Fit, fit
+from .history import TrainingFailed
 from .task import Task
 
 
 class Phases:
-    """Phases of one training: a folder each, running steps, and the time that is left."""
+    """The phases of one training, each a `fit` that begins at the batch after the last of the one before.
 
-    def __init__(self, task: Task, folder, time_limit_s: float | None, settings: dict, options: dict[str, Any]):
+    `settings` and `options` are those of `fit` for every phase that comes; a phase may add options of its own.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        folder: str | Path | None,
+        time_limit_s: float | None,
+        settings: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ):
         self.task, self.folder = task, None if folder is None else Path(folder)
         self.deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
-        self.settings, self.options = settings, options
-        self.done: dict[str, tuple[int, Fit]] = {}
+        self.settings, self.options = dict(settings), dict(options)
+        self.done: dict[str, tuple[int, Fit]] = {}  # by phase: its first step, and how it went
         self.first = 0
 
-    def __call__(self, phase: str, model: nn.Module, steps: int, **options: Any) -> bool:
-        """Train one phase; whether it came to its end."""
+    def train_(self, phase: str, model: nn.Module, steps: int, **options: Any) -> bool:
+        """Train one phase in place; whether it came to its end."""
         first = self.first
         try:
             went = fit(
@@ -43,18 +55,21 @@ class Phases:
         self.first += steps
         return went.finished
 
-    @property
     def seconds(self) -> float:
+        """Time of training, all phases and all calls together."""
         return sum(went.seconds for _, went in self.done.values())
 
     def history(self, names: set[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The phases' histories in one, and apart from it, tidily, the columns in `names`."""
+        """The phases' histories in one (phase, step, lr, loss, penalty), and apart from it the columns in `names`.
+
+        The latter tidily: phase, step, site, omega.
+        """
         frames = []
         for phase, (first, went) in self.done.items():
             frame = went.history.assign(phase=phase)
             frames.append(frame.assign(step=frame["step"] + first))
         whole = pd.concat(frames, ignore_index=True)
-        noted = [name for name in whole if name in names]
-        track = whole.melt(["phase", "step"], noted, "site", "omega").dropna(subset="omega", ignore_index=True)
+        recorded = [name for name in whole if name in names]
+        track = whole.melt(["phase", "step"], recorded, "site", "omega").dropna(subset="omega", ignore_index=True)
         plain = [name for name in ("phase", "step", "lr", "loss", "penalty") if name in whole]
         return whole.loc[:, plain], track

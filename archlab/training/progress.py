@@ -6,18 +6,40 @@ rich draws bars, but in a log it prints only the last state; an hour of training
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
 BAR_S, LINE_S = 0.3, 60.0  # at most this often
 
 
+@dataclass(frozen=True, kw_only=True)
+class Display:
+    """Whether and how a training shows how far it is. `fit` describes each option."""
+
+    progress: bool
+    title: str = "fit"
+    describe: Callable[[nn.Module], str] | None = None
+
+
 @contextlib.contextmanager
 def bar(title: str, total: int, *, wanted: bool = True) -> Iterator[Callable[[int, Callable[[], str]], None]]:
-    """Give `show(done, text)`, which puts `done` of `total` and the words of `text()` on the error stream.
+    """Show how far a long run is, on the error stream: a bar on a terminal, elsewhere a line a minute.
 
-    `text` is called only when something is drawn, so it may cost a little.
+    Args:
+        title: What stands before it.
+        total: Steps in all.
+        wanted: False shows nothing.
+
+    Yields:
+        ``show(done, text)``, to be called after each step: how many are done, and a function that returns a few words.
+        It is called only when something is drawn, so it may cost a little.
+
+    >>> with bar("search", 3, wanted=False) as show:
+    ...     for done in range(1, 4):
+    ...         show(done, lambda: "best 0.5")
     """
     if not wanted:
         yield lambda done, text: None

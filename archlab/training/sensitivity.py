@@ -7,9 +7,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..discovery.site import Where
+from ..discovery.kinds import BY_DEFAULT
+from ..discovery.select import Where
 from ..discovery.survey import sites
-from ..passes import omegas, set_omegas_, switch
+from ..passes.switch import switch
+from ..passes.switch_state import omegas, set_omegas_
+from ..rewrite.target import How
 from .progress import bar
 from .task import Task
 
@@ -20,16 +23,29 @@ def sensitivity(
     task: Task,
     example: Any = None,
     *,
-    kinds: str | Iterable[str] = ("activation", "skip", "branch", "block"),
+    kinds: str | Iterable[str] = BY_DEFAULT,
     where: Where = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Measure `task.quality` with each site alone removed, without training; `model` is left untouched.
 
-    Columns: site, kind, and for each quality its value and, as `delta_<quality>`, the change from the untouched
-    model, whose qualities are in `.attrs["untouched"]`. Ranked: the site whose removal changes the first quality
-    least comes first. Each removal is ω = 1 at that switch, which equals the physical one. Sites that cannot be
-    rewritten are in `.attrs["refused"]`, with the reason. Raises ValueError where no site is left.
+    Each removal is ω = 1 at that switch, which equals the physical one.
+
+    Args:
+        model: Any module; it is copied.
+        task: Its `quality` is measured, once for the untouched model and once a site.
+        example: What the sites are found with; default: `task.example`.
+        kinds: The kinds of site that are tried; those that the model has none of are no error.
+        where: Which of these: a glob, a list of globs, or a function of the Site.
+        progress: Show a bar.
+
+    Returns:
+        One row a site: site, kind, and for each quality its value and, as ``delta_<quality>``, the change from the
+        untouched model, whose qualities are in ``.attrs["untouched"]``. The site whose removal changes the first
+        quality least comes first. Sites that cannot be rewritten are in ``.attrs["refused"]``, with the reason.
+
+    Raises:
+        ValueError: where no site is chosen, or none of those chosen can be rewritten.
 
     >>> net = nn.Sequential(nn.ReLU(), nn.Sigmoid())
     >>> x = torch.tensor([[-1.0, 2.0]])
@@ -41,15 +57,17 @@ def sensitivity(
     """
     example = task.example if example is None else example
     found = sites(model, example, kinds=kinds, where=where)
-    refused = {site.id: site.how for site in found if site.how.startswith("refused")}
+    refused = {site.id: site.told for site in found if site.how is How.REFUSED}
     present = [site for site in found if site.id not in refused]
     if not present:
         site, how = next(iter(refused.items()))
         raise ValueError(f"none of the {len(refused)} chosen sites can be rewritten; {site} is {how}")
     untouched = dict(task.quality(model))
     rows = []
+    # Kinds apart, as a skip and a branch share an add and cannot both have a switch. One switched model serves all
+    # sites of a kind: all ω at 0, then one alone at 1.
     with bar("sensitivity", len(present), wanted=progress) as show:
-        for kind in dict.fromkeys(site.kind for site in present):  # kinds apart: a skip and a branch share an add
+        for kind in dict.fromkeys(site.kind for site in present):
             chosen = {site.id for site in present if site.kind == kind}
             soft = switch(model, example, kinds=kind, where=lambda site, chosen=chosen: site.id in chosen)
             for site in omegas(soft)["site"]:
@@ -57,7 +75,7 @@ def sensitivity(
                 set_omegas_(soft, {site: 1.0})
                 values = task.quality(soft)
                 deltas = {f"delta_{name}": value - untouched[name] for name, value in values.items()}
-                rows.append({"site": site, "kind": kind, **values, **deltas})
+                rows.append({"site": site, "kind": kind.value, **values, **deltas})
                 show(len(rows), lambda site=site: site)
     first = f"delta_{next(iter(untouched))}"
     frame = pd.DataFrame(rows)

@@ -37,6 +37,12 @@ ABOUT = (
 )
 
 
+def depends(row: dict[str, Any]) -> list[str]:
+    """The rooms that read and rewrite models, where their time is measured."""
+    rooms = {"data": (), "cost": ("capture",)}.get(row["name"].partition("/")[0], ("capture", "rewrite", "discovery"))
+    return [f"archlab.{room}" for room in rooms]
+
+
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     """One ratio, and how it was measured. Raises ValueError at the preset gpu where there is none."""
     if preset == "gpu" and not torch.cuda.is_available():
@@ -59,7 +65,8 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     smoke = rows.attrs["conditions"]["preset"] == "smoke"
     write_report(
         rows, folder, "Bench: what archlab costs",
-        "This preset shows that everything runs; its numbers say nothing." if smoke else "", ABOUT, shown, *(["## Notes", notes] if notes else []),
+        "This preset shows that everything runs; its numbers say nothing." if smoke else "", ABOUT, shown,
+        *(["## Notes", notes] if notes else []),
         command="python -m studies.bench", tables={"table": shown},
         about=f"{measured}, one thread; load average {rows['load'].min():.1f} to {rows['load'].max():.1f}, this run "
         "included.",

@@ -7,7 +7,7 @@ the images, in class folders or a zip of these.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from studies.device import device
 
 from . import reporting
 from .images import Images, find_images
-from .models import load_resnet
+from .models import CifarResNet, load_resnet
 from .removing import each_alone, fine_tune_, judged, thinned
 from .training import BUDGETS, task_for
 
@@ -46,34 +46,49 @@ def fingerprint(preset: str, data: Path | None) -> Any:
 
 
 def depends(row: Mapping[str, Any]) -> list[str]:
-    """What computes a row's numbers: neither the report, nor how sites are found and rewritten, which tests hold."""
-    own = [f"studies.classify.{name}" for name in ("images", "models", "removing", "training")]
-    return [
-        *own,
-        *(
-            f"archlab.{name}"
-            for name in ("measure.costs", "training.removal", "training.phases", "training.sensitivity", "training.fit")
-        ),
-    ]
+    """The gradient that every ω is learned by lies in a room that is not followed."""
+    return ["archlab.rewrite.blend"] if "kind" in row else []
 
 
-def cell(row: Mapping[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    """One row: the network as it came, with each site alone removed, fine-tuned, or with sites removed by learning."""
+def cell_for(row: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:
+    """What makes a row: the network as it came, with each site alone removed, fine-tuned, or thinned by learning."""
+    return {"pretrained": pretrained, "sensitivity": leave_one_out, "fine-tuned": fine_tuned}.get(row["name"], thin)
+
+
+def pretrained(row: Mapping[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    net, train, judge = _start(preset, scratch)
+    example = task_for(train, judge, BUDGETS[preset], seed=seed).example
+    return {"train_images": len(train), "steps": 0, **judged(net, example, judge)}
+
+
+def leave_one_out(row: Mapping[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    net, train, judge = _start(preset, scratch)
+    few = judge.first(BUDGETS[preset].sensitivity_images)
+    return {"images": len(few), **each_alone(net, task_for(train, few, BUDGETS[preset], seed=seed), KINDS)}
+
+
+def fine_tuned(row: Mapping[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    net, train, judge = _start(preset, scratch)
+    task = task_for(train, judge, BUDGETS[preset], seed=seed)
+    found = fine_tune_(net, task, BUDGETS[preset], scratch)
+    return {"train_images": len(train), **found, **judged(net, task.example, judge)}
+
+
+def thin(row: Mapping[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    net, train, judge = _start(preset, scratch)
+    task = task_for(train, judge, BUDGETS[preset], seed=seed)
+    thinner, found = thinned(net, task, row["kind"], row["lam"], BUDGETS[preset], scratch)
+    return {"train_images": len(train), **found, **judged(thinner, task.example, judge)}
+
+
+def _start(preset: str, scratch: Scratch) -> tuple[CifarResNet, Images, Images]:
+    """The network with its weights, the images that it may train on, and those that judge it."""
     weights, budget = find_weights(scratch.data), BUDGETS[preset]
     net = load_resnet(weights).to(device())
     train, judge = _images(weights.parent, budget.train_images, budget.judge_images)
     if net.linear.out_features != len(judge.classes):
         raise ValueError(f"{weights} knows {net.linear.out_features} classes, the images have {len(judge.classes)}")
-    if row["name"] == "sensitivity":
-        few = judge.first(budget.sensitivity_images)
-        return {"images": len(few), **each_alone(net, task_for(train, few, budget, seed=seed), KINDS)}
-    task = task_for(train, judge, budget, seed=seed)
-    found: dict[str, Any] = {"steps": 0}
-    if row["name"] == "fine-tuned":
-        found = fine_tune_(net, task, budget, scratch)
-    elif "kind" in row:
-        net, found = thinned(net, task, row["kind"], row["lam"], budget, scratch)
-    return {"train_images": len(train), **found, **judged(net, task.example, judge)}
+    return net, train, judge
 
 
 def report(rows: pd.DataFrame, folder: Path) -> None:

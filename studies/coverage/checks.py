@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import archlab as al
-from archlab.capture.example import run, tensors_in
+from archlab.capture.example import run_example, tensors_in
 
 from .families import Family, seeded
 from .witness import overlooked, witness
@@ -19,7 +19,7 @@ from .witness import overlooked, witness
 GROUPS = (("activation", "skip"), ("branch", "join"), ("block",))
 TOLERANCE = 1e-5
 COLUMNS = (
-    "library", "family", "variant", "params", "activation", "skip", "branch", "block", "join", "gate", "left",
+    "library", "family", "variant", "params", "activation", "skip", "branch", "block", "join", "gate", "skipped",
     "refused", "complete", "overlooked", "equal_at_zero", "equal_at_one", "difference_at_one", "omegas",
     "omegas_without_gradient", "local", "module", "intercepted", "physical", "bypassed", "cpu_s", "error",
 )  # fmt: skip
@@ -43,10 +43,10 @@ def _fill(row: dict[str, Any], family: Family) -> None:
     model, example = seeded(family)
     row["params"] = sum(p.numel() for p in model.parameters())
     found = al.sites(model, example)
-    kinds = Counter(site.kind for site in found)
+    kinds = Counter(site.kind.value for site in found)
     row |= {kind: kinds[kind] for kind in al.KINDS}
-    usable = {site.id for site in found if site.how.split(":")[0] in ("local", "module", "intercepted")}
-    row |= {"left": sum(left.calls for left in found.left), "refused": len(found) - len(usable)}
+    usable = {site.id for site in found if site.how in ("local", "module", "intercepted")}
+    row |= {"skipped": sum(skipped.calls for skipped in found.skipped), "refused": len(found) - len(usable)}
     missed = overlooked(witness(copy.deepcopy(model), example), found)
     row |= {"complete": not missed, "overlooked": ", ".join(f"{n} {op}" for op, n in sorted(missed.items()))}
     reachable = {site.id for site in found if site.grad}
@@ -97,7 +97,7 @@ def _one(row: dict[str, Any], soft: nn.Module, example: Any) -> None:
 
 def _outputs(model: nn.Module, example: Any) -> list[Tensor]:
     torch.manual_seed(0)
-    return [t for t in tensors_in(run(model, example)) if t.is_floating_point()]
+    return [t for t in tensors_in(run_example(model, example)) if t.is_floating_point()]
 
 
 def _relative(made: Tensor, wanted: Tensor) -> float:

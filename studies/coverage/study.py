@@ -52,6 +52,11 @@ def fingerprint(preset: str, data: Path | None) -> dict[str, str]:
     return {name: version(name) for name in LIBRARIES}
 
 
+def depends(row: dict[str, Any]) -> list[str]:
+    """What is checked is how models are read and rewritten."""
+    return ["archlab.capture", "archlab.rewrite", "archlab.discovery"]
+
+
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     """What was found of one family; where its process crashed or hung, the reason stands in "error"."""
     return isolated(FAMILIES[row["name"]], LIMIT_S)

@@ -8,6 +8,7 @@ beside them. smoke takes about 3 minutes on two CPU cores, cpu about 100, from `
 cut-outs; without it, scikit-image's sample photos are used. Everything resumes. Output: ``reports/table1/<preset>/``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from archlab.experiments import OutOfTime, Scratch, command
 from archlab.training import Task, cosine, fit, learn_to_remove, sensitivity
 from studies.device import device
 
-from .data.sources import find_sources, fingerprint
+from .data.sources import Sources, find_sources, fingerprint
 from .evaluate.costs import costs
 from .evaluate.quality import HeldOut, copy_b, displacements, interval, judged, line, summary
 from .network.models import MagnificationNet, ResidualBlock
@@ -26,7 +27,7 @@ from .network.reference import reference
 from .table1_report import report, save_samples
 from .train import training
 
-__all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
+__all__ = ["PRESETS", "ROWS", "cell_for", "depends", "fingerprint", "needs", "report"]
 
 PRESETS = ("smoke", "cpu", "gpu", "paper")
 TRAINING, BASELINE = "training of the baseline", "baseline"
@@ -77,26 +78,33 @@ def needs(row: dict[str, Any]) -> list[str]:
 
 
 def depends(row: dict[str, Any]) -> list[str]:
-    """A long training stays valid while what it computes is unchanged; how it is judged may be edited."""
-    base = [
-        "archlab.training.fit",
-        *(f"studies.motion.{name}" for name in ("data.generator", "network.models", "data.sources", "train.training")),
-    ]
-    if row["name"] == TRAINING:
-        return base
-    judging = [*base, "archlab.measure.image_quality", "studies.motion.evaluate.quality", "studies.motion.table1"]
-    if row["what"] in ("judge", "check"):
-        return judging
-    return [
-        *judging,
-        *(f"archlab.{name}" for name in ("rewrite.blend", "training.removal", "passes.switch", "training.phases")),
-    ]
+    """The gradient that every ω is learned by lies in a room that is not followed."""
+    return ["archlab.rewrite.blend"] if row["what"] == "learn" else []
 
 
-def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    """One row's values; see `ROWS`."""
-    if row["name"] == TRAINING:
-        return train(preset, seed, scratch)
+def cell_for(row: dict[str, Any]) -> Callable[..., dict[str, Any]]:
+    """What makes a row: a long training stays valid while how it is judged is edited."""
+    makers: dict[str, Callable[..., dict[str, Any]]] = {
+        "train": train, "judge": judge, "learn": learn, "hand": remove_by_hand, "control": train_on,
+        "sensitivity": leave_one_out, "check": check,
+    }  # fmt: skip
+    return makers[row["what"]]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the rows after the baseline's training begin with."""
+
+    net: MagnificationNet
+    task: Task
+    effort: Effort
+    budget: training.Budget
+    train_data: Sources
+    held_out: Sources
+
+
+def start(preset: str, seed: int, scratch: Scratch) -> Start:
+    """The trained baseline, and samples that its training has not seen."""
     net = training.new_network(seed=seed)
     load_model(net, str(scratch.needed[TRAINING].folder / "baseline.safetensors"))
     net.eval()
@@ -108,30 +116,57 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
         return {"ssim": judged(model, watched, perceptual=False)["ssim"].mean()}
 
     task = training.task(train_data, budget, seed=seed, quality=quality, first=budget.steps * budget.batch)
-    if row["what"] == "sensitivity":
-        frame = sensitivity(net, task, kinds=KINDS, where=in_residual_blocks(net, ""))
-        about = {"untouched": frame.attrs["untouched"], "watched": effort.watched}
-        return about | {"sites": frame.round(5).to_dict("records")}
-    samples = HeldOut(held_out, budget.size, effort.judged)
-    if row["what"] == "check":
-        return check(net, samples, scratch)
-    found: dict[str, Any] = {}
-    if row["what"] == "learn":
-        net, found = learn(net, task, row, effort, budget, scratch)
-    elif row["what"] == "hand":
-        net = al.remove(net, task.example, kinds="activation", where=row["where"])
-        found = {"removed": len(al.recipe(net).steps[-1].taken), "sites": len(al.recipe(net).steps[-1].taken)}
-    if row["what"] in ("hand", "control"):
-        found |= tune(net, task, effort, budget, scratch)
-    elif row["what"] == "judge":
-        save_samples(train_data, budget.size, scratch.folder / "samples.png")
+    return Start(net, task, effort, budget, train_data, held_out)
+
+
+def finish(net: Any, begun: Start, scratch: Scratch) -> dict[str, Any]:
+    """Costs and quality of what became of the baseline, and what both were found with."""
+    budget = begun.budget
+    samples = HeldOut(begun.held_out, budget.size, begun.effort.judged)
     about = {"size": budget.size, "batch": budget.batch, "precision": budget.precision}
     about["patch"] = budget.patch or budget.size
-    about |= {"train_data": train_data.fingerprint, "val_data": held_out.fingerprint}
-    return found | costs(net) | summary(judged(net.eval(), samples, data=scratch.data)) | about
+    about |= {"train_data": begun.train_data.fingerprint, "val_data": begun.held_out.fingerprint}
+    return costs(net) | summary(judged(net.eval(), samples, data=scratch.data)) | about
 
 
-def train(preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+def judge(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    """The baseline as it is."""
+    begun = start(preset, seed, scratch)
+    save_samples(begun.train_data, begun.budget.size, scratch.folder / "samples.png")
+    return finish(begun.net, begun, scratch)
+
+
+def learn(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    """Sites removed that the network learned to do without."""
+    begun = start(preset, seed, scratch)
+    net, found = learned(begun.net, begun.task, row, begun.effort, begun.budget, scratch)
+    return found | finish(net, begun, scratch)
+
+
+def remove_by_hand(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    """Sites removed with no learning, and the rest trained on."""
+    begun = start(preset, seed, scratch)
+    net = al.remove(begun.net, begun.task.example, kinds="activation", where=row["where"])
+    taken = len(al.recipe(net).steps[-1].taken)
+    found = {"removed": taken, "sites": taken} | tune(net, begun.task, begun.effort, begun.budget, scratch)
+    return found | finish(net, begun, scratch)
+
+
+def train_on(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    """The control: trained on as long, and nothing removed."""
+    begun = start(preset, seed, scratch)
+    return tune(begun.net, begun.task, begun.effort, begun.budget, scratch) | finish(begun.net, begun, scratch)
+
+
+def leave_one_out(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    """SSIM with each site alone removed."""
+    begun = start(preset, seed, scratch)
+    frame = sensitivity(begun.net, begun.task, kinds=KINDS, where=in_residual_blocks(begun.net, ""))
+    about = {"untouched": frame.attrs["untouched"], "watched": begun.effort.watched}
+    return about | {"sites": frame.round(5).to_dict("records")}
+
+
+def train(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     """Train the baseline; its weights lie in the cell's folder as baseline.safetensors."""
     budget = training.budget_for(preset)
     net = training.new_network(seed=seed)
@@ -148,7 +183,7 @@ def train(preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     return {"steps": went.steps_done, "loss": losses.iloc[-1], "losses": [round(v, 5) for v in losses]}
 
 
-def learn(
+def learned(
     net: MagnificationNet, task: Task, row: dict[str, Any], effort: Effort, budget: training.Budget, scratch: Scratch
 ) -> tuple[MagnificationNet, dict[str, Any]]:
     """Learn, remove and train on: the thin network and what was decided."""
@@ -156,7 +191,7 @@ def learn(
         net, task, kinds=row["kind"], where=in_residual_blocks(net, row["part"]), lam=LAM, p=P, tau=TAU,
         soft_steps=effort.soft, push_steps=effort.push, tune_steps=effort.tune, lr=effort.lr,
         lr_omega=effort.lr_omega, tune_schedule=cosine(effort.tune), folder=scratch.folder,
-        time_limit_s=scratch.time_left_s(), judge=True, precision=budget.precision, clip_norm=1.0,
+        time_limit_s=scratch.time_left_s(), evaluate=True, precision=budget.precision, clip_norm=1.0,
         prefetch=training.fit_options(budget)["prefetch"],
     )  # fmt: skip
     if not removal.finished:
@@ -198,9 +233,11 @@ def in_residual_blocks(net: MagnificationNet, part: str) -> Any:
     return lambda site: site.path in inside or site.module in inside
 
 
-def check(net: Any, samples: HeldOut, scratch: Scratch) -> dict[str, Any]:
+def check(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     """Is the baseline any good: SSIM against copying frame B and a public network; displacement against factor."""
-    magnifiers = {"ours": net, "copy of B": copy_b}
+    begun = start(preset, seed, scratch)
+    samples = HeldOut(begun.held_out, begun.budget.size, begun.effort.judged)
+    magnifiers: dict[str, Any] = {"ours": begun.net, "copy of B": copy_b}
     yardstick = reference(scratch.data)
     if yardstick is not None:
         magnifiers["public network"] = yardstick.to(device())

@@ -61,7 +61,7 @@ def test_passes_compose_on_an_untraceable_model_whatever_archlabs_files_are_call
     net, x = Numpy(), image()
     (site,) = al.sites(net, x, kinds="activation")
     assert site.how.startswith("intercepted")
-    assert len(site.place.chain) == 1, "the helper's frame is no part of the location"
+    assert len(site.target.location.stack) == 1, "the helper's frame is no part of the location"
 
 
 def test_what_an_inserted_layer_asks_of_its_input_is_seen():

@@ -111,9 +111,9 @@ def archlab(here, monkeypatch, capsys):
     def call(*words: str, status: int = 0) -> Said:
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["archlab", *words])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as stopped:
             main()
-        said = Said(left.value.code or 0, *capsys.readouterr())  # type: ignore[arg-type]
+        said = Said(stopped.value.code or 0, *capsys.readouterr())  # type: ignore[arg-type]
         assert said.status == status, said.err
         if status == 2:
             last = [line for line in said.err.splitlines() if line not in ("importing", "running")]
@@ -143,7 +143,7 @@ def test_sites_as_json_and_csv_equal_the_frame(archlab):
     expected = al.sites(net, make_example(["1,3,8,8"]))
     told = archlab("sites", "mynet:Net", *IMAGE, "--json").json()
     assert told["sites"] == json.loads(expected.frame().to_json(orient="records"))
-    assert told["left"] == expected.left_frame().to_dict("records")
+    assert told["skipped"] == expected.skipped_frame().to_dict("records")
     pd.testing.assert_frame_equal(archlab("sites", "mynet:Net", *IMAGE, "--csv").csv(), expected.frame(), rtol=1e-12)
 
 
@@ -152,11 +152,21 @@ def test_sites_of_some_kinds_and_places(archlab):
     assert [site["site"] for site in told["sites"]] == ["skip.0"]
 
 
-def test_left_says_what_was_not_taken_and_why(archlab):
+def test_skipped_says_what_was_not_taken_and_why(archlab):
     words = ("sites", "torchvision.models:resnet18", "--input", "1,3,32,32")
-    assert "it changes the shape, (1, 64, 8, 8) to (1, 128, 4, 4)" in archlab(*words, "--left").out
-    left = archlab(*words, "--left", "--csv").csv()
-    assert list(left["module"]) == ["layer2.0", "layer3.0", "layer4.0"]
+    assert "it changes the shape, (1, 64, 8, 8) to (1, 128, 4, 4)" in archlab(*words, "--skipped").out
+    skipped = archlab(*words, "--skipped", "--csv").csv()
+    assert list(skipped["module"]) == ["layer2.0", "layer3.0", "layer4.0"]
+    assert "3 skipped; --skipped says why" in archlab(*words).out
+
+
+def test_left_the_former_word_for_skipped_still_works(archlab):
+    words = ("sites", "torchvision.models:resnet18", "--input", "1,3,32,32", "--csv")
+    former = archlab(*words, "--left")
+    assert former.out == archlab(*words, "--skipped").out
+    assert former.err.splitlines()[0] == "archlab: --left is --skipped now; the old word goes with the next release"
+    told = archlab("sites", "mynet:Net", *IMAGE, "--json").json()
+    assert told["left"] == told["skipped"]
 
 
 def test_another_method_than_forward(archlab):
@@ -208,6 +218,13 @@ def test_fvcore_as_a_second_opinion(archlab):
     assert set(told["fvcore"]["uncounted"]) >= {"aten::mul", "aten::add"}
     assert archlab("cost", "mynet:Net", *IMAGE, "--fvcore", "--csv").csv()["fvcore_macs"][0] == 13824
     assert "it did not count: " in archlab("cost", "mynet:Net", *IMAGE, "--fvcore").out
+
+
+def test_a_missing_extra_is_named_in_one_line(archlab, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fvcore", None)
+    monkeypatch.delitem(sys.modules, "fvcore.nn", raising=False)
+    said = archlab("cost", "mynet:Net", *IMAGE, "--fvcore", status=2).err
+    assert said.splitlines()[-1].endswith(": pip install 'archlab[fvcore]'")
 
 
 def test_cost_says_where_a_model_was_really_run(archlab):
@@ -329,8 +346,7 @@ def test_a_model_is_in_eval_mode_or_in_train_mode(archlab):
 
 
 def test_a_process_of_its_own_prints_the_answer_and_nothing_else_to_standard_output(here):
-    code = "from archlab.cli.main import main; main()"
-    words = [sys.executable, "-c", code, "cost", "mynet:Net", *IMAGE, "--json"]
+    words = [sys.executable, "-m", "archlab.cli", "cost", "mynet:Net", *IMAGE, "--json"]
     said = subprocess.run(words, capture_output=True, text=True, check=True)
     assert json.loads(said.stdout)["params"] == 223
     assert said.stderr.splitlines() == ["importing", "running"]
@@ -338,7 +354,7 @@ def test_a_process_of_its_own_prints_the_answer_and_nothing_else_to_standard_out
 
 def test_help_teaches_by_examples_that_run(archlab):
     assert "archlab cost torchvision.models:resnet18 --input 1,3,224,224 --depth 1" in archlab("--help").out
-    for command, option in (("sites", "--left"), ("cost", "--fvcore"), ("speed", "--mode"), ("profile", "--chart")):
+    for command, option in (("sites", "--skipped"), ("cost", "--fvcore"), ("speed", "--mode"), ("profile", "--chart")):
         said = archlab(command, "--help").out
         assert f"archlab {command} torchvision.models" in said and option in said
     assert archlab("--version").out == f"{al.__version__}\n"
@@ -354,7 +370,7 @@ def test_help_teaches_by_examples_that_run(archlab):
         (("mynett:Net", *IMAGE), "there is no module 'mynett'"),
         (("mynet.py:Net", *IMAGE), "name it as for import: mynet"),
         (("failing:Net", *IMAGE), "importing failing raises ModuleNotFoundError: No module named 'nowhere_to"),
-        (("mynet:Nett", *IMAGE), "mynet has no 'Nett'; did you mean Net?"),
+        (("mynet:Nett", *IMAGE), "mynet has no 'Nett'; there are Net, "),
         (("mynet:number", *IMAGE), "mynet:number is of type int: name a function or a class"),
         (("mynet:broken", *IMAGE), "mynet:broken() raises RuntimeError: no weights here"),
         (("mynet:leaves", *IMAGE), "mynet:leaves() raises SystemExit: 3"),
@@ -365,7 +381,7 @@ def test_help_teaches_by_examples_that_run(archlab):
         (("mynet:Net", "--input", "1,3,x"), "--input '1,3,x': write a shape of sizes above 0"),
         (("mynet:Net", "--input", "1,3,8,8:int46"), "torch has no dtype 'int46'"),
         (("mynet:Net", *IMAGE, "--input", "2.0", "--input", "3"), "was given 3 inputs: too many positional arguments"),
-        (("mynet:Net", *IMAGE, "--call", "encod"), "the model has no method Net.encod; did you mean encode?"),
+        (("mynet:Net", *IMAGE, "--call", "encod"), "the model has no method Net.encod; there are encode, "),
         (("mynet:Net", "--input", "1,4,8,8"), "raised in body.0 (Conv2d)"),
         (("mynet:Tokens", "--input", "2,5:int64", "--high", "10"), "raised in embed (Embedding)"),
         (("mynet:Net", *IMAGE, "--kinds", "skipp"), "kind 'skipp' is unknown: choose from activation, skip"),
@@ -394,10 +410,10 @@ def test_what_cost_cannot_do_is_said_in_one_line(archlab, words, reason):
 
 def test_traceback_shows_where_an_error_came_from(archlab, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["archlab", "sites", "mynet:broken", *IMAGE, "--traceback"])
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as stopped:
         main()
     said = capsys.readouterr().err
-    assert left.value.code == 2
+    assert stopped.value.code == 2
     assert "in broken" in said and said.splitlines()[-1].startswith("archlab: mynet:broken() raises")
 
 
@@ -405,7 +421,7 @@ def test_a_defect_of_archlab_is_no_wrong_usage(archlab, monkeypatch):
     def defect(*given, **options):
         raise AssertionError("the output differs")
 
-    monkeypatch.setattr("archlab.cli.main.sites", defect)
+    monkeypatch.setattr("archlab.cli.inspect.sites", defect)
     assert "failed with AssertionError: the output differs" in archlab("sites", "mynet:Net", *IMAGE, status=1).err
 
 

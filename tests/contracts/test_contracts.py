@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import archlab as al
-from archlab.capture.example import place, run, tensors_in
+from archlab.capture.example import moved, run_example, tensors_in
 from studies.coverage.witness import overlooked, witness
 
 from .zoo import ZOO, Entry
@@ -40,7 +40,7 @@ class Case:
 
     @property
     def example(self) -> Any:
-        return place(self.entry.example(), dtype=self.dtype)
+        return moved(self.entry.example(), dtype=self.dtype)
 
     @cached_property
     def never_run(self) -> nn.Module:
@@ -135,7 +135,7 @@ def storages(model: nn.Module) -> set[int]:
 
 def outputs(model: nn.Module, example: Any) -> list[Tensor]:
     torch.manual_seed(3)
-    return tensors_in(run(copy.deepcopy(model), example))
+    return tensors_in(run_example(copy.deepcopy(model), example))
 
 
 def gradients(model: nn.Module, example: Any) -> dict[str, Tensor | None]:
@@ -143,7 +143,7 @@ def gradients(model: nn.Module, example: Any) -> dict[str, Tensor | None]:
     net = copy.deepcopy(model)
     torch.manual_seed(3)
     generator = torch.Generator().manual_seed(5)
-    made = [t for t in tensors_in(run(net, example)) if t.requires_grad]
+    made = [t for t in tensors_in(run_example(net, example)) if t.requires_grad]
     for t in made:
         t.backward(torch.randn(t.shape, generator=generator).to(t.dtype), retain_graph=True)
     return {name: p.grad for name, p in net.named_parameters()}
@@ -264,7 +264,7 @@ def test_3_equal_to_removed_in_other_precisions(main_case, precision):
     if precision == "bf16" and not entry.halves:
         pytest.skip("the original does not run in bfloat16")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    example, model = place(entry.example(), dtype=dtype), entry.build(dtype)
+    example, model = moved(entry.example(), dtype=dtype), entry.build(dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
         soft = al.switch(model, example, kinds=kinds)
         assert_same(outputs(soft, example), outputs(entry.build(dtype), example))
@@ -279,7 +279,7 @@ def test_3_equal_to_removed_in_other_precisions(main_case, precision):
 
 def test_4_a_gradient_reaches_every_omega(case):
     net = copy.deepcopy(case.soft)
-    made = [t for t in tensors_in(run(net, case.example)) if t.requires_grad]
+    made = [t for t in tensors_in(run_example(net, case.example)) if t.requires_grad]
     generator = torch.Generator().manual_seed(5)
     sum((t * torch.randn(t.shape, generator=generator).to(t.dtype)).sum() for t in made).backward()
     reachable = {site.id for site in case.sites if site.grad}
@@ -349,7 +349,7 @@ def test_5_copies_and_state_dicts(case, made):
 @pytest.mark.parametrize("made", ["soft", "thin"])
 def test_5_moves_to_another_dtype_and_format(case, made):
     model = copy.deepcopy(getattr(case, made)).to(torch.float32)
-    example = place(case.entry.example(), dtype=torch.float32)
+    example = moved(case.entry.example(), dtype=torch.float32)
     wanted = outputs(model, example)
     assert all(omega.is_leaf and omega.dtype == torch.float32 for omega in _omegas(model))
     if not case.entry.steady:
@@ -370,7 +370,7 @@ def test_5_compiles_where_the_original_does(main_case, made):
     model = copy.deepcopy(getattr(main_case, made))
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    assert_close(tensors_in(run(compiled, main_case.example)), outputs(model, main_case.example), 1e-9)
+    assert_close(tensors_in(run_example(compiled, main_case.example)), outputs(model, main_case.example), 1e-9)
 
 
 @pytest.mark.parametrize("made", ["soft", "thin"])
@@ -388,9 +388,9 @@ def test_5_exports_where_the_original_does(main_case, made):
 
 
 def test_6_the_step_states_what_was_checked(case):
-    assert al.recipe(case.soft).steps[-1].equality
+    assert al.recipe(case.soft).steps[-1].checked
     step = al.recipe(case.thin).steps[-1]
-    assert "equal to omega = 1" in step.equality, step.equality
+    assert "equal to omega = 1" in step.checked, step.checked
 
 
 def test_7_a_pattern_without_a_site_raises_and_names_the_sites(main_case):
@@ -410,8 +410,8 @@ def test_8_found_is_taken_or_left_with_a_reason(main_case):
     step = al.recipe(thin).steps[-1]
     assert set(step.found) == {s.id for s in main_case.sites}
     assert set(step.taken) == {first.id}
-    assert set(step.left) == set(step.found) - set(step.taken)
-    assert all(isinstance(why, str) and why for why in step.left.values())
+    assert set(step.skipped) == set(step.found) - set(step.taken)
+    assert all(isinstance(why, str) and why for why in step.skipped.values())
     assert set(step.how) == set(step.taken)
     assert set(step.how.values()) <= {"local", "module", "intercepted", "bypassed"}
     assert step.before.keys() == step.after.keys() == {"params", "macs"}
@@ -424,7 +424,7 @@ def test_8_a_recipe_rebuilds_the_thin_model(main_case):
     again = al.apply(type(al.recipe(main_case.thin)).from_json(text), main_case.original, main_case.example)
     assert_same(outputs(again, main_case.example), outputs(main_case.thin, main_case.example))
     step, wanted = al.recipe(again).steps[-1], al.recipe(main_case.thin).steps[-1]
-    assert (step.taken, step.left, step.options) == (wanted.taken, wanted.left, wanted.options)
+    assert (step.taken, step.skipped, step.options) == (wanted.taken, wanted.skipped, wanted.options)
 
 
 COMPOSED = [
@@ -437,7 +437,7 @@ COMPOSED = [
 @pytest.mark.parametrize(("entry", "first", "second"), COMPOSED)
 def test_8_passes_compose_and_their_recipe_replays_them(entry, first, second):
     dtype = torch.float64 if entry.doubles else torch.float32
-    example = place(entry.example(), dtype=dtype)
+    example = moved(entry.example(), dtype=dtype)
     once = al.remove(entry.build(dtype), example, kinds=first)
     if not any(site.kind == second for site in al.sites(once, example)):
         return  # they went with what was removed first
@@ -454,8 +454,8 @@ def test_8_passes_compose_and_their_recipe_replays_them(entry, first, second):
 
 def test_9_the_autograd_graph_shows_nothing_else(entry):
     dtype = torch.float64 if entry.doubles else torch.float32
-    sites = al.sites(entry.build(dtype), place(entry.example(), dtype=dtype))
-    seen = witness(entry.build(dtype), place(entry.example(), dtype=dtype))
+    sites = al.sites(entry.build(dtype), moved(entry.example(), dtype=dtype))
+    seen = witness(entry.build(dtype), moved(entry.example(), dtype=dtype))
     missed = overlooked(seen, sites)
     assert not missed, f"in the autograd graph, but neither a site nor left with a reason: {dict(missed)}"
 

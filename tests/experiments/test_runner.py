@@ -16,7 +16,7 @@ from archlab.experiments.cells import cells_of, run_cell
 from archlab.experiments.command import command
 from archlab.experiments.executors import EXECUTORS
 from archlab.experiments.lease import lease
-from archlab.experiments.provenance import data_fingerprint, imported_by, source_hashes
+from archlab.experiments.provenance import data_fingerprint
 from archlab.experiments.runner import plan_for, run
 
 STUDY = '''
@@ -202,17 +202,6 @@ def test_results_and_begun_work_of_an_older_archlab_are_told_and_do_not_count(la
     told = capsys.readouterr().err
     assert "results or begun work of an older archlab" in told and "they stay, and do not count here" in told
     assert all(f"old{name}-0-" in told for name in ("a-1", "b", "base"))
-
-
-def test_a_cell_may_depend_on_few_modules(lab):
-    study = STUDY.format(helper=f"{lab.name}.helper")
-    lab.edit(
-        study=study
-        + f"\ndef depends(row):\n    return ['{lab.name}.helper'] if row['name'] == 'base' else [__name__]\n"
-    )
-    lab.run()
-    lab.edit(study=(lab.folder / lab.name / "table.py").read_text() + "\nMORE = 1\n")
-    assert lab.run()["stale"].tolist() == [False, True, True]
 
 
 def test_data_and_preset_make_other_cells(lab):
@@ -486,10 +475,3 @@ def test_the_heartbeat_keeps_a_long_lease(tmp_path):
         time.sleep(0.8)
         with lease(path, stale_s=0.3) as other:
             assert other is None and mine is not None and mine()
-
-
-def test_imports_are_followed_by_reading(lab):
-    found = imported_by(lab.module)
-    assert {lab.module, f"{lab.name}.helper", "archlab.experiments.lease"} <= set(found)
-    assert "archlab.experiments.runner" not in imported_by("archlab.experiments.cells")
-    assert len(set(source_hashes(found).values())) == len(found)

@@ -1,6 +1,7 @@
 """Costs against counts made by hand, the published table, and fvcore."""
 
 import gc
+import sys
 import time
 import weakref
 
@@ -166,7 +167,7 @@ class Long(nn.Module):
         (nn.Sequential(nn.Tanh(), nn.Tanh(), nn.Tanh()), 3),  # the example is the caller's: alive to the end
         (nn.Sequential(nn.Tanh(), nn.ReLU(inplace=True), nn.Tanh()), 3),
         (nn.Sequential(nn.Tanh(), nn.Flatten(), nn.Tanh()), 3),  # a view keeps what it looks at
-        (Long(), 4),  # example, a, and two neighbours of the chain from a to b
+        (Long(), 4),  # example, a, and two neighbours on the way from a to b
         (Long(inplace=True), 4),
         (nn.ReLU(inplace=True), 1),
     ],
@@ -187,7 +188,7 @@ def test_peak_memory_counts_parameters_buffers_and_dtype():
 
 
 def test_how_names_the_reason_of_a_real_run():
-    example = torch.full((2, 4), 7.0)  # 7, 3.5, 1.75, 0.875: three turns
+    example = torch.full((2, 4), 7.0)  # 7, 3.5, 1.75, 0.875: three times
     found = al.cost(Halving(), example)
     assert found.how.startswith("one real run: on meta it raises ")
     assert found.macs == 3 * 2 * 16
@@ -258,3 +259,12 @@ def test_fvcore_counts_nothing_for_attention():
 )
 def test_fvcore_takes_any_example(example):
     assert al.fvcore_cost(Times(), example).macs == 120
+
+
+def test_without_fvcore_the_second_opinion_names_the_extra_and_costs_are_counted(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fvcore", None)
+    monkeypatch.delitem(sys.modules, "fvcore.nn", raising=False)
+    net, x = nn.Linear(3, 2), torch.zeros(4, 3)
+    with pytest.raises(ModuleNotFoundError, match=r"fvcore_cost needs fvcore, .*: pip install 'archlab\[fvcore\]'"):
+        al.fvcore_cost(net, x)
+    assert al.cost(net, x).macs == 24

@@ -1,4 +1,4 @@
-"""Speed: what is measured is what passes, in turns, with every setting held; parts add up; nothing is left changed.
+"""Speed: what is measured is what passes, interleaved, with every setting held; parts add up; nothing is left changed.
 
 Most tests run on a clock that stands still unless a module lets time pass, so that the numbers are known.
 """
@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 import archlab as al
-from archlab.measure import clocks, environment
-from archlab.measure import executable as preparing
-from archlab.measure import speed as timing
-from archlab.measure.clocks import EventClock, WallClock, Watch
+from archlab.measure import clocks, environment, executable
+from archlab.measure import speed as speed_module
+from archlab.measure.clocks import EventClock, WallClock
+from archlab.measure.module_timer import ModuleTimer
 
 CUDA = torch.cuda.is_available()
 ISOLATED = "isolate_recompiles" in inspect.signature(torch.compile).parameters
@@ -42,7 +42,7 @@ HANDS = Hands()
 def hands(monkeypatch):
     """Every clock of archlab shows what `HANDS` show."""
     HANDS.__init__()
-    for module in (clocks, timing):
+    for module in (clocks, speed_module):
         monkeypatch.setattr(module, "perf_counter", lambda: HANDS.now)
     return HANDS
 
@@ -71,7 +71,7 @@ def test_percentiles_of_known_times(hands):
     assert found.frame()["runs"].tolist() == [11]
 
 
-def test_several_models_run_in_turns_and_equally_often(hands):
+def test_several_models_run_interleaved_and_equally_often(hands):
     found = al.speed({"a": Takes(2, name="a"), "b": Takes(6, name="b")}, X, seconds=0.04)
     runs = len(found.times)
     assert runs == 20 and hands.calls[-runs:] == ["a", "b"] * 10
@@ -179,7 +179,7 @@ def test_the_conditions_are_recorded_and_fit_into_json():
     assert told["device"] and told["seconds"] == 0.01
 
 
-# --- what it is measured under, and what is left of it --------------------------------------------
+# --- what it is measured under, and what it changes ----------------------------------------------
 
 SEEN: list[dict] = []
 
@@ -265,12 +265,12 @@ def test_model_example_and_settings_are_left_as_they_were(options, monkeypatch):
 
     net, example = Changes().train(), torch.randn(1, 3, 8, 8)
     state = {name: value.clone() for name, value in net.state_dict().items()}
-    before, kept, random, flags = vars(net).copy(), example.clone(), torch.get_rng_state(), _flags()
+    before, given, random, flags = vars(net).copy(), example.clone(), torch.get_rng_state(), _flags()
     al.speed(net, example, seconds=0.01, **options)
     assert net.training and vars(net).keys() == before.keys() and "forward" not in vars(net.conv)
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
     assert net.conv.weight.dtype == torch.float32 and net.conv.weight.is_contiguous() and net.conv.weight.requires_grad
-    assert torch.equal(example, kept)
+    assert torch.equal(example, given)
     assert torch.equal(torch.get_rng_state(), random)
     assert _flags() == flags
 
@@ -387,15 +387,15 @@ def test_what_is_deeper_is_of_the_module_above(hands):
     assert _parts(found) == {"": 1, "inner": 16, "direct": 4, "fails": 5, "idle": 0}
 
 
-def test_another_method_than_forward_is_taken_apart(hands):
+def test_another_method_than_forward_is_timed_by_module(hands):
     found = al.speed(Outer(), al.Call(lambda net, x: net.other(x), X), seconds=0.01, by_module=2)
     assert {path: ms for path, ms in _parts(found).items() if ms} == {"": 0.5, "inner.a": 2}
 
 
-def test_the_runs_that_are_taken_apart_come_between_the_plain_ones(seen):
+def test_the_runs_that_are_timed_by_module_come_between_the_plain_ones(seen):
     al.speed(Sees(), IMAGE, seconds=0.01, by_module=1)
-    watched = [run["own"] is not None for run in seen]
-    assert watched == [False, *[False, True] * (len(watched) // 2)], "the first only sees that it runs"
+    timed = [run["own"] is not None for run in seen]
+    assert timed == [False, *[False, True] * (len(timed) // 2)], "the first only sees that it runs"
 
 
 def test_parts_add_up_though_the_runs_differ(hands):
@@ -422,20 +422,20 @@ def test_a_module_that_calls_itself_counts_once_in_its_total(hands):
     assert _parts(found, "total_ms") == {"": 3, "0": 3} and _parts(found, "calls")["0"] == 3
 
 
-def test_modules_are_as_they_were_between_the_runs_that_are_taken_apart():
+def test_modules_are_as_they_were_between_the_runs_that_are_timed_by_module():
     net = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     wrapped = net[0].forward
     vars(net[0])["forward"] = wrapped  # someone else's
-    watch = Watch(net, WallClock(), depth=1)
-    watch.timed(lambda: net(X))
+    timer = ModuleTimer(net, WallClock(), depth=1)
+    timer.timed(lambda: net(X))
     assert vars(net[0])["forward"] is wrapped and "forward" not in vars(net[1])
     with pytest.raises(RuntimeError):
-        watch.timed(lambda: net(torch.zeros(2, 4)))
+        timer.timed(lambda: net(torch.zeros(2, 4)))
     assert vars(net[0])["forward"] is wrapped and "forward" not in vars(net[1])
-    assert len(watch.runs) == 1
+    assert len(timer.runs) == 1
 
 
-def test_being_watched_changes_nothing_that_torch_does():
+def test_being_timed_changes_nothing_that_torch_does():
     """Hooks would: with one set, a transformer layer does not take its fused kernel."""
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     found = al.speed(layer, torch.zeros(1, 4, 8), seconds=0.01, by_module=1)
@@ -443,14 +443,14 @@ def test_being_watched_changes_nothing_that_torch_does():
     assert _parts(found, "self_share")[""] == 1
 
 
-def test_a_switched_model_is_taken_apart_too():
+def test_a_switched_model_is_timed_by_module_too():
     net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
     soft = al.switch(net, X, kinds="activation")
     calls = _parts(al.speed(soft, X, seconds=0.01, by_module=1), "calls")
     assert calls["0"] == calls["2"] == 1
 
 
-def test_several_models_are_taken_apart_in_one_frame(hands):
+def test_several_models_are_timed_by_module_in_one_frame(hands):
     frame = al.speed({"a": Outer(), "b": nn.Sequential(Takes(3))}, X, seconds=0.05, by_module=1).by_module()
     assert list(frame)[:4] == ["model", "module", "type", "calls"]
     assert frame.groupby("model")["self_ms"].sum().round(9).to_dict() == {"a": 26, "b": 3}
@@ -498,13 +498,13 @@ def test_gpu_marks_are_events_that_are_waited_for_and_used_again(hands, monkeypa
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: hands.calls.append("waited for all"))
     clock, net = EventClock(), Outer()
-    watch = Watch(net, clock, depth=2)
+    timer = ModuleTimer(net, clock, depth=2)
     for _ in range(3):
-        assert watch.timed(lambda: net(X)) == pytest.approx(26)
+        assert timer.timed(lambda: net(X)) == pytest.approx(26)
         assert clocks.timed(clock, lambda: net(X)) == pytest.approx(26)
     assert Event.made == 2 + 2 * 10, "as many as one run needs: its ends and ten calls"
     assert hands.calls[0] == "waited for all" and hands.calls[-1] == "waited for an event"
-    assert watch.frame()["self_ms"].round(9).tolist() == [1, 2, 8, 6, 4, 5, 0]
+    assert timer.frame()["self_ms"].round(9).tolist() == [1, 2, 8, 6, 4, 5, 0]
 
 
 def test_the_clock_is_that_of_the_device():
@@ -601,7 +601,7 @@ def compiled(monkeypatch):
 def test_each_of_many_variants_runs_compiled(compiled, isolated, monkeypatch):
     """torch keeps eight versions of a piece of code and runs the ninth in eager mode, without saying so."""
     if not isolated:
-        monkeypatch.setattr(preparing, "_COMPILE_OPTIONS", {})
+        monkeypatch.setattr(executable, "_COMPILE_OPTIONS", {})
     nets = {f"{width}": Variant(width) for width in range(1, 13)}
     found = al.speed(nets, X, mode="compile", seconds=0.01)
     assert found.conditions["graphs"] == dict.fromkeys(nets, 1)

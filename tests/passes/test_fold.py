@@ -154,7 +154,7 @@ def test_what_would_cost_more_or_is_not_exact_is_left_and_named():
         al.fold(nn.Sequential(conv(padding=1), conv(padding=1)), IMAGE)
     net = nn.Sequential(conv(), conv(), nn.ReLU(), conv(), norm())
     step = al.recipe(al.fold(net, IMAGE)).steps[-1]
-    assert "instead of" in step.left["1"]
+    assert "instead of" in step.skipped["1"]
     with pytest.raises(ValueError, match="by the batch"):
         al.fold(nn.Sequential(conv(), nn.BatchNorm2d(4)), IMAGE)
 
@@ -376,7 +376,7 @@ def test_one_chain_that_cannot_be_merged_does_not_keep_others_from_it():
     net = nn.Sequential(conv(4, 8, 1), conv(8, 4, 1), nn.ReLU(), Between(LOOKS["the layer's attributes"]))
     folded = al.fold(net, IMAGE)
     assert layers_of(folded) == ["1", "3.a", "3.b"]
-    assert "not merged" in al.recipe(folded).steps[-1].left["3.a"]
+    assert "not merged" in al.recipe(folded).steps[-1].skipped["3.a"]
 
 
 def test_weights_too_large_for_their_dtype_are_not_merged():
@@ -466,7 +466,7 @@ def test_a_round_that_fails_in_part_is_done_in_part_and_replays():
     folded = al.fold(net, IMAGE)
     adds = [op.execution.module for op in capture(folded, IMAGE).ops if op.name == "add"]
     assert sorted(adds) == ["0", "2", "2", "4"], "the middle one keeps both of its adds"
-    assert "cannot be traced" in al.recipe(folded).steps[-1].left["2.conv"]
+    assert "cannot be traced" in al.recipe(folded).steps[-1].skipped["2.conv"]
     assert_equal(folded, net, noise(1, 4, 8, 8))
     again = al.apply(al.Recipe.from_json(al.recipe(folded).to_json()), net, IMAGE)
     assert_equal(again, net, noise(1, 4, 8, 8))

@@ -411,7 +411,7 @@ def test_branches_of_transformers_can_go(name):
     thin = al.remove(net, example, kinds="branch", where=where)
     step = al.recipe(thin).steps[-1]
     assert len(step.taken) == len(sites) > 1
-    assert "allowed 1e-10" in step.equality
+    assert "allowed 1e-10" in step.checked
     assert set(step.how.values()) == {"local"}
     assert params(net) - params(thin) >= sum(site.params for site in sites) > 0
     assert al.cost(thin, example).macs < al.cost(net, example).macs

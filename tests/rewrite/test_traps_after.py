@@ -213,7 +213,7 @@ def test_a_model_that_differs_from_itself_from_run_to_run():
             return F.relu(self.a(x)) + 1e-6 * torch.randn(x.shape, generator=noise)
 
     soft = al.switch(Trembles(), image(), kinds="activation")
-    assert "differs from itself" in al.recipe(soft).steps[-1].equality
+    assert "differs from itself" in al.recipe(soft).steps[-1].checked
 
 
 def test_the_random_state_is_left_alone():
@@ -244,7 +244,7 @@ def test_what_was_removed_under_autocast_is_counted_on_meta_and_runs_in_other_dt
     net, x = ZOO["attention"].build(), ZOO["attention"].example()
     with torch.autocast("cpu", torch.bfloat16):
         thin = al.remove(net, x, kinds="skip")
-        assert next(site.recast for site in al.sites(net, x, kinds="skip")) == (torch.float32, True)
+        assert next(site.target.recast for site in al.sites(net, x, kinds="skip")) == (torch.float32, True)
         assert thin(x).dtype is net(x).dtype
     assert al.cost(thin, x).how == "meta"
     assert thin.to(torch.bfloat16)(x.to(torch.bfloat16)).dtype is torch.bfloat16

@@ -277,7 +277,7 @@ def test_a_block_that_is_given_a_tuple_is_left():
     net, x = nn.Sequential(GivesPair(), Pair()), image()
     sites = al.sites(net, x)
     assert not [site for site in sites if site.kind == "block"]
-    assert any("part of a tuple" in left.reason for left in sites.left)
+    assert any("part of a tuple" in left.reason for left in sites.skipped)
 
 
 class Sometimes(nn.Module):

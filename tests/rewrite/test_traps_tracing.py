@@ -333,7 +333,7 @@ def test_an_object_is_handed_on_but_not_looked_into():
 
     net, x, full = Hander(), image(), Cache()
     full.filled = True
-    how = {site.id: site.how for site in al.sites(net, (x, Cache()))}
+    how = {site.id: site.told for site in al.sites(net, (x, Cache()))}
     assert how["skip.0"] == "local" and how["reader/activation.0"] == "intercepted: it looks into a Cache"
     for made in both(net, (x, Cache()), kinds="skip"):
         assert_near(made(x, Cache()), net.b(F.relu(net.reader.a(x))))

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,12 @@ import torch
 from torch import nn
 
 from archlab.files import write_whole
-from archlab.training.checkpoint import FILE, CheckpointMismatch, load_checkpoint, save_checkpoint
-from archlab.training.fit import TrainingFailed, constant, cosine, fit
+from archlab.training.checkpoint import FILE, Checkpointing, CheckpointMismatch, load_checkpoint, save_checkpoint
+from archlab.training.fit import fit
+from archlab.training.history import TrainingFailed
+from archlab.training.optimization import Optimization, constant, cosine
+from archlab.training.options import names_of
+from archlab.training.progress import Display
 from archlab.training.task import Task
 
 
@@ -136,13 +141,13 @@ def test_kill_loses_at_most_the_steps_since_the_last_checkpoint(tmp_path):
     roots = os.pathsep.join([os.path.dirname(__file__), os.getcwd()])
     child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), roots])
     until = time.monotonic() + 60
-    while (kept := load_checkpoint(tmp_path)) is None or kept["step"] < 18:
+    while (saved := load_checkpoint(tmp_path)) is None or saved["step"] < 18:
         assert child.poll() is None and time.monotonic() < until
         time.sleep(0.02)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    kept = load_checkpoint(tmp_path)
-    assert kept is not None and kept["step"] == 18
+    saved = load_checkpoint(tmp_path)
+    assert saved is not None and saved["step"] == 18
     torch.manual_seed(6)
     resumed = net()
     went = fit(resumed, TASK, **OPTIONS, folder=tmp_path)
@@ -231,9 +236,9 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_p
     with pytest.raises(TrainingFailed, match=f"stopped at step 12: {said}") as caught:
         fit(net(), task, **OPTIONS, folder=tmp_path, save_every=4)
     assert caught.value.step == 12 and caught.value.checkpoint == tmp_path / FILE
-    kept = load_checkpoint(tmp_path)
-    assert kept is not None and kept["step"] == 12 and len(kept["rows"]) == 12
-    assert all(torch.isfinite(value).all() for value in kept["model"].values())
+    saved = load_checkpoint(tmp_path)
+    assert saved is not None and saved["step"] == 12 and len(saved["rows"]) == 12
+    assert all(torch.isfinite(value).all() for value in saved["model"].values())
 
 
 def test_weights_that_are_not_finite_never_reach_a_checkpoint(tmp_path):
@@ -243,8 +248,8 @@ def test_weights_that_are_not_finite_never_reach_a_checkpoint(tmp_path):
 
     with pytest.raises(TrainingFailed, match="stopped at step 7: a weight is not finite"):
         fit(net(), TASK, **OPTIONS, folder=tmp_path, save_every=4, after_step=breaks)
-    kept = load_checkpoint(tmp_path)
-    assert kept is not None and kept["step"] == 4
+    saved = load_checkpoint(tmp_path)
+    assert saved is not None and saved["step"] == 4
 
 
 def test_divergence_stops():
@@ -327,3 +332,32 @@ def test_progress_shows_the_mean_of_the_last_losses(capsys, monkeypatch):
 def test_cosine_refuses_a_warmup_as_long_as_the_training():
     with pytest.raises(ValueError, match="warmup must be at least 0 and below steps=10, got 10"):
         cosine(10, warmup=10)
+
+
+def test_each_option_is_described():
+    for name in names_of(Optimization) + names_of(Checkpointing) + names_of(Display):
+        assert re.search(rf"^ +([a-z_]+, )*{name}(, [a-z_]+)*: ", fit.__doc__, re.MULTILINE), name
+
+
+def test_an_unknown_option_is_an_error_before_anything_happens():
+    with pytest.raises(
+        TypeError, match=r"fit has no option 'save_evry'; there are save_every, save_every_s, .* in all"
+    ):
+        fit(net(), TASK, **OPTIONS, save_evry=3)
+
+
+def test_a_checkpoint_has_the_names_that_it_always_had(tmp_path):
+    """Those that lie on disks were written with these: with others no training that was begun would go on."""
+    fit(net(), TASK, **OPTIONS, folder=tmp_path, time_limit_s=0.0, settings={"crop": 96})
+    saved = load_checkpoint(tmp_path)
+    assert saved is not None
+    assert list(saved) == ["signature", "identity", "model", "optimizer", "random", "rows", "step", "seconds"]
+    group = saved["identity"].pop("parameter group 0")
+    assert "('lr', 0.01)" in group and "('weight_decay', 0.01)" in group
+    assert saved["identity"] == {
+        "steps": 30, "precision": "fp32", "clip_norm": None, "penalty_weight": 1.0, "optimizer": "AdamW",
+        "schedule": [cosine(30, warmup=5)(step) for step in (0, 7, 15, 22)], "settings['crop']": "96",
+    }  # fmt: skip
+    assert saved["rows"][0].keys() == {"step", "lr", "loss"} and list(saved["random"]) == [
+        "python", "numpy", "torch", "cuda"
+    ]  # fmt: skip

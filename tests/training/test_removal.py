@@ -1,17 +1,21 @@
 """Learned removal keeps what the task needs, drops what it does not, and resumes in any phase to the same end."""
 
 import functools
+import json
+import re
 
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-import archlab.training.removal as learning
-from archlab.passes import remove
-from archlab.training.checkpoint import CheckpointMismatch
-from archlab.training.fit import TrainingFailed
-from archlab.training.removal import NEAR, Removal, learn_to_remove
+import archlab.training.removal_phases as phases
+from archlab import remove
+from archlab.training.checkpoint import CheckpointMismatch, load_checkpoint
+from archlab.training.history import TrainingFailed
+from archlab.training.options import names_of
+from archlab.training.removal import Removal, learn_to_remove
+from archlab.training.removal_phases import NEAR, RemovalSettings
 from archlab.training.sensitivity import sensitivity
 from archlab.training.task import Task
 
@@ -76,7 +80,7 @@ def same(a: Removal, b: Removal) -> None:
 def test_drops_the_idle_activation_and_keeps_the_needed_one():
     model = Net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    removal = learn_to_remove(model, TASK, **FAST, judge=True)
+    removal = learn_to_remove(model, TASK, **FAST, evaluate=True)
     assert removal.finished
     assert dict(zip(removal.decisions["site"], removal.decisions["removed"], strict=True)) == {
         "activation.0": False,
@@ -119,7 +123,7 @@ class Stop(Exception):
 @pytest.mark.parametrize("stop_at", [25, 60, 64, 70, 73])
 def test_a_kill_in_any_phase_changes_nothing(tmp_path, stop_at):
     torch.manual_seed(1)
-    whole = learn_to_remove(Net(), TASK, **FAST, judge=True)
+    whole = learn_to_remove(Net(), TASK, **FAST, evaluate=True)
     torch.manual_seed(1)
 
     def batches(step):
@@ -129,9 +133,9 @@ def test_a_kill_in_any_phase_changes_nothing(tmp_path, stop_at):
 
     cut = Task(TASK.example, batches, loss, quality)
     with pytest.raises(Stop):
-        learn_to_remove(Net(), cut, **FAST, folder=tmp_path, save_every=10, judge=True)
+        learn_to_remove(Net(), cut, **FAST, folder=tmp_path, save_every=10, evaluate=True)
     torch.manual_seed(2)
-    resumed = learn_to_remove(Net(), TASK, **FAST, folder=tmp_path, judge=True)
+    resumed = learn_to_remove(Net(), TASK, **FAST, folder=tmp_path, evaluate=True)
     same(whole, resumed)
     pd.testing.assert_frame_equal(whole.qualities, resumed.qualities)
 
@@ -162,17 +166,55 @@ def test_another_lambda_does_not_go_on_from_the_folder(tmp_path):
 
 
 def test_another_threshold_keeps_the_soft_phase_only(tmp_path):
-    learn_to_remove(Net(), TASK, **FAST, folder=tmp_path, judge=True)
+    learn_to_remove(Net(), TASK, **FAST, folder=tmp_path, evaluate=True)
     with pytest.raises(CheckpointMismatch, match=r"settings\['tau'\] is 0\.5 in the checkpoint and 0\.9 here"):
-        learn_to_remove(Net(), TASK, **FAST | dict(tau=0.9), folder=tmp_path, judge=True)
+        learn_to_remove(Net(), TASK, **FAST | dict(tau=0.9), folder=tmp_path, evaluate=True)
 
 
 def test_a_soft_phase_that_is_begun_again_does_not_go_on_in_the_old_later_ones(tmp_path):
-    learn_to_remove(Net(), TASK, **FAST, folder=tmp_path, judge=True)
+    learn_to_remove(Net(), TASK, **FAST, folder=tmp_path, evaluate=True)
     (tmp_path / "soft" / "checkpoint.pt").unlink()
     other = FAST | dict(lam=FAST.get("lam", 0.05) / 2)
     with pytest.raises(CheckpointMismatch, match=r"settings\['omegas'\]"):
-        learn_to_remove(Net(), TASK, **other, folder=tmp_path, judge=True)
+        learn_to_remove(Net(), TASK, **other, folder=tmp_path, evaluate=True)
+
+
+def test_the_former_word_for_evaluate_works_and_is_warned_about():
+    with pytest.warns(DeprecationWarning, match="judge= is evaluate= now") as caught:
+        removal = learn_to_remove(Net(), TASK, **FAST, judge=True)
+    assert caught[0].filename == __file__
+    assert list(removal.qualities["phase"]) == ["original", "soft", "pushed", "discarded", "tuned"]
+
+
+def test_qualities_that_lie_in_the_folder_are_not_measured_again(tmp_path):
+    """Written as they always were; of the later phases, only where the same was decided."""
+    lies = {phase: {"decided": "None", "values": {"mse": 7.0}} for phase in ("original", "soft")}
+    (tmp_path / "qualities.json").write_text(json.dumps(lies))
+    found = learn_to_remove(Net(), TASK, **FAST, folder=tmp_path, evaluate=True).qualities.set_index("phase")["mse"]
+    assert found["original"] == 7 and found["soft"] != 7
+    saved = json.loads((tmp_path / "qualities.json").read_text())
+    assert {phase: entry["values"]["mse"] for phase, entry in saved.items()} == found.to_dict()
+    assert saved["tuned"]["decided"].startswith("{'tau': 0.5, 'keep': 'restore', 'omegas': {'activation.0': ")
+
+
+@pytest.mark.parametrize("phase", ["soft", "push", "tune"])
+def test_each_option_of_fit_is_one_of_every_phase(tmp_path, phase):
+    learn_to_remove(Net(), TASK, **FAST, folder=tmp_path, clip_norm=2.0, settings={"crop": 96})
+    saved = load_checkpoint(tmp_path / phase)
+    assert saved is not None and saved["identity"]["clip_norm"] == 2.0
+    wanted = ["settings['crop']", "settings['p']", "settings['sites']"]
+    wanted += [] if phase == "soft" else ["settings['tau']", "settings['keep']", "settings['omegas']"]
+    assert [name for name in saved["identity"] if name.startswith("settings")] == wanted
+
+
+def test_an_unknown_option_is_an_error_before_anything_happens():
+    with pytest.raises(TypeError, match="learn_to_remove has no option 'soft_step'; there are soft_steps, "):
+        learn_to_remove(Net(), TASK, kinds="activation", soft_step=3)
+
+
+def test_each_option_is_described():
+    for name in names_of(RemovalSettings):
+        assert re.search(rf"^ +([a-z_]+, )*{name}(, [a-z_]+)*: ", learn_to_remove.__doc__, re.MULTILINE), name
 
 
 def test_nan_names_step_and_phase(tmp_path):
@@ -189,9 +231,9 @@ def test_nan_names_step_and_phase(tmp_path):
 def test_other_exponents_start_above_zero_and_stay_there(p):
     removal = learn_to_remove(Net(), TASK, **FAST | dict(p=p))
     soft = removal.omegas[removal.omegas["phase"] == "soft"]
-    assert soft["omega"].min() >= learning.EPSILON - 1e-7 and soft["omega"].notna().all()
+    assert soft["omega"].min() >= phases.EPSILON - 1e-7 and soft["omega"].notna().all()
     assert removal.decisions.set_index("site")["removed"].to_dict() == {"activation.0": False, "activation.1": True}
-    assert removal.settings["omega_start"] == learning.EPSILON
+    assert removal.settings["omega_start"] == phases.EPSILON
 
 
 def test_nothing_above_tau_gives_the_whole_model_back_with_learned_weights():
@@ -205,11 +247,11 @@ def test_nothing_above_tau_gives_the_whole_model_back_with_learned_weights():
 
 def test_freeze_keeps_the_omega_of_what_stays():
     removal = learn_to_remove(Net(), TASK, **FAST | dict(tune_steps=0), keep="freeze")
-    kept = removal.decisions.set_index("site")["omega"]["activation.0"]
+    learned = removal.decisions.set_index("site")["omega"]["activation.0"]
     model = removal.model.eval()
     x = torch.linspace(-1, 1, 5)[:, None]
     hidden = model.first(x)
-    by_hand = model.last(model.second((1 - kept) * hidden.relu() + kept * hidden))
+    by_hand = model.last(model.second((1 - learned) * hidden.relu() + learned * hidden))
     torch.testing.assert_close(model(x), by_hand)
 
 
@@ -253,8 +295,8 @@ def test_bad_options(options, said):
 def test_near_tau_is_the_stated_band():
     frame = pd.DataFrame({"site": list("abc"), "kind": "activation", "omega": [0.5 - NEAR, 0.5 + NEAR + 1e-3, 0.55]})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learning, "omegas", lambda soft: frame)
-        decided = learning._decide(nn.Identity(), 0.5)
+        patch.setattr(phases, "omegas", lambda soft: frame)
+        decided = phases.decide(nn.Identity(), 0.5)
     assert decided["near_tau"].tolist() == [True, False, True] and decided["removed"].tolist() == [False, True, True]
 
 

@@ -44,7 +44,7 @@ class Chains:
     """The links of one run, by address, and what looked like one and is none, with the reason."""
 
     links: dict[str, Link]
-    left: dict[str, str]
+    skipped: dict[str, str]
     flow: Flow
     ops: dict[str, tuple[Op, ...]] = field(default_factory=dict)  # every op by its address
     seen: set[int] = field(default_factory=set)  # values that more than the layers look at
@@ -70,7 +70,7 @@ def find_chains(model: nn.Module, record: Capture, *, apart: Collection[str] = (
             continue
         reason = reason or _no_link(module, its_calls, tied, record)
         if reason:
-            chains.left[path] = reason
+            chains.skipped[path] = reason
             continue
         given, made = (tuple(values) for values in zip(*((c.inputs[0], c.outputs[0]) for c in its_calls), strict=True))
         shape = its_calls[0].in_shapes[0]
@@ -108,7 +108,7 @@ def _addresses(record: Capture) -> dict[str, tuple[Op, ...]]:
     """Every op as container/name.number, with its occurrences in the executions of its container."""
     places: dict[tuple, list[Op]] = {}
     for op in record.ops:
-        places.setdefault((op.execution.module, op.execution.entry, op.place, op.name), []).append(op)
+        places.setdefault((op.execution.module, op.execution.entry, op.location, op.name), []).append(op)
     found: dict[str, tuple[Op, ...]] = {}
     numbers: dict[tuple[str, str], int] = {}
     for (path, _, _, name), ops in places.items():
@@ -132,11 +132,11 @@ def _scales(addresses: dict[str, tuple[Op, ...]], record: Capture) -> dict[str, 
     return found
 
 
-def by_place(ops: Iterable[Op]) -> list[tuple[Op, ...]]:
+def by_location(ops: Iterable[Op]) -> list[tuple[Op, ...]]:
     """`ops` in groups that were issued at one place of one container's code."""
     places: dict[tuple, list[Op]] = {}
     for op in ops:
-        places.setdefault((op.execution.module, op.execution.entry, op.place), []).append(op)
+        places.setdefault((op.execution.module, op.execution.entry, op.location), []).append(op)
     return [tuple(group) for group in places.values()]
 
 

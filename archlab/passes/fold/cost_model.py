@@ -1,4 +1,4 @@
-"""What a layer costs, for those who choose between layers: multiply-adds, measured time, or the user's function."""
+"""What a layer costs, for the planner: multiply-adds, measured time, or the user's function."""
 
 import math
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from .linear import Layer, module_of
 from .plan import LayerCost, by_macs
 
-Cost = Literal["macs", "latency"] | Callable[[nn.Module, tuple[int, ...]], float]
+CostModel = Literal["macs", "latency"] | Callable[[nn.Module, tuple[int, ...]], float]
 
 
-def pricing(model: nn.Module, cost: Cost) -> LayerCost:
+def pricing(model: nn.Module, cost: CostModel) -> LayerCost:
     """The cost as a function of a layer and its shapes; each layer is priced once."""
     if cost == "macs":
         return by_macs

@@ -8,24 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...capture.record import Capture
 from ...capture.recorder import capture
+from ...names import Where
 from ...rewrite.module_tree import with_modules
-from ..checks import EXACT, costs, output_shapes
-from ..recipe import Step, recipe, with_step
-from ..switch import refuse_switched
+from ..checks import EXACT, finish
+from ..recipe import Equality
+from ..switch_state import refuse_switched
 from .chains import Chains, Link, find_chains, link_at, real_layer
-from .cost_model import Cost, pricing
+from .cost_model import CostModel, pricing
 from .linear import Layer, NotExact, layer_of, module_of, then
-from .plan import Addresses, Segment, keep_matching, plan_chains
+from .plan import Segment, keep_matching, plan_chains
 
 
-def hoist_padding(model: nn.Module, example: Any, *, where: Addresses = None, cost: Cost = "macs") -> nn.Module:
+def hoist_padding(model: nn.Module, example: Any, *, where: Where = None, cost: CostModel = "macs") -> nn.Module:
     """A copy of `model` in which all padding of a chain of convolutions is done by its first one, so that `fold` merges
     it exactly: only of chains that `fold` would find cheaper merged.
 
     The values near the border change, as later layers then see convolved padding instead of padding of their own: which
     ring of pixels of which layer's output is on the recipe's step (`how`), so train on before folding. The interior
-    is checked before it returns. `where` and `cost` as in `fold`. Raises ValueError where no padding is in the way.
+    is checked before it returns.
+
+    Args:
+        model: any module without switches; it is left untouched.
+        example: what runs it once.
+        where: as for `fold`.
+        cost: as for `fold`.
+
+    Raises:
+        ValueError: where no padding is in the way.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 3, padding=1))
     >>> hoist_padding(net, torch.zeros(1, 3, 9, 9), cost=lambda layer, shape: 1.0)
@@ -38,7 +49,7 @@ def hoist_padding(model: nn.Module, example: Any, *, where: Addresses = None, co
     record = capture(model, example)
     chains = find_chains(model, record)
     keep_matching(chains, where)
-    segments, left = plan_chains(chains, pricing(model, cost), hoist=True)
+    segments, skipped = plan_chains(chains, pricing(model, cost), hoist=True)
     wanted: dict[str, dict[str, list[int]]] = {}  # first convolution -> the paddings of it and those behind it
     modes: dict[str, str] = {}
     for segment in segments:
@@ -49,10 +60,10 @@ def hoist_padding(model: nn.Module, example: Any, *, where: Addresses = None, co
         paddings = {first.address: list(segment.layer.padding)} | {k.address: [0] * first.layer.dims for k in later}
         others = wanted.setdefault(first.address, {})
         if first is not segment.links[0] and not _is_exact(segment):
-            left[segment.links[-1].address] = "what comes first is no convolution, and cannot pad"
+            skipped[segment.links[-1].address] = "what comes first is no convolution, and cannot pad"
             paddings = {first.address: [-1]}
         elif any(others.get(address, padding) != padding for address, padding in paddings.items()):
-            left[segment.links[-1].address] = "its padding would have to be another one than that of its neighbour"
+            skipped[segment.links[-1].address] = "its padding would have to be another one than that of its neighbour"
             paddings = {first.address: [-1]}  # nothing that begins with this one can be hoisted
         others |= paddings
         modes[first.address] = segment.layer.mode
@@ -63,40 +74,48 @@ def hoist_padding(model: nn.Module, example: Any, *, where: Addresses = None, co
             paddings |= group
     modes = {address: mode for address, mode in modes.items() if address in paddings}
     if not paddings:
-        why = "; ".join(f"{address}: {reason}" for address, reason in (chains.left | left).items())
+        why = "; ".join(f"{address}: {reason}" for address, reason in (chains.skipped | skipped).items())
         raise ValueError(f"no padding is in the way of a merge that would be cheaper. {why or 'No chain of layers'}")
-    return replay_hoist_padding(model, example, paddings=paddings, modes=modes)
+    return apply_hoist_padding(model, example, paddings=paddings, modes=modes, record=record)
 
 
-def replay_hoist_padding(
-    model: nn.Module, example: Any, *, paddings: dict[str, list[int]], modes: dict[str, str]
+def apply_hoist_padding(
+    model: nn.Module,
+    example: Any,
+    *,
+    paddings: dict[str, list[int]],
+    modes: dict[str, str],
+    record: Capture | None = None,
 ) -> nn.Module:
-    """The step ``hoist_padding`` of a recipe: these paddings, and the modes of those that pad."""
-    record = capture(model, example)
+    """The step ``hoist_padding`` of a recipe: these paddings, and the modes of those that pad.
+
+    `record`: a run of `model`, where there is one already. Raises ValueError for a layer that this model has not.
+    """
+    record = record or capture(model, example)
     chains = find_chains(model, record)
     for address in paddings:
         link_at(chains, address)
     padded = {a: _padded(model.get_submodule(a), padding, modes.get(a)) for a, padding in paddings.items()}
     rings = _checked_rings(model, padded, chains)
     try:
-        new = with_modules(model, padded, example)
+        new = with_modules(model, padded)
         after = capture(new, example)
     except RuntimeError as error:  # a mirrored border must be narrower than the picture
         raise ValueError(
             f"hoist_padding: {', '.join(paddings)} cannot be padded so on this example: {error}"
         ) from error
-    if output_shapes(after) != output_shapes(record):
+    if after.output_shapes != record.output_shapes:
         raise ValueError(
-            f"hoist_padding: with {paddings} the outputs would have the shapes {output_shapes(after)}, not "
-            f"{output_shapes(record)}: other code looks at what is larger now"
+            f"hoist_padding: with {paddings} the outputs would have the shapes {after.output_shapes}, not "
+            f"{record.output_shapes}: other code looks at what is larger now"
         )
     how = {address: f"its output has changed in a ring of {ring} pixels" for address, ring in rings.items()}
-    step = Step(
-        "hoist_padding", {"paddings": paddings, "modes": modes}, tuple(chains.links), tuple(paddings), {}, how,
-        costs(record), costs(after),
-        f"equal in the interior, outside rings of up to {max(rings.values(), default=0)} pixels",
+    return finish(
+        new, model, name="hoist_padding", options={"paddings": paddings, "modes": modes}, before=record, after=after,
+        equality=Equality.INTERIOR,
+        checked=f"equal outside rings of up to {max(rings.values(), default=0)} pixels of these layers' outputs",
+        found=chains.links, taken=paddings, how=how,
     )  # fmt: skip
-    return with_step(new, recipe(model), step)
 
 
 def _is_exact(segment: Segment) -> bool:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 Form = Literal["conv", "transposed", "affine"]
 
@@ -247,12 +246,14 @@ def plus(first: Layer, second: Layer) -> Layer:
         kernel.append((high - low) // step + 1)
         dilation.append(step)
         padding.append(-low)
-        for place, t in zip(places, taps, strict=True):
-            place.append([(offset - low) // step for offset in t])
+        for offsets, t in zip(places, taps, strict=True):
+            offsets.append([(offset - low) // step for offset in t])
     weight = first.weight.new_zeros(first.outputs, first.inputs // groups, *kernel)
-    for layer, place in zip((first, second), places, strict=True):
+    for layer, offsets in zip((first, second), places, strict=True):
         if not weight.is_meta:
-            weight[np.ix_(range(weight.shape[0]), range(weight.shape[1]), *place)] += torch.cat(_blocks(layer, groups))
+            weight[np.ix_(range(weight.shape[0]), range(weight.shape[1]), *offsets)] += torch.cat(
+                _blocks(layer, groups)
+            )
     return replace(
         first, weight=weight, bias=_sum(first.bias, second.bias), padding=tuple(padding), dilation=tuple(dilation),
         mode=next(iter(padded), "zeros"), groups=groups,

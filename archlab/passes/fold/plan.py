@@ -1,16 +1,15 @@
 """Which chains of linear layers to merge: the cheapest way to cut them, by dynamic programming; and which sums."""
 
-import fnmatch
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from ...capture.record import Op
 from ...discovery.ops import ADDS
+from ...names import Where, chosen
 from .chains import Chains, Link
 from .linear import Layer, NotExact, identity, plus, then
 
-Addresses = str | Iterable[str] | Callable[[str], bool] | None
 LONGEST = 64  # layers in one chain that is merged
 LayerCost = Callable[[Layer, tuple[int, ...], tuple[int, ...]], float]  # of a layer, its input's and output's shape
 
@@ -45,11 +44,11 @@ class Segment:
 
 def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tuple[list[Segment], dict[str, str]]:
     """The cheapest way to compute all chains, by dynamic programming: the segments of several links, and why others
-    were left (address of the later link -> reason). Merging wins where both ways cost the same.
+    were skipped (address of the later link -> reason). Merging wins where both ways cost the same.
 
     `hoist`: as if all padding of a segment were done by its first convolution.
     """
-    left: dict[str, str] = {}
+    skipped: dict[str, str] = {}
 
     def price(segment: Segment) -> float:
         return cost(segment.layer, segment.links[0].in_shape, segment.links[-1].out_shape)
@@ -68,6 +67,7 @@ def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tupl
 
     def best(segment: Segment) -> tuple[float, list[Segment]]:
         """The cheapest way to compute what follows, given that nothing of `segment` is computed yet."""
+        # 1. Stop here: the segment is one layer, and each reader begins one of its own.
         readers: tuple[Link, ...] = segment.links[-1].readers or ()
         apart = [alone(reader) for reader in readers]
         stopping = (
@@ -76,30 +76,33 @@ def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tupl
         )
         if not readers:
             return stopping
+        # 2. Go on: the segment is merged into every reader, and not computed by itself. Exact only where `then` says so.
         later = readers[-1].address
         try:
             going = [best(joined(segment, reader)) for reader in readers]
         except NotExact as error:
-            left.setdefault(later, f"not merged with {segment.links[-1].address}: {error}")
+            skipped.setdefault(later, f"not merged with {segment.links[-1].address}: {error}")
             return stopping
+        # 3. The cheaper of both. What several readers go on from must be held by a layer of theirs: a module becomes one.
         total = sum(total for total, _ in going)
         if len(readers) > 1 and any(_held_before(found[0], segment) for _, found in going):
             return stopping
         if total <= stopping[0]:
             return total, [s for _, found in going for s in found]
-        left.setdefault(
+        skipped.setdefault(
             later,
             f"not merged with {segment.links[-1].address}: {total:.4g} instead of {stopping[0]:.4g} with what follows",
         )
         return stopping
 
-    for link in reversed(chains.links.values()):  # what comes last first, so that no call goes deep
+    # What comes last first, so that no call goes deep; then the plan is read off at the links where chains begin.
+    for link in reversed(chains.links.values()):
         alone(link)
     followers = {reader for link in chains.links.values() for reader in link.readers or ()}
     segments = [s for link in chains.links.values() if link not in followers for s in alone(link)[1]]
     merged = [s for s in segments if len(s.links) > 1 and any(_can_hold(link) for link in s.links)]
     taken = {link.address for s in merged for link in s.links[1:]}
-    return merged, {address: why for address, why in left.items() if address not in taken}
+    return merged, {address: why for address, why in skipped.items() if address not in taken}
 
 
 def _can_hold(link: Link) -> bool:
@@ -116,7 +119,7 @@ def plan_sums(chains: Chains, cost: LayerCost, *, refused: Collection[str] = ())
     """The adds of two linear layers of one input that are cheaper as one, no link twice; and why others are not."""
     owner = chains.makers()
     found: list[Sum] = []
-    left: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     used: set[Link] = set()
     for address, ops in chains.ops.items():
         if ops[0].func not in ADDS or ops[0].options or any(p is not None for p in ops[0].positional):
@@ -127,16 +130,16 @@ def plan_sums(chains: Chains, cost: LayerCost, *, refused: Collection[str] = ())
         try:
             made = sum_of(address, ops, pair)
         except NotExact as error:
-            left[address] = f"not merged with {pair[0].address}: {error}"
+            skipped[address] = f"not merged with {pair[0].address}: {error}"
             continue
         apart = sum(cost(link.layer, link.in_shape, link.out_shape) for link in pair if link is not None)
         whole = cost(made.layer, made.first.in_shape, made.first.out_shape)
         if whole > apart:
-            left[address] = f"not merged with {pair[0].address}: {whole:.4g} instead of {apart:.4g}"
+            skipped[address] = f"not merged with {pair[0].address}: {whole:.4g} instead of {apart:.4g}"
             continue
         found.append(made)
         used |= set(made.links)
-    return found, left
+    return found, skipped
 
 
 def sum_of(address: str, ops: tuple[Op, ...], pair: tuple[Link, Link | None]) -> Sum:
@@ -195,19 +198,10 @@ def by_macs(layer: Layer, in_shape: tuple[int, ...], out_shape: tuple[int, ...])
     return layer.macs(*positions)
 
 
-def keep_matching(chains: Chains, where: Addresses) -> None:
+def keep_matching(chains: Chains, where: Where) -> None:
     """Drop the links that do not match `where`: what reads them is then no link either."""
-    if where is None:
-        return
-    if callable(where):
-        gone = {a for a in chains.links if not where(a)}
-    else:
-        globs = [where] if isinstance(where, str) else list(where)
-        gone = {a for a in chains.links if not any(fnmatch.fnmatchcase(a, glob) for glob in globs)}
-        if len(gone) == len(chains.links):
-            raise ValueError(
-                f"where={where!r} matches no linear layer; there are {', '.join(list(gone)[:12]) or 'none'}"
-            )
+    taken = set(chosen(list(chains.links), where, names=lambda address: [address], what="linear layer"))
+    gone = chains.links.keys() - taken
     for address in gone:
         del chains.links[address]
     for link in chains.links.values():

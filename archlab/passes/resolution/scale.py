@@ -1,4 +1,4 @@
-"""Resolution: a part of the network runs on a coarser or finer grid than it did (paper, section 4.2)."""
+"""Resolution: a part of the network runs at a coarser or finer one than it did (paper, section 4.2)."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -11,19 +11,19 @@ from ...capture.copies import copied
 from ...capture.dataflow import Flow
 from ...capture.record import Capture, ModuleCall
 from ...capture.recorder import capture
-from ...discovery.find import site_of_calls
-from ...rewrite.graph_edits import Edit, Wrap
+from ...names import closest
 from ...rewrite.inject import free_name
 from ...rewrite.module_tree import with_modules
 from ...rewrite.rewrite import CannotRewrite, rewrite
-from ..checks import costs, output_shapes
-from ..recipe import Step, recipe, with_step
-from ..switch import refuse_switched
+from ...rewrite.target import Edit, How, Wrap, target_of
+from ..checks import finish
+from ..recipe import Equality
+from ..switch_state import refuse_switched
 from .layers import DOWN, UP, Coarser, Down, DownStage, Finer, Rescaled, Up, UpStage
 
 FACTORS = (1 / 8, 1 / 4, 1 / 2, 2, 4, 8)
 # Activations that a recipe may name without the caller's help.
-ACTIVATIONS = {
+NAMED_ACTIVATIONS = {
     c.__name__: c for c in (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Hardswish)
 }
 
@@ -39,19 +39,26 @@ def scale_resolution(
     kernel: int = 3,
     activation: type[nn.Module] | None = nn.ReLU,
 ) -> nn.Module:
-    """A copy of `model` in which `span` runs on a grid `factor` times coarser (2, 4, 8) or finer (1/2, 1/4, 1/8).
-
-    - `span`: the path of a module, or those of the first and the last that one container calls. It must give the grid
-      that it got; N x C x spatial, of one to three dimensions.
-    - `factor` 2 ** k is k stages within each other, each by two. Odd sizes come back exactly.
-    - `down`: "conv" (strided, `kernel` wide), "average", "pixel-unshuffle" (then a convolution). `up`: "nearest-conv"
-      (then a convolution), "bilinear" (linear in 1-D, trilinear in 3-D), "pixel-shuffle" (a convolution before).
-      Convolutions keep the channels, pad by half a kernel in the span's padding mode, and are followed by `activation`.
+    """A copy of `model` in which a part of it runs at a resolution `factor` times coarser or finer.
 
     The new layers are fresh, all others keep their weights: train on. A span of one module becomes a `Rescaled`, in
-    which it is ``.span``. Paper, section 4.2: the decoder's blocks on the quarter instead of the half grid.
+    which it is ``.span``. Paper, section 4.2: the decoder's blocks at a quarter instead of half of the resolution.
 
-    Raises ValueError for an unknown span, one that changes its grid or reads other grids, and options out of range.
+    Args:
+        model: any module without switches; it is left untouched.
+        example: what runs it once.
+        span: path of a module, or those of the first and the last that one container calls. It must give the grid that
+            it got; N x C x spatial, of one to three dimensions.
+        factor: 2, 4, 8 coarser, 1/2, 1/4, 1/8 finer; 2 ** k is k stages within each other, each by two. Odd sizes come
+            back exactly.
+        down: "conv" (strided), "average", "pixel-unshuffle" (then a convolution).
+        up: "nearest-conv" (then a convolution), "bilinear" (linear in 1-D, trilinear in 3-D), "pixel-shuffle" (a
+            convolution before).
+        kernel: side of the new convolutions, odd; they keep the channels and pad by half of it in the span's mode.
+        activation: class of the module behind each new convolution; None for none.
+
+    Raises:
+        ValueError: for an unknown span, one that changes its grid or reads other grids, and options out of range.
 
     >>> scale_resolution(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)), torch.zeros(1, 4, 9, 9), span="0", factor=2)
     Sequential(
@@ -74,11 +81,11 @@ def scale_resolution(
     """
     if activation is not None and not (isinstance(activation, type) and issubclass(activation, nn.Module)):
         raise TypeError(f"scale_resolution: activation must be a class of modules, or None; got {activation!r}")
-    if activation is not None and ACTIVATIONS.get(activation.__name__, activation) is not activation:
+    if activation is not None and NAMED_ACTIVATIONS.get(activation.__name__, activation) is not activation:
         raise ValueError(
             f"scale_resolution: an activation called {activation.__name__} is torch's own in a recipe: rename yours"
         )
-    return replay_scale_resolution(
+    return apply_scale_resolution(
         model, example, span=span, factor=factor, down=down, up=up, kernel=kernel,
         activation=None if activation is None else activation.__name__,
         modules={} if activation is None else {activation.__name__: activation},
@@ -100,7 +107,7 @@ def sweep_resolution(
     }
 
 
-def replay_scale_resolution(
+def apply_scale_resolution(
     model: nn.Module,
     example: Any,
     *,
@@ -119,7 +126,7 @@ def replay_scale_resolution(
             raise ValueError(f"scale_resolution: {name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
     if not (isinstance(kernel, int) and kernel > 0 and kernel % 2):
         raise ValueError(f"scale_resolution: kernel must be an odd number, got {kernel!r}")
-    known = ACTIVATIONS | dict(modules)
+    known = NAMED_ACTIVATIONS | dict(modules)
     if activation is not None and activation not in known:
         raise ValueError(f"the recipe's activation {activation!r} must be given in modules")
     if not isinstance(span, str) and (len(span) != 2 or not all(isinstance(end, str) for end in span)):
@@ -149,8 +156,7 @@ def replay_scale_resolution(
             Coarser(*stages(DownStage, down, channels_out, count)),
         )
     try:
-        new, how = _put_around(model, example, record, first, last, before, after, entries, exits)
-        changed = capture(new, example)
+        new, how, changed = _put_around(model, example, record, first, last, before, after, entries, exits)
     except CannotRewrite:
         raise
     except (RuntimeError, TypeError, AttributeError, AssertionError, ValueError) as error:
@@ -162,14 +168,13 @@ def replay_scale_resolution(
                 f"scale_resolution: on the other grid {span!r} makes {call.out_shapes[0][2:]} of "
                 f"{call.in_shapes[0][2:]}: it has a size of its own"
             )
-    if output_shapes(changed) != output_shapes(record):
-        raise AssertionError(f"the outputs have the shapes {output_shapes(changed)}, not {output_shapes(record)}")
     options = {"span": span if isinstance(span, str) else list(span), "factor": factor, "down": down, "up": up}
-    step = Step(
-        "scale_resolution", options | {"kernel": kernel, "activation": activation}, (first, last), (first, last), {},
-        how, costs(record), costs(changed), "none: the new layers are fresh; the outputs keep their shapes",
+    return finish(
+        new, model, name="scale_resolution", options=options | {"kernel": kernel, "activation": activation},
+        before=record, after=changed, equality=Equality.NONE,
+        checked="the new layers are fresh; the outputs keep their shapes", found=[first, last], taken=[first, last],
+        how=how,
     )  # fmt: skip
-    return with_step(new, recipe(model), step)
 
 
 def _ends(record: Capture, model: nn.Module, first: str, last: str) -> tuple[list[ModuleCall], list[ModuleCall]]:
@@ -178,8 +183,7 @@ def _ends(record: Capture, model: nn.Module, first: str, last: str) -> tuple[lis
     ends = []
     for path in (first, last):
         if path not in paths:
-            near = [p for p in paths if p.rpartition(".")[0] == path.rpartition(".")[0]] or paths
-            raise ValueError(f"scale_resolution: {path!r} is no module of this model; there are {', '.join(near[:12])}")
+            raise ValueError(f"scale_resolution: {path!r} is no module of this model; {closest(path, paths)}")
         calls = [call for call in record.calls if call.module == path]
         if not calls or any(not (c.tensor_out and c.direct and c.inputs) for c in calls):
             raise ValueError(f"scale_resolution: {path!r} must be called with a tensor and give one")
@@ -187,9 +191,9 @@ def _ends(record: Capture, model: nn.Module, first: str, last: str) -> tuple[lis
     entries, exits = ends
     if first != last and any(b.last <= a.first for a, b in zip(entries, exits, strict=False)):
         raise ValueError(f"scale_resolution: {last!r} runs before {first!r}")
-    if first != last and len({(c.execution, c.place) for c in entries}) != len(entries):
+    if first != last and len({(c.execution, c.location) for c in entries}) != len(entries):
         raise ValueError(f"scale_resolution: {first!r} is called more than once in one run of its container")
-    if first != last and len({c.place for c in entries}) > 1:
+    if first != last and len({c.location for c in entries}) > 1:
         raise ValueError(f"scale_resolution: {first!r} is called from several places of its container's code")
     if len(entries) != len(exits) or any(a.execution is not b.execution for a, b in zip(entries, exits, strict=True)):
         raise ValueError(f"scale_resolution: {first!r} and {last!r} are not called by one container, in turn")
@@ -226,12 +230,13 @@ def _check_grid(record: Capture, entries: list[ModuleCall], exits: list[ModuleCa
 def _put_around(
     model: nn.Module, example: Any, record: Capture, first: str, last: str, before: nn.Module, after: nn.Module,
     entries: list[ModuleCall], exits: list[ModuleCall],
-) -> tuple[nn.Module, dict[str, str]]:  # fmt: skip
-    """A copy of `model` with `before` and `after` around the span, and how."""
+) -> tuple[nn.Module, dict[str, How], Capture]:  # fmt: skip
+    """A copy of `model` with `before` and `after` around the span, how, and its recorded run."""
     if first == last:
         inner = copied(model.get_submodule(first))
         wrapper = Rescaled(before.train(inner.training), inner, after.train(inner.training))
-        return with_modules(model, {first: wrapper}, example), {first: "module"}
+        new = with_modules(model, {first: wrapper})
+        return new, {first: How.MODULE}, capture(new, example)
     parent, _, name = first.rpartition(".")
     container = model.get_submodule(parent)
     assert entries[0].execution is not None
@@ -246,8 +251,9 @@ def _put_around(
         children[name].training = parts.training = container.training  # type: ignore[union-attr]
         for other in run[1:]:
             del children[other]
-        return with_modules(new, {}, example), {first: "module"}
-    flow, source, end = Flow(record), entries[0].place, exits[0].place
+        new = with_modules(new, {})
+        return new, {first: How.MODULE}, capture(new, example)
+    flow, source, end = Flow(record), entries[0].location, exits[0].location
     execution = entries[0].execution
     assert execution is not None and source is not None and end is not None
     prepared = copied(model)
@@ -256,9 +262,9 @@ def _put_around(
     for path, what, module in ((first, "before", before), (last, "after", after)):
         names.append(free_name(owner, f"{path.replace('.', '_')}_{what}"))
         owner.add_module(names[-1], module.train(owner.training))
-    edits: list[Edit] = [
-        Wrap(site_of_calls(entries, flow), before=names[0]),
-        Wrap(site_of_calls(exits, flow), after=names[1], source=source),
+    edits = [
+        Edit(target_of(first, entries, flow), Wrap(before=names[0])),
+        Edit(target_of(last, exits, flow), Wrap(after=names[1], source=source)),
     ]
-    rewritten = rewrite(prepared, example, edits, record=record)
-    return rewritten.model, {path: rewritten.how[e.site.id] for path, e in zip((first, last), edits, strict=True)}
+    made = rewrite(prepared, example, edits, record=record, run=lambda net: capture(net, example))
+    return made.model, made.how, made.ran

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...capture.copies import copied, devices_of
-from ...capture.example import fresh, run, tensors_in
+from ...capture.example import fresh, run_example, tensors_in
 from ...capture.record import Capture, Op
 from ...capture.recorder import capture
 from ..fold.linear import shared_parameters
@@ -97,7 +97,7 @@ def groups_of(model: nn.Module, example: Any, globs: Sequence[str] = ("*",)) -> 
 
 
 def _outputs(net: nn.Module, example: Any) -> Any:
-    return tensors_in(run(net, fresh(example)))
+    return tensors_in(run_example(net, fresh(example)))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One layer with other channels: the old positions that its new ones are made of, on either side."""
+"""Layers with other channels: the old positions that the new ones are made of, on either side."""
 
 import copy
 from collections.abc import Mapping
@@ -6,6 +6,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from ...capture.copies import copied
+from ...capture.modes import failed_in
+from ...rewrite.module_tree import put_modules_
+from ...rewrite.rewrite import run_copy
 
 Init = Literal["fresh", "prune", "preserve"]
 
@@ -111,3 +116,28 @@ def unread_(module: Any, kept: set[int]) -> None:
         for channel in gone:
             group = channel // share
             module.weight[group * rows : (group + 1) * rows, channel % share] = 0
+
+
+def rewidthed(model: nn.Module, example: Any, layers: Mapping[str, Mapping[str, Any]], init: Init) -> nn.Module:
+    """A copy of `model` whose `layers` have the channels that they say. Raises ValueError where it does not run."""
+    new = copied(model)
+    modules: dict[str, nn.Module] = {}
+    for name, sides in layers.items():
+        if "parameter" in sides:
+            path, _, leaf = name.rpartition(".")
+            owner = new.get_submodule(path)
+            old = owner._parameters[leaf]
+            assert old is not None
+            index = torch.tensor(sides["parameter"], device=old.device)
+            owner._parameters[leaf] = nn.Parameter(old.detach().index_select(sides["dim"], index), old.requires_grad)
+        else:
+            modules[name] = resized(new.get_submodule(name), sides, init)
+    put_modules_(new, modules)
+    try:
+        run_copy(new, example)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise ValueError(
+            f"scale_width: with {', '.join(list(layers)[:6])} changed the model does not run: "
+            f"{type(error).__name__} in {failed_in(error)}: {str(error).splitlines()[0]}"
+        ) from error
+    return new

@@ -29,7 +29,7 @@ from ..train.family import budget_for
 from ..train.networks import JUDGED, PRESETS, of, trained
 from .shared import about
 
-__all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
+__all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
 ROWS = [{"name": "baseline"}, {"name": "linear encoder"}]
 TUNE = {"smoke": 5, "cpu": 300, "gpu": 1000, "paper": 100_000}  # steps after the activations are gone
@@ -43,17 +43,6 @@ SHOWN = 12  # channels in the figure
 
 def needs(row: dict[str, Any]) -> list[Wanted]:
     return [of("baseline")]
-
-
-def depends(row: dict[str, Any]) -> list[str]:
-    base = ["archlab.training.fit", "archlab.passes.discard"]
-    return [
-        *base,
-        *(
-            f"studies.motion.{name}"
-            for name in ("data.generator", "figures.fig10_impulse", "network.models", "data.sources", "train.training")
-        ),
-    ]
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from ..evaluate.costs import costs
 from ..network.example import STREAMED
 from ..network.models import LINEAR, MagnificationNet, scaled
 from ..train.networks import PRESETS
-from .shared import about, cell, depends, draw_tradeoff, needs, table_of, variants_of
+from .shared import about, cell, draw_tradeoff, needs, table_of, variants_of
 
-__all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
+__all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
 CHANGES = {
     "baseline": "baseline",

@@ -29,7 +29,7 @@ from ..train.family import NETWORKS
 from ..train.networks import PRESETS, SPEED, of
 from .shared import about, speed_of, variants_of
 
-__all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
+__all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
 ROWS = [{"name": "baseline"}, {"name": "proposed"}]
 MODULES: tuple[str, ...] = ("encoder", "manipulator", "decoder")
@@ -37,10 +37,6 @@ MODULES: tuple[str, ...] = ("encoder", "manipulator", "decoder")
 
 def needs(row: dict[str, Any]) -> list[Wanted]:
     return [of(SPEED)]
-
-
-def depends(row: dict[str, Any]) -> list[str]:
-    return [f"studies.motion.{name}" for name in ("evaluate.costs", "figures.shared", "network.models", "train.family")]
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:

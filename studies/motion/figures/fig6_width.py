@@ -15,9 +15,9 @@ from archlab.report import Picture, write_report
 from ..data.sources import fingerprint
 from ..train.family import WIDTHS
 from ..train.networks import PRESETS
-from .shared import SSIM_THRESHOLD, about, cell, depends, draw_tradeoff, needs, table_of, trained_rows, zone
+from .shared import SSIM_THRESHOLD, about, cell, draw_tradeoff, needs, table_of, trained_rows, zone
 
-__all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
+__all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
 ROWS = [{"name": "baseline"}, *({"name": f"width {width}"} for width in WIDTHS)]
 

@@ -26,7 +26,7 @@ from ..train.networks import PRESETS, trained
 from ..video.files import xt_slice
 from .shared import about, draw_tradeoff, gathered, needs_of, table_of
 
-__all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
+__all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
 GRIDS = {"baseline": "½ (baseline)", "quarter": "¼", "eighth": "⅛"}
 ROWS = [{"name": name} for name in GRIDS]
@@ -37,20 +37,6 @@ PHOTO = 0  # of scikit-image's samples
 
 def needs(row: dict[str, Any]) -> list[Wanted]:
     return needs_of(row["name"])
-
-
-def depends(row: dict[str, Any]) -> list[str]:
-    return [
-        f"studies.motion.{name}"
-        for name in (
-            "data.generator",
-            "figures.fig7_resolution",
-            "figures.shared",
-            "network.models",
-            "data.sources",
-            "video.files",
-        )
-    ]
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:

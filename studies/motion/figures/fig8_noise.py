@@ -23,7 +23,7 @@ from ..train.family import budget_for
 from ..train.networks import PRESETS, of, trained
 from .shared import about
 
-__all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
+__all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
 GRIDS = {"baseline": "½ (baseline)", "quarter": "¼", "eighth": "⅛"}
 COPY = "copy of B"
@@ -33,13 +33,6 @@ SCENES = {"smoke": 1, "cpu": 12, "gpu": 64, "paper": 200}
 
 def needs(row: dict[str, Any]) -> list[Wanted]:
     return [of(row["name"])] if row["name"] in GRIDS else []
-
-
-def depends(row: dict[str, Any]) -> list[str]:
-    return [
-        f"studies.motion.{name}"
-        for name in ("data.generator", "evaluate.small_motions", "data.sources", "evaluate.quality")
-    ]
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:

@@ -28,10 +28,6 @@ def needs(row: dict[str, Any]) -> list[Wanted]:
     return needs_of(row["name"])
 
 
-def depends(row: dict[str, Any]) -> list[str]:
-    return [__name__]
-
-
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     return gathered(row["name"], scratch)
 

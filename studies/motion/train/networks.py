@@ -8,6 +8,7 @@ thirteen trainings on one core, 5 for the speeds. Output: ``reports/networks/<pr
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,7 @@ import pandas as pd
 from safetensors.torch import load_model
 
 import archlab as al
-from archlab.experiments import Scratch, command
+from archlab.experiments import Scratch, Wanted, command
 from archlab.report import Column, write_report
 from studies.device import device
 
@@ -29,7 +30,7 @@ from ..network.models import MagnificationNet
 from . import training
 from .family import LARGE_ONLY, NETWORKS, WEIGHTS, budget_for, train
 
-__all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "needs", "report"]
+__all__ = ["PRESETS", "ROWS", "cell_for", "fingerprint", "needs", "report"]
 
 PRESETS = ("smoke", "cpu", "gpu", "paper")
 SPEED, COPY = "speed", "copy of B"
@@ -59,38 +60,24 @@ def needs(row: dict[str, Any]) -> list[str]:
     return [row["network"]] if row.get("network") in NETWORKS else []
 
 
-def depends(row: dict[str, Any]) -> list[str]:
-    """A training stays valid while what it computes is unchanged; how it is judged may be edited."""
-    base = ["archlab.training.fit", "archlab.measure.image_quality"]
-    base += [
-        f"studies.motion.{name}"
-        for name in ("data.generator", "train.family", "network.models", "data.sources", "train.training")
-    ]
-    more = {
-        "quality": ["studies.motion.evaluate.quality"],
-        "speed": ["archlab.measure.speed", "archlab.measure.executable"],
-    }
-    return [*base, *more.get(row.get("what", ""), [])]
+def cell_for(row: dict[str, Any]) -> Callable[..., dict[str, Any]]:
+    """What makes a row: a training stays valid while how its network is judged and timed is edited."""
+    return {"quality": quality, "speed": speed}.get(row.get("what", ""), from_scratch)
 
 
-def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    """One network trained or judged, or all of them timed."""
-    name = row.get("network", row["name"])
-    if row.get("what") == "speed":
-        return {"speeds": speeds(preset).round(5).to_dict("records")}
-    if name in LARGE_ONLY and preset in ("smoke", "cpu"):
+def from_scratch(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    """One network trained."""
+    if row["name"] in LARGE_ONLY and preset in ("smoke", "cpu"):
         return {"steps": 0, "why_not": f"trained at the presets gpu and paper only, not at {preset}"}
-    if row.get("what") == "quality":
-        return quality(name, preset, scratch)
     try:
-        return train(name, preset, seed, scratch)
+        return train(row["name"], preset, seed, scratch)
     except al.BackboneMissing as error:
         return {"steps": 0, "why_not": str(error)}
 
 
-def quality(name: str, preset: str, scratch: Scratch) -> dict[str, Any]:
-    """SSIM and LPIPS on held-out samples, with the costs."""
-    held_out = find_sources(scratch.data, "val")
+def quality(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    """SSIM and LPIPS of one network on held-out samples, with its costs."""
+    name, held_out = row["network"], find_sources(scratch.data, "val")
     samples = HeldOut(held_out, budget_for(preset).size, JUDGED[preset])
     if name == COPY:
         return summary(judged(copy_b, samples, data=scratch.data)) | {"val_data": held_out.fingerprint}
@@ -101,7 +88,12 @@ def quality(name: str, preset: str, scratch: Scratch) -> dict[str, Any]:
     return costs(net) | summary(judged(net, samples, data=scratch.data)) | about
 
 
-def trained(name: str, scratch: Scratch, *, key: str | None = None) -> MagnificationNet | None:
+def speed(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    """All networks timed."""
+    return {"speeds": speeds(preset).round(5).to_dict("records")}
+
+
+def trained(name: str, scratch: Scratch, *, key: Wanted | None = None) -> MagnificationNet | None:
     """The network `name` with the weights of its cell, which the caller's row needed; None where it was not trained."""
     found = scratch.needed[key or of(name)]
     if not found.values["steps"]:

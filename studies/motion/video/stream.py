@@ -5,7 +5,6 @@ captured as a graph.
 """
 
 import copy
-import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archlab.measure.executable import captured
+from archlab.measure.executable import compiled as compiled_function
+
 from ..network.models import MagnificationNet
 
 Result = tuple[Tensor, Tensor]  # a magnified frame, uint8 H x W x 3, and whether the network's output was finite
@@ -21,7 +23,6 @@ Run = Callable[[Tensor], Result]
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 STRIDES = (1, 2, 4, 8, 16)
-SIDE_RUNS = 3  # on a side stream before a capture, as torch's documentation asks for
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,35 +114,18 @@ def eager(stream: Stream, reference: Tensor, pixels: Tensor) -> Run:
 
 
 def compiled(stream: Stream, reference: Tensor, pixels: Tensor) -> Run:
-    """`later_step` compiled as a whole for one size.
-
-    torch keeps what it compiles by code object and refuses the ninth version, so each video gets one of its own.
-    """
-    code = later_step.__code__
-    own = types.FunctionType(code.replace(co_name=code.co_name), later_step.__globals__)
-    fast = torch.compile(own, dynamic=False, fullgraph=True)
+    """`later_step` compiled as a whole for one size: each video gets a version of its own."""
+    fast = compiled_function(later_step, fullgraph=True)
     return lambda pixels: fast(stream, reference, pixels.to(reference.device))
 
 
 def graphed(stream: Stream, reference: Tensor, pixels: Tensor) -> Run:
     """`later_step` captured as a CUDA graph on the current device; frames are copied to where it reads them."""
-    held = pixels.to(reference.device, copy=True)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(SIDE_RUNS):
-            later_step(stream, reference.clone(), held)  # the true one must not move yet
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = later_step(stream, reference, held)
-
-    def run(pixels: Tensor) -> Result:
-        held.copy_(pixels)
-        graph.replay()
-        return result
-
-    return run
+    return captured(
+        lambda pixels: later_step(stream, reference, pixels),
+        [pixels.to(reference.device, copy=True)],
+        warm_up=lambda pixels: later_step(stream, reference.clone(), pixels),  # the true one must not move yet
+    )
 
 
 MODES = {"eager": eager, "compile": compiled, "graph": graphed}

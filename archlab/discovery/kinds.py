@@ -1,0 +1,54 @@
+"""The kinds of site: what each is called, and what removing it means (paper, Fig. 9, and three more).
+
+=========== ===================== =====================================================
+kind        original -> target    found as
+=========== ===================== =====================================================
+activation  s(x) -> x             an op of `ACTIVATIONS`, shape kept
+skip        G(x) -> G(x) - x      an add with one operand that is an ancestor of the other
+branch      x + f(x) -> x         the same add, the other operand goes
+block       G(x) -> x             a module with children, tensor in, same tensor shape out
+join        a + b -> a            an add of two branches of a common ancestor
+gate        g(x) -> x             softmax, or an activation whose output multiplies a map
+=========== ===================== =====================================================
+
+A new kind is a line here, a function in `detect` that finds it, and a colour in `report.plots`.
+"""
+
+from collections.abc import Iterable
+from enum import Enum
+
+
+class Kind(str, Enum):
+    """A kind of site. A string, so that JSON, frames and users' scripts can write it."""
+
+    ACTIVATION = "activation"
+    SKIP = "skip"
+    BRANCH = "branch"
+    BLOCK = "block"
+    JOIN = "join"
+    GATE = "gate"
+
+    __str__ = str.__str__
+    __format__ = str.__format__  # type: ignore[assignment]
+
+
+KINDS = tuple(kind.value for kind in Kind)
+# Kinds that only a pass whose `kinds` names them takes: of a join neither operand is the shortcut, and without a gate
+# values are no longer shares.
+BY_NAME_ONLY = (Kind.JOIN, Kind.GATE)
+BY_DEFAULT = tuple(kind for kind in Kind if kind not in BY_NAME_ONLY)
+
+
+def kinds_of(named: str | Iterable[str]) -> tuple[Kind, ...]:
+    """`named`, one kind or several, as kinds. Raises ValueError for none, and naming an unknown one.
+
+    >>> kinds_of("skip"), kinds_of(["block", "gate"])
+    ((<Kind.SKIP: 'skip'>,), (<Kind.BLOCK: 'block'>, <Kind.GATE: 'gate'>))
+    """
+    given = (named,) if isinstance(named, str) else tuple(named or ())
+    for kind in given:
+        if kind not in KINDS:
+            raise ValueError(f"kind {kind!r} is unknown: choose from {', '.join(KINDS)}")
+    if not given:
+        raise ValueError(f"kinds names nothing: choose at least one of {', '.join(KINDS)}; got {named!r}")
+    return tuple(Kind(kind) for kind in given)

@@ -1,0 +1,160 @@
+"""What a switched model knows of its switches, and what is read from and written to them (paper, eq. 3 and 5)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ..capture.example import moved
+from ..discovery.site import Sites
+from ..names import closest
+from ..rewrite.inject import is_omega
+from ..rewrite.rewrite import Omega
+
+_ATTRIBUTE = "_archlab_switches"
+
+
+@dataclass(frozen=True, eq=False)
+class Switches:
+    """What a switched model knows of itself: its switches, and the sites of the original with their recorded run."""
+
+    omegas: tuple[Omega, ...]
+    classes: dict[str, type]  # path -> class before, of the modules that were rewritten
+    example: Any
+    sites: Sites  # all of the original
+    skipped: dict[str, str]  # sites of the chosen kinds that were not chosen
+    dtype: torch.dtype | None  # of the weights then
+
+    def __deepcopy__(self, memo: dict) -> "Switches":
+        return self
+
+
+def remember_switches_(soft: nn.Module, state: Switches) -> None:
+    """Note on a switched model, in place, what it is to know of its switches."""
+    setattr(soft, _ATTRIBUTE, state)
+
+
+def forget_switches_(net: nn.Module) -> None:
+    """Take off `net`, in place, what it knows of its switches; the parameters themselves stay."""
+    vars(net).pop(_ATTRIBUTE, None)
+
+
+def switches_of(soft: nn.Module) -> tuple[nn.Module, Switches]:
+    """The switched model inside `soft` (which may be compiled or wrapped) and its switches. Raises ValueError."""
+    for net in (soft, getattr(soft, "_orig_mod", None), getattr(soft, "module", None)):
+        state = vars(net).get(_ATTRIBUTE) if isinstance(net, nn.Module) else None
+        if state is not None:
+            assert isinstance(net, nn.Module)
+            return net, state
+    raise ValueError(f"this {type(soft).__name__} has no switches: make them with switch(model, example, kinds=...)")
+
+
+def refuse_switched(model: nn.Module) -> None:
+    """Raise ValueError for a model that has switches: other passes take it without."""
+    if isinstance(model, nn.Module) and vars(model).get(_ATTRIBUTE) is not None:
+        raise ValueError("this model has switches: discard() them first, then reshape it")
+
+
+def example_for(net: nn.Module, state: Switches) -> Any:
+    """The example of a switched model, where that is now and, if it was moved to another dtype, in that."""
+    like = weight_of(net)
+    return moved(state.example, device=like.device, dtype=None if like.dtype is state.dtype else like.dtype)
+
+
+def weight_of(model: nn.Module) -> Tensor:
+    """The first weight of `model` that is of floating point and no switch; a tensor where it has none."""
+    weights = (p for n, p in model.named_parameters() if p.is_floating_point() and not is_omega(n.rpartition(".")[2]))
+    return next(weights, torch.zeros(()))
+
+
+def named_omegas(soft: nn.Module) -> dict[str, nn.Parameter]:
+    """Site id -> its omega, in the order of the sites."""
+    net, state = switches_of(soft)
+    return {o.target.name: net.get_submodule(o.owner)._parameters[o.name] for o in state.omegas}  # type: ignore[misc]
+
+
+def omega_parameters(soft: nn.Module) -> list[nn.Parameter]:
+    """The omegas, for an optimizer group of their own (without weight decay).
+
+    >>> from archlab import switch
+    >>> soft = switch(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.zeros(1, 4), kinds="activation")
+    >>> optimizer = torch.optim.AdamW([{"params": omega_parameters(soft), "lr": 5e-3, "weight_decay": 0.0}])
+    >>> [omega.item() for omega in omega_parameters(soft)]
+    [0.0]
+    """
+    return list(named_omegas(soft).values())
+
+
+def penalty(soft: nn.Module, *, p: float = 1.0) -> Tensor:
+    """Mean over the sites of ``1 - omega ** p`` (paper, eq. 5): 1 with everything in, 0 with everything removed.
+
+    Its gradient at omega = 0 is -1/K for p = 1, zero for p > 1 and infinite for p < 1: with p other than 1 start
+    the omegas a little above 0.
+
+    >>> from archlab import switch
+    >>> soft = switch(nn.Sequential(nn.ReLU(), nn.Tanh()), torch.zeros(1, 4), kinds="activation")
+    >>> set_omegas_(soft, {"activation.1": 0.5})
+    >>> penalty(soft)
+    tensor(0.7500, grad_fn=<MeanBackward0>)
+    """
+    if not p > 0:
+        raise ValueError(f"p must be positive, got {p}")
+    omega = torch.stack(omega_parameters(soft))  # type: ignore[arg-type]
+    return (1 - (omega if p == 1 else omega.clamp(min=0) ** p)).mean()
+
+
+@torch.no_grad()
+def project_(soft: nn.Module) -> None:
+    """Put every omega back into [0, 1], in place: call it after each optimizer step.
+
+    >>> from archlab import switch
+    >>> soft = switch(nn.Sequential(nn.ReLU(), nn.Tanh()), torch.zeros(1, 4), kinds="activation")
+    >>> omega_parameters(soft)[0].data += 1.3  # as a step of the optimizer may
+    >>> project_(soft)
+    >>> omegas(soft)["omega"].tolist()
+    [1.0, 0.0]
+    """
+    for omega in omega_parameters(soft):
+        omega.clamp_(0, 1)
+
+
+def omegas(soft: nn.Module) -> pd.DataFrame:
+    """One row a switch: site, kind, omega.
+
+    >>> from archlab import switch
+    >>> omegas(switch(nn.Sequential(nn.ReLU(), nn.Tanh()), torch.zeros(1, 4), kinds="activation"))
+               site        kind  omega
+    0  activation.0  activation    0.0
+    1  activation.1  activation    0.0
+    """
+    _, state = switches_of(soft)
+    kinds = {site.id: site.kind.value for site in state.sites}
+    rows = [{"site": name, "kind": kinds[name], "omega": omega.item()} for name, omega in named_omegas(soft).items()]
+    return pd.DataFrame(rows, columns=["site", "kind", "omega"])
+
+
+@torch.no_grad()
+def set_omegas_(soft: nn.Module, value: float | Mapping[str, float]) -> None:
+    """Set every omega to a number, or those of the given site ids, in place.
+
+    Raises ValueError for a value outside [0, 1], KeyError for an unknown site; nothing is set then.
+
+    >>> from archlab import switch
+    >>> soft = switch(nn.Sequential(nn.ReLU(), nn.Tanh()), torch.zeros(1, 4), kinds="activation")
+    >>> set_omegas_(soft, 1.0)
+    >>> set_omegas_(soft, {"activation.0": 0.25})
+    >>> omegas(soft)["omega"].tolist()
+    [0.25, 1.0]
+    """
+    known = named_omegas(soft)
+    wanted = dict(value) if isinstance(value, Mapping) else dict.fromkeys(known, float(value))
+    for site, omega in wanted.items():
+        if site not in known:
+            raise KeyError(f"{site!r} has no switch; {closest(site, known)}")
+        if not 0 <= omega <= 1:
+            raise ValueError(f"omega of {site} must lie in [0, 1], got {omega}")
+    for site, omega in wanted.items():
+        known[site].fill_(omega)

@@ -10,7 +10,7 @@ import archlab as al
 PACKAGE = Path(al.__file__).parent
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file.parent != PACKAGE or file.stem != "__init__")
 
-# Which rooms a room may import, beside `files` and `names`, which import nothing.
+# Which rooms a room may import, beside `files`, `names` and `errors`, which import nothing.
 ROOMS = {
     "capture": set(),
     "rewrite": {"capture"},
@@ -23,8 +23,9 @@ ROOMS = {
     "cli": {"capture", "discovery", "passes", "measure", "training", "experiments", "report", "files", "archlab"},
     "files": set(),
     "names": set(),
+    "errors": set(),
 }
-EVERYWHERE = {"files", "names"}
+EVERYWHERE = {"files", "names", "errors"}
 PUBLIC = {"training", "experiments", "report"}  # rooms that studies and users' scripts import from
 FILES_PER_ROOM, LINES_PER_FILE = 12, 400
 

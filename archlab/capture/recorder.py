@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..errors import add_note
 from .copies import devices_of, structural_copy
 from .example import Call, fresh, moved, run_example, tensors_in
 from .frames import asks_for_a_model, is_module_call, is_plumbing
@@ -70,7 +71,7 @@ def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
             output = run_example(probe, example)
     except Exception as error:
         shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(given)) or "which holds no tensor"
-        error.add_note(f"raised in {failed_in(error)}: archlab ran the model once on the example, {shapes}")
+        add_note(error, f"raised in {failed_in(error)}: archlab ran the model once on the example, {shapes}")
         raise
     return Capture(
         ops=recorder.ops,

@@ -20,7 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -101,7 +101,11 @@ def of_another_scheme(cells: Iterable[Cell]) -> list[str]:
 
 
 def cells_of(plan: Plan) -> list[Cell]:
-    """All cells of a study, in the order of its rows. Raises ValueError for rows that do not add up."""
+    """All cells of a study, in the order of its rows.
+
+    Raises:
+        ValueError: no study, a preset that it does not have, or rows that do not add up.
+    """
     module = importlib.import_module(plan.study)
     if not hasattr(module, "ROWS"):
         raise ValueError(f"{plan.study}: no study; a study has ROWS, cell and report (see archlab.Study)")
@@ -146,7 +150,11 @@ def cells_of(plan: Plan) -> list[Cell]:
 
 
 def standing(cell: Cell) -> dict[str, Any] | None:
-    """The result that counts for `cell`, with "stale" saying whether its code has changed since; None: none yet."""
+    """The result that counts for a cell.
+
+    Returns:
+        What its file holds, with "stale" saying whether its code has changed since; None where there is none yet.
+    """
     fresh = _read_result(cell.results / f"{cell.key}-{cell.content}.json")
     if fresh is not None or cell.stale == "rerun":
         return fresh and {**fresh, "stale": False}
@@ -155,7 +163,15 @@ def standing(cell: Cell) -> dict[str, Any] | None:
 
 
 def run_cell(cell: Cell, deadline: float | None) -> str:
-    """Run one cell, unless that is done, under way elsewhere, or out of time; how it ended, "finished" or why not."""
+    """Run one cell, unless that is done, under way elsewhere, or out of time.
+
+    Args:
+        cell: What it needs must be finished.
+        deadline: On `time.monotonic`; None for no limit.
+
+    Returns:
+        "finished", or why it is not.
+    """
     if standing(cell):
         return FINISHED
     for need in cell.needs.values():
@@ -271,7 +287,11 @@ def _json(content: Mapping[str, Any]) -> bytes:
 
 
 def _plain(value: Any, at: str) -> Any:
-    """`value` with numbers of NumPy and torch made Python's. Raises TypeError naming what JSON cannot write."""
+    """`value` with numbers of NumPy and torch made Python's.
+
+    Raises:
+        TypeError: naming what JSON cannot write.
+    """
     if isinstance(value, Mapping):
         return {str(key): _plain(item, f"{at}[{key!r}]") for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -286,4 +306,4 @@ def _plain(value: Any, at: str) -> Any:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

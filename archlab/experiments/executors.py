@@ -102,6 +102,7 @@ def _outcome(cell: Cell, status: int) -> str:
 
 
 def told(cell: Cell, outcome: str) -> str:
+    """The outcome as it is, after a line about the cell for who watches."""
     result = standing(cell)
     took = f", {result['seconds']:.0f} s" + (", stale" if result["stale"] else "") if result else ""
     print(f"{cell.label}: {outcome}{took}", file=sys.stderr, flush=True)

@@ -20,7 +20,15 @@ STALE_S = 60.0  # without a heartbeat this long, the holder is taken for dead; b
 
 @contextlib.contextmanager
 def lease(path: str | Path, *, stale_s: float = STALE_S) -> Iterator[Callable[[], bool] | None]:
-    """Hold `path` while the block runs: gives `still_mine()`, or None where somebody else is at it."""
+    """Hold `path` while the block runs.
+
+    Args:
+        path: The small file that says who holds it.
+        stale_s: Seconds without a heartbeat after which the holder is taken for dead.
+
+    Yields:
+        A function that says whether the lease is still ours; None where somebody else holds it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     token = uuid.uuid4().hex

@@ -38,24 +38,31 @@ def run(
     out: str | Path = "reports",
     scratch: str | Path = "scratch",
 ) -> pd.DataFrame:
-    """Run what is missing of a study, given as its module or that one's name; return its rows, one a finished cell.
+    """Run what is missing of a study, and return its rows; with every cell finished, write its report as well.
 
-    With every cell of the study finished, its `report(rows, folder)` is called, the folder being
-    `out`/<study>/<preset>; until then only rows.csv stands there. Columns: row, what a row's dict says, preset,
-    seed, the cell's values, stale, seconds; rows.csv leaves out columns of lists and dicts, which stand in the cells'
-    files. `rows.attrs` holds "missing" {cell: why}, "folders" {row: where its first seed worked} and "conditions"
-    (preset, data, seeds, wall time, device, versions, commit).
+    Args:
+        study: Its module, or that one's name.
+        preset: How much; one of the study's `PRESETS`.
+        data: Folder of the data; None for what the study ships.
+        seeds: Every row runs with the seeds 0 … seeds-1.
+        time_limit_s: Stops between cells, and inside those that mind `scratch.time_left_s()`; the next call goes on.
+        workers: 0 runs the cells here, one after another; else so many processes at once, each with one cell, a GPU
+            each where there are several. A cell that fails or is killed is named in "missing"; the others go on.
+        executor: A name in `archlab.experiments.executors.EXECUTORS`; None: by `workers`.
+        stale: What happens to a result whose code has changed since. "keep" takes it and marks the row, as an hour of
+            training is not thrown away for an edit; "rerun" makes a new one. The old file stays either way.
+        only: A glob on row names; these run, and the rows that they need.
+        out: The folder of reports, this one's being `out`/<study>/<preset>. Until all cells are finished, only
+            rows.csv and the cells' files stand there; rows.csv leaves out columns of lists and dicts.
+        scratch: The folder of checkpoints.
 
-    - `seeds`: every row with the seeds 0 … seeds-1.
-    - `time_limit_s` stops between cells, and inside those that mind `scratch.time_left_s()`; the next call goes on.
-    - `workers`: 0 runs the cells here, one after another; else so many processes at once, each with one cell, a
-      GPU each where there are several. A cell that fails or is killed is named in "missing"; the others go on.
-    - `executor`: a name in `archlab.experiments.executors.EXECUTORS`; default: by `workers`.
-    - `stale`: a result whose code has changed since. "keep" (the default: an hour of training is not thrown away
-      for an edit) takes it and marks the row; "rerun" makes a new one. The old file stays either way.
-    - `only`: a glob on row names; these run, and the rows that they need.
+    Returns:
+        A row a finished cell, with the columns row, what a row's dict says, preset, seed, the cell's values, stale,
+        seconds. `attrs` holds "missing" {cell: why}, "folders" {row: where its first seed worked} and "conditions"
+        (preset, data, seeds, wall time, device, versions, commit).
 
-    Raises ValueError for an unknown preset or option, a missing data folder, and rows that do not add up.
+    Raises:
+        ValueError: an unknown preset or option, a missing data folder, or rows that do not add up.
 
     >>> _ = Path("letters.py").write_text('''
     ... ROWS = ["a", "b"]
@@ -77,8 +84,9 @@ def run(
     cells = [cell if cell in chosen else replace(cell, stale="keep") for cell in cells]
     if older := of_another_scheme([*cells, *chosen]):
         print(
-            f"{', '.join(older)}: results or begun work of an older archlab, which named cells otherwise; they stay, "
-            "and do not count here: the archlab that began them can finish and report them",
+            f"{len(older)} cells are of an older archlab, which named them otherwise ({', '.join(older[:3])}"
+            f"{', …' if len(older) > 3 else ''}); they stay and do not count here: the archlab that began them can "
+            "finish and report them",
             file=sys.stderr,
         )
     outcomes = execute(chosen, workers, deadline)
@@ -93,7 +101,11 @@ def run(
 
 
 def plan_for(study, preset, data, seeds, stale, out, scratch) -> Plan:
-    """What `run` is asked for, checked. Raises ValueError for what it does not take."""
+    """What `run` is asked for, checked.
+
+    Raises:
+        ValueError: an option that it does not take.
+    """
     study = study if isinstance(study, str) else study.__name__
     if stale not in STALE:
         raise ValueError(f"stale must be one of {', '.join(STALE)}, got {stale!r}")

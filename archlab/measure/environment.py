@@ -15,9 +15,13 @@ from typing import Any
 import torch
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# Each has an attribute fp32_precision: of matrix products, convolutions and recurrent layers.
-_CUDA: tuple[Any, ...] = (torch.backends.cuda.matmul, *(getattr(torch.backends.cudnn, op) for op in ("conv", "rnn")))
-_CPU: tuple[Any, ...] = tuple(getattr(torch.backends.mkldnn, op) for op in ("matmul", "conv", "rnn"))
+# Each has an attribute fp32_precision: of matrix products, convolutions and recurrent layers. Before torch 2.9 there
+# are none, and the older pair of settings decides alone.
+_CUDA: tuple[Any, ...] = ()
+_CPU: tuple[Any, ...] = ()
+if hasattr(torch.backends.cudnn, "conv"):
+    _CUDA = (torch.backends.cuda.matmul, *(getattr(torch.backends.cudnn, op) for op in ("conv", "rnn")))
+    _CPU = tuple(getattr(torch.backends.mkldnn, op) for op in ("matmul", "conv", "rnn"))
 _SMI = {"driver": "driver_version", "clock_sm": "clocks.sm", "clock_memory": "clocks.mem", "power": "power.draw"}
 
 
@@ -71,6 +75,15 @@ def _tf32(allowed: bool) -> Iterator[None]:
             backend.fp32_precision = value
 
 
+def float32_precision(device: torch.device) -> tuple[str, str]:
+    """Return what products and convolutions in float32 are computed in on `device` now, each "ieee" or "tf32"."""
+    cuda = device.type == "cuda"
+    if backends := _CUDA if cuda else _CPU:
+        return backends[0].fp32_precision, backends[1].fp32_precision
+    products, convolutions = torch.get_float32_matmul_precision() != "highest", torch.backends.cudnn.allow_tf32
+    return "tf32" if products else "ieee", "tf32" if cuda and convolutions else "ieee"
+
+
 def conditions_on(device: torch.device, busy: Callable[[], Any]) -> dict[str, Any]:
     """Return machine, versions and settings for what is measured on `device`, to be asked for under `fixed_settings`.
 
@@ -82,14 +95,15 @@ def conditions_on(device: torch.device, busy: Callable[[], Any]) -> dict[str, An
         `conditions`, with the device's own; what cannot be found out is None.
     """
     cuda = device.type == "cuda"
+    products, convolutions = float32_precision(device)
     found = conditions() | {
         "device": torch.cuda.get_device_name(device) if cuda else _cpu_name(),
         "measured_on": str(device),
         "cpu_instructions": torch.backends.cpu.get_cpu_capability(),
         "cudnn": torch.backends.cudnn.version() if cuda else None,
         "cudnn_benchmark": torch.backends.cudnn.benchmark if cuda else None,
-        "float32_products": _CUDA[0].fp32_precision if cuda else _CPU[0].fp32_precision,
-        "float32_convolutions": _CUDA[1].fp32_precision if cuda else _CPU[1].fp32_precision,
+        "float32_products": products,
+        "float32_convolutions": convolutions,
         "date": time.strftime("%Y-%m-%d"),
     }
     if cuda:

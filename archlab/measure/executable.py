@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..capture.copies import copied
 from ..capture.example import Call, fresh, moved, run_example, tensors_in
 from ..capture.modes import failed_in
+from ..errors import add_note
 from .clocks import Work
 from .environment import DTYPES
 
@@ -157,7 +158,7 @@ def _run_first(name: str, work: Work, device: torch.device, precision: str) -> N
                 f"{name} does not run in {precision} on {device}, itself and its inputs cast: {_summary(error)}; "
                 f"{where}"
             ) from error
-        error.add_note(f"{where}: archlab ran {name} on the example on {device}")
+        add_note(error, f"{where}: archlab ran {name} on the example on {device}")
         raise
 
 
@@ -180,16 +181,18 @@ def _compiled_model(name: str, net: nn.Module, given: Any) -> tuple[Work, int]:
     from torch._dynamo import config  # these take longer to import than all of archlab
     from torch._dynamo.utils import counters
 
+    names = ("fail_on_recompile_limit_hit", "fail_on_cache_limit_hit")  # the second in torch 2.6
+    strict = next(name for name in names if hasattr(config, name))
     fast = compiled(_run_on)
     before = counters["stats"]["unique_graphs"]
     try:
-        with warnings.catch_warnings(), config.patch(fail_on_recompile_limit_hit=True):
+        with warnings.catch_warnings(), config.patch({strict: True}):
             warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # whether it is on, was asked for
             fast(net, given)
     except Exception as error:
         hint = "" if "RecompileLimit" not in type(error).__name__ else (
-            ": parts of it would run in eager mode; torch.compiler.config.recompile_limit is how many versions of one "
-            "piece of code are made"
+            ": parts of it would run in eager mode; torch.compiler.config.recompile_limit (in torch 2.6 "
+            "torch._dynamo.config.cache_size_limit) is how many versions of one piece of code are made"
         )  # fmt: skip
         raise ValueError(f"torch.compile fails on {name}, which runs in eager mode: {_summary(error)}{hint}") from error
     graphs = counters["stats"]["unique_graphs"] - before

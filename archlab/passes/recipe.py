@@ -97,7 +97,9 @@ def _step(data: Mapping[str, Any]) -> Step:
         step["checked"] = text.partition(": ")[2] or text
         step["equality"] = "none" if text.startswith("none") else "interior" if interior else "exact"
     step["equality"] = Equality(step["equality"])
-    return Step(**step | {name: tuple(step.get(name, ())) for name in ("found", "taken", "idle")})
+    for name in ("found", "taken", "idle"):
+        step[name] = tuple(step.get(name, ()))
+    return Step(**step)
 
 
 def recipe(model: nn.Module) -> Recipe:

@@ -99,11 +99,13 @@ def put_switches(
     """A copy of `model` with switches at the sites `taken`; `.ran` is what it did with `omegas` (default: all 0)."""
 
     def run(net: nn.Module) -> Any:
-        for site in taken if omegas else ():
-            omega = net.get_submodule(site.path)._parameters.get(omega_name(site.id))
+        for name, value in values.items():
+            omega = net.get_submodule(owners[name])._parameters.get(omega_name(name))
             if omega is not None:  # else it has moved to the child that is called, with its value
-                omega.data.fill_(omegas[site.id])
+                omega.data.fill_(value)
         return observe(net, example)
+
+    values, owners = omegas or {}, {site.id: site.path for site in taken}
 
     edits = [Edit(site.target, Blend(omega_name(site.id))) for site in taken]
     made = rewrite(model, example, edits, record=found.record, run=run)

@@ -26,11 +26,7 @@ from .checkpoint import (
     signature,
 )
 from .history import History
-from .optimization import (
-    Optimization,
-    Schedule,
-    constant,  # until every study takes it from archlab.training
-)
+from .optimization import Optimization, Schedule, constant
 from .options import check_names, pick
 from .progress import Display, bar
 from .task import Task, numbered_batches

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from ..errors import add_note
 from .fit import Fit, fit
 from .history import TrainingFailed
 from .task import Task
@@ -49,7 +50,7 @@ class Phases:
                 **{**self.options, **options},
             )
         except TrainingFailed as error:
-            error.add_note(f"the step is counted within the phase {phase!r}, which begins at batch {first}")
+            add_note(error, f"the step is counted within the phase {phase!r}, which begins at batch {first}")
             raise
         self.done[phase] = first, went
         self.first += steps

@@ -174,7 +174,7 @@ def test_another_threshold_keeps_the_soft_phase_only(tmp_path):
 def test_a_soft_phase_that_is_begun_again_does_not_go_on_in_the_old_later_ones(tmp_path):
     learn_to_remove(Net(), TASK, **FAST, folder=tmp_path, evaluate=True)
     (tmp_path / "soft" / "checkpoint.pt").unlink()
-    other = FAST | dict(lam=FAST.get("lam", 0.05) / 2)
+    other = FAST | dict(lam=0.2)
     with pytest.raises(CheckpointMismatch, match=r"settings\['omegas'\]"):
         learn_to_remove(Net(), TASK, **other, folder=tmp_path, evaluate=True)
 

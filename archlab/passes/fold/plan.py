@@ -76,14 +76,14 @@ def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tupl
         )
         if not readers:
             return stopping
-        # 2. Go on: the segment is merged into every reader, and not computed by itself. Exact only where `then` says so.
+        # 2. Go on: the segment is merged into every reader and not computed by itself, where `then` finds that exact.
         later = readers[-1].address
         try:
             going = [best(joined(segment, reader)) for reader in readers]
         except NotExact as error:
             skipped.setdefault(later, f"not merged with {segment.links[-1].address}: {error}")
             return stopping
-        # 3. The cheaper of both. What several readers go on from must be held by a layer of theirs: a module becomes one.
+        # 3. The cheaper of both. What several readers go on from must be held by layers of theirs, a module each.
         total = sum(total for total, _ in going)
         if len(readers) > 1 and any(_held_before(found[0], segment) for _, found in going):
             return stopping

@@ -1,4 +1,4 @@
-"""The bench measures what it says, interleaved, and writes its report; its numbers are not judged here."""
+"""The bench measures what it says, interleaved, and writes its report; no test asks its numbers."""
 
 import time
 from dataclasses import replace

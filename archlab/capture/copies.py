@@ -1,7 +1,9 @@
 """Copies of models: to run without touching the original, and to change."""
 
 import copy
+import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,18 +13,18 @@ from torch.overrides import TorchFunctionMode
 
 
 def structural_copy(model: nn.Module, device: str | None = None) -> nn.Module:
-    """A copy of `model` that shares the storage of its parameters but no buffer, attribute or hook table.
+    """A copy of `model` to run: it keeps nothing for a backward, as its parameters ask for no gradient.
 
-    Running it leaves the original untouched, and keeps nothing for a backward: its parameters ask for no
-    gradient. With ``device="meta"`` nothing is shared and no storage is allocated.
+    It shares no storage with the original, whose parameters a forward may change in place (an embedding with a largest
+    norm does). With ``device="meta"`` no storage is allocated.
     """
     refuse_wrappers(model)
     memo: dict[int, Any] = {}
     for p in model.parameters():
         if device is not None:
             memo[id(p)] = nn.Parameter(torch.empty_like(p, device=device), requires_grad=False)
-        else:  # a parameter of a class of its own may be more than its values
-            memo[id(p)] = nn.Parameter(p.detach(), requires_grad=False) if type(p) is nn.Parameter else p
+        elif type(p) is nn.Parameter:  # one of a class of its own may be more than its values
+            memo[id(p)] = nn.Parameter(p.detach().clone(), requires_grad=False)
     if device is not None:
         memo |= {id(b): torch.empty_like(b, device=device) for b in model.buffers()}
     return copied(model, memo)
@@ -31,13 +33,27 @@ def structural_copy(model: nn.Module, device: str | None = None) -> nn.Module:
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """``copy.deepcopy`` for a model that may hold results of its last run: these are copied without their history."""
     memo = {} if memo is None else memo
-    for module in model.modules():  # most of the tables of a module are empty, and deepcopy is slow to see that
-        memo |= {id(table): type(table)() for table in vars(module).values() if type(table) in _TABLES and not table}
+    for module in model.modules():
+        for value in vars(module).values():
+            if type(value) in _TABLES and not value:  # most are empty, and deepcopy is slow to see that
+                memo[id(value)] = type(value)()
+            elif type(value) in _COPIES:
+                memo[id(value)] = _COPIES[type(value)](value)
     with _CopyResults():
         return copy.deepcopy(model, memo)
 
 
+def _copied_generator(generator: torch.Generator) -> torch.Generator:
+    return torch.Generator(generator.device).set_state(generator.get_state())
+
+
 _TABLES = (dict, OrderedDict, set)
+# What deepcopy cannot copy, and modules hold all the same.
+_COPIES: dict[type, Callable[[Any], Any]] = {
+    torch.Generator: _copied_generator,
+    type(threading.Lock()): lambda lock: threading.Lock(),
+    type(threading.RLock()): lambda lock: threading.RLock(),
+}
 
 
 class _CopyResults(TorchFunctionMode):

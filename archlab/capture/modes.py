@@ -1,11 +1,12 @@
 """Modes that models run under, and where in a model an error was raised."""
 
+import random
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
-import torch.fx
 from torch import Tensor
 
 from .frames import MODULE_CALL
@@ -36,3 +37,25 @@ def no_fused_layers() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def random_states_kept(gpus: Sequence[int], *, seed: int | None = None) -> Iterator[None]:
+    """While open, whatever draws random numbers may do so: the global generators are as before afterwards, torch's on
+    the CPU and those `gpus`, NumPy's and Python's. `seed` sets all of them first."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=gpus):
+            if seed is not None:
+                seed_all(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def seed_all(seed: int) -> None:
+    """Set every global generator: torch's, NumPy's and Python's."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)

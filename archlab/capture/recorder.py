@@ -10,7 +10,7 @@ is its *container*. What is recorded is in `record`.
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -26,8 +26,9 @@ from ..errors import add_note
 from .copies import devices_of, structural_copy
 from .example import Call, fresh, moved, run_example, tensors_in
 from .frames import asks_for_a_model, is_module_call, is_plumbing
+from .functions import applied_by
 from .location import ORIGINS, Location, call_stack, model_frames
-from .modes import failed_in, no_fused_layers, under_autocast
+from .modes import failed_in, no_fused_layers, random_states_kept, under_autocast
 from .record import Capture, Execution, ModuleCall, Op
 
 # Calls and properties that mostly ask a tensor something; they are most of what a mode sees.
@@ -42,7 +43,7 @@ def capture(model: nn.Module, example: Any) -> Capture:
     """Run `example` once and record it. `model`, its buffers and the random state are left as they were."""
     probe = structural_copy(model)
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=devices_of(probe)))
+        stack.enter_context(random_states_kept(devices_of(probe)))
         return _record(probe, example, stack)
 
 
@@ -52,6 +53,7 @@ def capture_meta(model: nn.Module, example: Any) -> Capture:
     Raises whatever the model raises there: data-dependent control flow cannot run without data.
     """
     with ExitStack() as stack:
+        stack.enter_context(random_states_kept(()))
         return _record(structural_copy(model, "meta"), moved(example, device="meta"), stack)
 
 
@@ -65,6 +67,7 @@ def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
     stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention counts no flops on a CPU
     stack.enter_context(torch.enable_grad())
     stack.enter_context(recorder.module_calls())
+    stack.enter_context(applied_by(recorder.apply_function))
     stack.enter_context(flops)
     try:
         with recorder:
@@ -105,6 +108,7 @@ class _Recorder(TorchFunctionMode):
         self.ops: list[Op] = []
         self.calls: list[ModuleCall] = []
         self.stack: list[ModuleCall] = []
+        self.inside_function = False
         self.executions: list[dict[Any, Execution]] = [{}]  # per running module call, by entry frame
         self.values: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.aliases: dict[int, WeakIdKeyDictionary] = {}  # address of a storage -> the living tensors on it
@@ -209,6 +213,8 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if self.inside_function:
+            return func(*args, **kwargs)
         # 1. A question, whose answer is no tensor, is noted and is no op.
         name = getattr(func, "__name__", "")
         if name in _QUESTIONS:
@@ -216,23 +222,27 @@ class _Recorder(TorchFunctionMode):
             if not isinstance(answer, Tensor):
                 self._note_question(getattr(func, "__self__", func), args, sys._getframe(1))
                 return answer
+        return self._recorded(func, func, args, kwargs, sys._getframe(1))
+
+    def _recorded(self, func: Callable, call: Callable, args: tuple, kwargs: dict, frame: Any) -> Any:
+        """The result of ``call(*args, **kwargs)``, issued at `frame`; noted as an op of the function `func`."""
         # 2. The call itself, with what it was given noted before: it may change that in place.
         given = tensors_in((args, kwargs))
         versions = [_version(t) for t in given]
         inputs = tuple(self.value_of(t) for t in given)
         shapes = tuple(tuple(t.shape) for t in given)
         flops = self.flops.get_total_flops()
-        result = func(*args, **kwargs)
+        result = call(*args, **kwargs)
         # 3. What it made and changed. A call that did neither was a question after all, or handed its input through.
         made = tensors_in(result)
         changed = [t for t, v in zip(given, versions, strict=True) if _version(t) != v]
         if not made and not changed:
-            self._note_question(func, args, sys._getframe(1))
+            self._note_question(func, args, frame)
             return result
         if made and not changed and all(any(m is g for g in given) for m in made):
             return result  # handed through: .to() of the same device, .contiguous() of a contiguous tensor
         # 4. The op: where it was issued, what it read, and new numbers for what it wrote.
-        execution, location = self.locate(sys._getframe(1))
+        execution, location = self.locate(frame)
         op = Op(len(self.ops), func, execution, location, self.stack[-1] if self.stack else None)
         op.inputs, op.in_shapes, op.in_dtypes = inputs, shapes, tuple(t.dtype for t in given)
         op.params = tuple(self.constants[v] for v in inputs if v in self.constants)
@@ -255,6 +265,20 @@ class _Recorder(TorchFunctionMode):
         op.view = not changed and any(self.storage.get(v) in read for v in op.outputs)
         self.ops.append(op)
         return result
+
+    def apply_function(self, apply: Callable, args: tuple, kwargs: dict) -> Any:
+        """A custom autograd function, as one op: what runs inside is not recorded."""
+
+        def whole(*args: Any, **kwargs: Any) -> Any:
+            self.inside_function = True
+            try:
+                return apply(*args, **kwargs)
+            finally:
+                self.inside_function = False
+
+        if self.inside_function:
+            return apply(*args, **kwargs)
+        return self._recorded(apply, whole, args, kwargs, sys._getframe(1))
 
     def _note_question(self, func: Any, args: tuple, frame: Any) -> None:
         """The model's own code asked a tensor for more than its kind: its shape, or what it holds."""

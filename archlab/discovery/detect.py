@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..capture.dataflow import RESHAPES, Flow
+from ..capture.functions import is_custom_function
 from ..capture.record import Execution, ModuleCall, Op
 from ..rewrite.target import issued
 from .kinds import Kind
@@ -46,6 +47,9 @@ def in_op(op: Op, flow: Flow) -> Iterator[Found | Skipped]:
     """What an op is."""
     if op.func in ACTIVATIONS or op.func in SOFTMAX:
         yield _activation(op, flow)
+    elif is_custom_function(op.func):
+        reason = "a custom autograd function: what it computes cannot be seen"
+        yield Skipped(op.execution.module, op.name, Kind.ACTIVATION, reason)
     elif op.name == "glu":
         reason = "a gate that halves the channels: no identity can stand for it"
         yield Skipped(op.execution.module, "glu", Kind.ACTIVATION, reason)

@@ -1,6 +1,6 @@
 """`sites`: every removable part of a model, with how it would be rewritten."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,20 +60,33 @@ def _tried(model: nn.Module, example: Any, found: Sites) -> Sites:
     for site in found:
         first_at.setdefault(site.target.key, site)
     edits = [Edit(site.target, Freeze(0.0)) for site in first_at.values()]
-    try:  # without data where the model runs so: what is asked is what its code looks like
-        on_meta = moved(example, device="meta")
-        tried = attempt(structural_copy(model, "meta"), on_meta, edits, record=found.record, run=_runs(on_meta))
-    except Exception:  # whatever the model raises that cannot run so
-        tried = attempt(structural_copy(model), example, edits, record=found.record, run=_runs(example))
+    tried = _attempts(model, example, edits, found)
     listed, skipped = [], list(found.skipped)
     for site in found:
-        first = first_at[site.target.key].id
-        how = tried.how[first]
-        reason = tried.reasons.get(first, "") if how in (How.INTERCEPTED, How.REFUSED) else ""
+        how, why = tried[first_at[site.target.key].id]
+        reason = why if how in (How.INTERCEPTED, How.REFUSED) else ""
         listed.append(replace(site, how=how, reason=reason))
         if not site.grad:
             skipped.append(Skipped(site.path, site.op, site.kind, f"{site.id}: no gradient reaches it", site.module))
     return Sites(listed, skipped, found.record)
+
+
+def _attempts(model: nn.Module, example: Any, edits: Sequence[Edit], found: Sites) -> dict[str, tuple[How, str]]:
+    """How each edit goes, by name, and why not otherwise: all at once, or where that fails by halves."""
+    try:  # without data where the model runs so: what is asked is what its code looks like
+        on_meta = moved(example, device="meta")
+        made = attempt(structural_copy(model, "meta"), on_meta, edits, record=found.record, run=_runs(on_meta))
+    except Exception:  # whatever the model raises that cannot run so
+        try:
+            made = attempt(structural_copy(model), example, edits, record=found.record, run=_runs(example))
+        except Exception as error:  # one edit is beyond us, or the model's code beyond tracing
+            if len(edits) == 1:
+                text = str(error).strip().split("\n")[0]
+                return {edits[0].target.name: (How.REFUSED, f"{type(error).__name__}: {text}")}
+            middle = len(edits) // 2
+            halves = (edits[:middle], edits[middle:])
+            return {name: told for half in halves for name, told in _attempts(model, example, half, found).items()}
+    return {name: (how, made.reasons.get(name, "")) for name, how in made.how.items()}
 
 
 def _runs(example: Any) -> Callable[[nn.Module], None]:

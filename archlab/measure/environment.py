@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from ..capture.modes import random_states_kept
+
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Each has an attribute fp32_precision: of matrix products, convolutions and recurrent layers. Before torch 2.9 there
 # are none, and the older pair of settings decides alone.
@@ -36,7 +38,7 @@ def fixed_settings(device: torch.device, *, tf32: bool) -> Iterator[None]:
     with ExitStack() as stack:
         if cuda:
             stack.enter_context(torch.cuda.device(device))
-        stack.enter_context(torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else []))
+        stack.enter_context(random_states_kept([torch.cuda.current_device()] if cuda else []))
         stack.enter_context(torch.inference_mode())
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(_tf32(tf32))

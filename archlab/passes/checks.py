@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ..capture.copies import copied, devices_of, structural_copy
 from ..capture.example import fresh, moved, run_example, tensors_in, varied
-from ..capture.modes import no_fused_layers
+from ..capture.modes import no_fused_layers, random_states_kept, seed_all
 from ..capture.record import Capture
-from .recipe import Equality, Step, recipe, with_step
+from .recipe import Equality, Step, modes_of, recipe, with_step
 
 EXACT, CLOSE = 1e-10, 1e-5  # relative differences that a pass allows itself in float64 and in the model's own dtype
 
@@ -40,14 +40,13 @@ def observe(model: nn.Module, example: Any) -> Observed:
 
     Raises what the model raises on the way forward.
     """
-    with torch.random.fork_rng(devices=devices_of(model)), no_fused_layers(), warnings.catch_warnings():
+    with random_states_kept(devices_of(model), seed=0), no_fused_layers(), warnings.catch_warnings():
         # Code that asks what a tensor holds is told, now that it has a gradient, that it should not.
         warnings.filterwarnings("ignore", "Converting a tensor with requires_grad=True to a scalar")
-        torch.manual_seed(0)
         try:
             return _differentiated(model, example)
         except RuntimeError:  # it changes a parameter in place, or holds what has no gradient
-            torch.manual_seed(0)
+            seed_all(0)
             with torch.no_grad():
                 return Observed(run_example(structural_copy(model), fresh(example)), None)
 
@@ -106,8 +105,7 @@ def compare(model: nn.Module, other: nn.Module, example: Any) -> float:
     """The `difference` of two models' outputs on an example, run on copies, from the same random state."""
     made = []
     for net in (model, other):
-        with torch.random.fork_rng(devices=devices_of(net)), torch.no_grad(), no_fused_layers():
-            torch.manual_seed(0)
+        with random_states_kept(devices_of(net), seed=0), torch.no_grad(), no_fused_layers():
             made.append(run_example(structural_copy(net), fresh(example)))
     return difference(*made)
 
@@ -185,6 +183,7 @@ def finish(
         equality=equality,
         checked=checked,
         idle=tuple(idle),
+        **modes_of(model),
     )
     return with_step(made, recipe(model), step)
 

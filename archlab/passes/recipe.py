@@ -31,9 +31,10 @@ class Step:
     `name` is the pass, `options` its resolved decisions (never the criterion behind them); `found` are the names of all
     sites or layers that it considered, `taken` those it changed, `skipped` the others with the reason; `how` says for
     each taken one how it was rewritten; `before` and `after` hold ``params`` and ``macs``; `equality` is what the pass
-    promises, `checked` how that was checked before the model was returned; `idle` names parameters that are still
-    computed with though no output needs them any more, as they feed a removed site from code that could not be
-    rewritten with it.
+    promises, `checked` how that was checked before the model was returned; `training` is the mode of the model then,
+    and `otherwise` names the modules that were in the other one: a recipe is replayed so; `idle` names parameters that
+    are still computed with though no output needs them any more, as they feed a removed site from code that could not
+    be rewritten with it.
     """
 
     name: str
@@ -46,6 +47,8 @@ class Step:
     after: dict[str, int] = field(default_factory=dict)
     equality: Equality = Equality.NONE
     checked: str = ""
+    training: bool | None = None  # None: any
+    otherwise: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
 
     @property
@@ -97,7 +100,7 @@ def _step(data: Mapping[str, Any]) -> Step:
         step["checked"] = text.partition(": ")[2] or text
         step["equality"] = "none" if text.startswith("none") else "interior" if interior else "exact"
     step["equality"] = Equality(step["equality"])
-    for name in ("found", "taken", "idle"):
+    for name in ("found", "taken", "idle", "otherwise"):
         step[name] = tuple(step.get(name, ()))
     return Step(**step)
 
@@ -118,6 +121,31 @@ def with_step(model: nn.Module, before: Recipe, step: Step) -> nn.Module:
     """`model` with its recipe: `before`, that of the model it was made from, and one more step."""
     setattr(model, _ATTRIBUTE, Recipe(before.model, (*before.steps, step)))
     return model
+
+
+def modes_of(model: nn.Module) -> dict[str, Any]:
+    """The mode of `model`, as a step keeps it."""
+    return {
+        "training": model.training,
+        "otherwise": tuple(path for path, m in model.named_modules() if m.training is not model.training),
+    }
+
+
+def _in_mode(model: nn.Module, step: Step, call: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """What `call` makes of `model` in the mode that `step` was made in; it is given back in that of `model`."""
+    if step.training is None or modes_of(model) == {"training": step.training, "otherwise": step.otherwise}:
+        return call(model)
+    before = {path: module.training for path, module in model.named_modules()}
+    for path, module in model.named_modules():
+        module.training = step.training is not (path in step.otherwise)
+    try:
+        made = call(model)
+    finally:
+        for path, module in model.named_modules():
+            module.training = before[path]
+    for path, module in made.named_modules():
+        module.training = before.get(path, model.training)
+    return made
 
 
 def forget_last_step_(model: nn.Module) -> None:
@@ -165,7 +193,7 @@ def apply_steps(
             signature.bind(model, example, **options)
         except TypeError as error:
             raise ValueError(f"step {step.name!r} does not take the options {list(step.options)}: {error}") from error
-        model = passes[step.name](model, example, **options)
+        model = _in_mode(model, step, lambda model, call=passes[step.name], o=options: call(model, example, **o))
         *before, made = recipe(model).steps
         with_step(
             model, Recipe(steps.model, tuple(before)), replace(made, skipped=step.skipped)

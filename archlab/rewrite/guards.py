@@ -1,7 +1,9 @@
 """Which calls of a method a traced graph is valid for, and the graph as a function that runs."""
 
 import itertools
+import keyword
 import linecache
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,8 @@ from ..capture.location import ORIGINS, Location
 
 PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
 _NUMBERS = itertools.count()
+_PART = rf"(?!(?:{'|'.join(keyword.kwlist)})(?:\.|$))[A-Za-z_][A-Za-z0-9_]*|\d+"
+_PLAIN_PATH = re.compile(rf"(?:{_PART})(?:\.(?:{_PART}))*")  # what fx writes into code as it is
 
 
 class Untraceable(Exception):
@@ -150,10 +154,32 @@ def compile_graph(graph: fx.Graph, origin: tuple[str, str, Any]) -> Callable:
 
 
 def _compiled(graph: fx.Graph, name: str, filename: str) -> tuple[Callable, str]:
-    code = graph.python_code("self", verbose=False)
+    """The graph as a function, and its source. A path stands in it only where all its names are plain ones.
+
+    Names of modules are data, a key of a ModuleDict may be any text: what is no identifier is reached by its number.
+    """
+    paths: list[str] = []
+    strange = [
+        n for n in graph.nodes if n.op in ("call_module", "get_attr") and not _PLAIN_PATH.fullmatch(str(n.target))
+    ]
+    for node in strange:
+        paths.append(str(node.target))
+        node.target = f"archlab_path_{len(paths) - 1}"
+    try:
+        code = graph.python_code("self", verbose=False)
+    finally:
+        for node, path in zip(strange, paths, strict=True):
+            node.target = path
     source = code.src.replace("def forward(", f"def {name}(", 1)
+    source = re.sub(r"self\.archlab_path_(\d+)", r"archlab_at(self, \1)", source)
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
-    scope = dict(code.globals)
+
+    def at(module: Any, number: int) -> Any:
+        for part in paths[number].split("."):
+            module = getattr(module, part)
+        return module
+
+    scope = {**code.globals, "archlab_at": at}
     exec(compile(source, filename, "exec"), scope)
     return scope[name], source
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from ..capture.copies import copied, devices_of, refuse_wrappers, structural_copy
 from ..capture.example import fresh, run_example
-from ..capture.modes import no_fused_layers
+from ..capture.modes import no_fused_layers, random_states_kept
 from ..capture.record import Capture
 from .inject import OMEGA_CALL, inject, injected, runners_of
 from .override import EditedChild, Method, WatchedChild
@@ -222,7 +222,7 @@ def trace_other_modes(model: nn.Module, example: Any) -> None:
 def quietly(model: nn.Module) -> ExitStack:
     """Without gradients, fused layers and traces in the random state."""
     stack = ExitStack()
-    stack.enter_context(torch.random.fork_rng(devices=devices_of(model)))
+    stack.enter_context(random_states_kept(devices_of(model)))
     stack.enter_context(torch.no_grad())
     stack.enter_context(no_fused_layers())  # what a graph is made of are the ops that the fused kernel hides
     return stack

@@ -11,6 +11,7 @@ else than its local variables, or draws random numbers outside torch, is not tra
 """
 
 import builtins
+import keyword
 import operator
 import sys
 from collections import OrderedDict
@@ -26,8 +27,10 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.fx.node import map_arg
 from torch.fx.proxy import Attribute
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from ..capture.frames import is_tracing
+from ..capture.functions import applied_by
 from ..capture.location import Location, stack_to
 from .guards import (
     PLAIN,
@@ -72,7 +75,9 @@ class _Proxy(fx.Proxy):
 
     tracer: "_Tracer"
 
-    def __getattr__(self, name: str) -> "_Attribute":
+    def __getattr__(self, name: str) -> "_Proxy":
+        if name in _TENSOR_ATTRIBUTES:  # an op like any other, where it is asked for
+            return self.tracer.create_proxy("call_function", getattr, (self, name), {})
         return _Attribute(self, name)
 
     def __len__(self) -> int:
@@ -122,6 +127,7 @@ for _name in (*magic_methods, *_INPLACE_OPERATORS, *_ASKED):
 
 _FACT_METHODS = frozenset({"size", "dim", "numel", "stride", "is_floating_point", "get_device"})
 _FACT_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad", "layout"})
+_TENSOR_ATTRIBUTES = frozenset({"T", "mT", "H", "mH", "real", "imag", "data"})
 _NO_TENSOR_METHODS = _FACT_METHODS | {"item", "tolist"}
 
 
@@ -204,7 +210,8 @@ class _Tracer(fx.Tracer):
         # 1. Run the code on proxies, while what it reads is noted and what it changes makes it untraceable.
         reads: dict[tuple[str, str], Any] = {}
         grad = torch.is_grad_enabled()
-        with watched(module, reads, self.mind_grad), _Factories(self), _proxies_pass_for_tensors():
+        modes = _Factories(self), _proxies_pass_for_tensors(), applied_by(self.leaf)
+        with watched(module, reads, self.mind_grad), modes[0], modes[1], modes[2]:
             graph = self.trace(module)
         if are_changed(self.handed):
             raise Untraceable("it changes a list or dict that it was given")
@@ -213,6 +220,12 @@ class _Tracer(fx.Tracer):
         ask = fact_function(graph, list(self.facts)) if facts else None
         noted = tuple((path, name, value) for (path, name), value in reads.items())
         return GuardedGraph(args, kwargs, noted, graph, facts, ask, grad if self.minds_grad else None)
+
+    def leaf(self, apply: Callable, args: tuple, kwargs: dict) -> Any:
+        """A custom autograd function is a node, where it gets what is traced: its backward is its own."""
+        if not any(isinstance(value, fx.Proxy) for value in tree_leaves((args, kwargs))):
+            return apply(*args, **kwargs)
+        return self.create_proxy("call_function", apply, args, kwargs)
 
     def mind_grad(self) -> None:
         """From here on the graph hangs on the gradient mode of its trace."""
@@ -305,8 +318,11 @@ class _Tracer(fx.Tracer):
         return self.create_node("call_function", type(made), args, kwargs)  # type: ignore[arg-type]
 
     def create_proxy(self, kind, target, args, kwargs, *rest, **named):
+        if not all(key.isidentifier() and not keyword.iskeyword(key) for key in kwargs):
+            raise Untraceable("it calls with a keyword that is no name")  # which fx would write into code
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
-        if kind not in ("placeholder", "get_attr", "output"):
+        asks = target is getattr and args[1] not in _TENSOR_ATTRIBUTES
+        if kind not in ("placeholder", "get_attr", "output") and not asks:
             if not autocast_is_marked():
                 raise Untraceable("it switches autocast on or off")
             proxy.node.meta["location"] = self._location(sys._getframe(1))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...capture.copies import copied, devices_of
 from ...capture.example import fresh, run_example, tensors_in
+from ...capture.modes import random_states_kept
 from ...capture.record import Capture, Op
 from ...capture.recorder import capture
 from ..fold.linear import shared_parameters
@@ -76,7 +77,7 @@ def groups_of(model: nn.Module, example: Any, globs: Sequence[str] = ("*",)) -> 
         graph = tp.DependencyGraph()
         found = []
         try:
-            with torch.enable_grad(), torch.random.fork_rng(devices=devices_of(net)), _bounded(tp, net):
+            with torch.enable_grad(), random_states_kept(devices_of(net)), _bounded(tp, net):
                 graph.build_dependency(net, example, forward_fn=_outputs, verbose=False)
                 seen: set[nn.Module] = set()
                 for root in sorted(roots, key=lambda module: order.get(names[module], len(order))):

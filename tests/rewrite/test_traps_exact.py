@@ -1,0 +1,216 @@
+"""Traps in which a pass said "exact" and was not, or changed what it was to look at; each on a model of its own."""
+
+import random
+import threading
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import archlab as al
+from tests.rewrite.traps import assert_near
+
+
+class Sign(torch.autograd.Function):
+    """A straight-through estimator: the sign forward, the identity backward."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.sign(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        return g
+
+
+class Reverse(torch.autograd.Function):
+    """A gradient-reversal layer: its input itself forward."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x
+
+    @staticmethod
+    def backward(ctx, g):
+        return -g
+
+
+class Split(torch.autograd.Function):
+    """Two outputs, and a weight among the inputs."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return F.relu(x) * weight, x * 2
+
+    @staticmethod
+    def backward(ctx, a, b):
+        x, weight = ctx.saved_tensors
+        return 3 * a * weight + b, (a * x).sum(0)
+
+
+class Estimator(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.c(Sign.apply(F.hardtanh(x)))
+
+
+class Adversarial(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features, self.c, self.d = nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = torch.relu(self.features(x))
+        return self.c(x), self.d(torch.tanh(Reverse.apply(x)))
+
+
+class Weighted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.weight = nn.Linear(4, 4), nn.Parameter(torch.rand(4))
+
+    def forward(self, x):
+        a, b = Split.apply(torch.relu(self.a(x)), self.weight)
+        return a + torch.sigmoid(b)
+
+
+def gradients(net, x):
+    net.zero_grad()
+    x = x.clone().requires_grad_()
+    out = net(x)
+    sum(
+        (t * torch.arange(t.numel()).reshape(t.shape)).sum() for t in (out if isinstance(out, tuple) else (out,))
+    ).backward()
+    return [x.grad, *(p.grad for n, p in net.named_parameters() if "omega" not in n)]
+
+
+@pytest.mark.parametrize("build", [Estimator, Adversarial, Weighted])
+def test_a_custom_backward_is_kept(build):
+    net, x = nn.Sequential(nn.Linear(4, 4), build()), torch.randn(3, 4)
+    assert all(site.grad for site in al.sites(net, x, kinds="activation"))
+    soft = al.switch(net, x, kinds="activation")
+    for mine, theirs in zip(gradients(soft, x), gradients(net, x), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_the_backward_behind_a_removed_activation_is_the_functions():
+    net, x = nn.Sequential(nn.Linear(4, 4), Estimator()), torch.randn(3, 4)
+    thin = al.remove(net, x, kinds="activation")
+    for mine, theirs in zip(gradients(thin, x), gradients(nn.Sequential(net[0], Signed(net[1].c)), x), strict=True):
+        assert_near(mine, theirs)
+
+
+class Signed(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.c = c
+
+    def forward(self, x):
+        return self.c(Sign.apply(x))
+
+
+def test_what_runs_inside_of_a_custom_function_is_no_site():
+    found = al.sites(Weighted(), torch.randn(3, 4), kinds="activation")
+    assert [site.op for site in found] == ["relu", "sigmoid"]
+    assert "a custom autograd function: what it computes cannot be seen" in set(found.skipped_frame()["reason"])
+
+
+class Attributes(nn.Module):
+    """Ops on attributes of tensors that are traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.h = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        g = self.a(x) @ x.T
+        y = F.relu(g.T) @ x + torch.tanh(g.mT) @ x
+        return self.h(y + (y + y.ndim).real)
+
+    def by_hand(self, x):
+        g = self.a(x) @ x.T
+        y = 2 * (g.T @ x)
+        return self.h(y + y + y.ndim)
+
+
+def test_an_edit_behind_an_attribute_of_a_tensor():
+    net, x = Attributes(), torch.randn(3, 4)
+    thin = al.remove(net, x, kinds="activation")
+    assert_near(thin(x), net.by_hand(x))
+    assert {site.how for site in al.sites(net, x)} == {"local"}
+
+
+class Clamps(nn.Module):
+    """Keeps its weights small in its forward, as some spiking and non-negative networks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.a.weight.clamp_(-0.01, 0.01)
+        return self.b(torch.relu(self.a(x)))
+
+
+PUBLIC = {
+    "sites": lambda net, x: al.sites(net, x),
+    "cost": lambda net, x: al.cost(net, x),
+    "switch": lambda net, x: al.switch(net, x, kinds="activation"),
+    "remove": lambda net, x: al.remove(net, x, kinds="activation"),
+    "fold": lambda net, x: al.fold(net, x, cost=lambda layer, shape: 1.0),
+    "speed": lambda net, x: al.speed(net, x, seconds=0.01),
+    "replace": lambda net, x: al.replace(net, "1", nn.Identity),
+}
+
+
+@pytest.mark.parametrize("call", PUBLIC)
+@pytest.mark.parametrize(
+    ("build", "example"),
+    [
+        (lambda: nn.Sequential(nn.Embedding(10, 4, max_norm=1.0), nn.Linear(4, 4), nn.ReLU()), torch.arange(10)[None]),
+        (lambda: nn.Sequential(nn.Linear(4, 4), Clamps()), torch.randn(3, 4)),
+    ],
+    ids=["embedding", "clamps"],
+)
+def test_looking_changes_no_weight(call, build, example):
+    net = build().eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    try:
+        PUBLIC[call](net, example)
+    except ValueError as error:
+        assert call == "fold" and "nothing to fold" in str(error)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+
+class Chance(nn.Module):
+    """Draws from every generator there is, one of its own among them, under a lock of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.own, self.lock = nn.Linear(4, 4), torch.Generator().manual_seed(5), threading.Lock()
+
+    def forward(self, x):
+        with self.lock:
+            own = torch.rand((), generator=self.own)
+        return torch.relu(self.a(x)) + own + random.random() + np.random.rand() + torch.rand(())
+
+
+@pytest.mark.parametrize("call", [name for name in PUBLIC if name not in ("fold", "replace")])
+def test_generators_are_as_before(call):
+    net, x = Chance(), torch.randn(3, 4)
+
+    def states():
+        return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state(), net.own.get_state()]
+
+    before = states()
+    PUBLIC[call](net, x)
+    for mine, theirs in zip(states(), before, strict=True):
+        assert torch.equal(mine, theirs) if isinstance(mine, torch.Tensor) else mine == theirs

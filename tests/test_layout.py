@@ -1,6 +1,7 @@
 """Nine rooms: imports run one way, rooms stay small, and no file reaches into the private names of another."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,35 @@ def test_no_file_reaches_into_the_private_names_of_another(file):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and isinstance(node.value, ast.Name):
             wrong += [f"{node.value.id}.{node.attr}"] if node.value.id in whole else []
     assert not [name for name in wrong if name != "__version__"]
+
+
+# What studies import: archlab's public names, and those of the rooms that are public. These files need more:
+STUDIES = PACKAGE.parent / "studies"
+MORE = {
+    "bench/cases.py": {"archlab.rewrite.blend"},  # measures archlab's blend against its rivals
+    "coverage/checks.py": {"archlab.capture.example"},  # runs an example of any form, and compares outputs of any
+    "coverage/witness.py": {"archlab.capture.example"},  # the same, beside archlab's own record
+    "motion/video/stream.py": {"archlab.measure.executable"},  # compiles and captures as `al.speed` does, by one code
+}
+
+
+@pytest.mark.parametrize("file", sorted(STUDIES.rglob("*.py")), ids=lambda file: str(file.relative_to(STUDIES)))
+def test_studies_import_public_names_only(file):
+    tree, more = ast.parse(file.read_text(encoding="utf-8")), MORE.get(str(file.relative_to(STUDIES)), set())
+    wrong, used = [], set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            wrong += [name.name for name in node.names if name.name.startswith("archlab.")]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "archlab":
+            room = node.module or ""
+            if room in more:
+                used.add(room)
+            elif room not in {"archlab", *(f"archlab.{public}" for public in PUBLIC)}:
+                wrong.append(room)
+            else:
+                known = importlib.import_module(room).__all__
+                wrong += [f"{room}: {alias.name}" for alias in node.names if alias.name not in known]
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "al":
+            wrong += [f"al.{node.attr}"] if node.attr not in al.__all__ else []
+    assert not wrong, f"{file.name} reaches behind archlab's public names: {wrong}"
+    assert used == more, f"{file.name} is excepted and need not be"

@@ -39,7 +39,7 @@ def command(study: str | ModuleType | None = None) -> None:
     presets = getattr(module, "PRESETS", ("smoke", "cpu", "gpu", "paper"))
 
     def main(
-        preset: Annotated[str, typer.Option(help=f"How much: {', '.join(presets)}.")] = "smoke",
+        preset: Annotated[str, typer.Option(help=f"How much: {', '.join(presets)}.")] = presets[0],
         data: Annotated[Path | None, typer.Option(help="Folder of images; default: what the study ships.")] = None,
         seeds: Annotated[int, typer.Option(help="Run every row with so many seeds.")] = 1,
         time_limit: Annotated[float | None, typer.Option(help="Minutes; the next call goes on.")] = None,

@@ -84,7 +84,8 @@ def conditions_line(rows: pd.DataFrame, command: str) -> str:
     """How `rows` were made: the command, the data, how long it took and on what, and which rows are of older code."""
     made: Mapping[str, Any] = rows.attrs["conditions"]
     minutes = made["wall_s"] / 60
-    device = made["device"] if minutes < 0.5 else f"{minutes:.0f} minutes on {made['device']}"
+    took = f"{minutes:.0f} minute{'s' if round(minutes) > 1 else ''} on "
+    device = f"{took if minutes >= 0.5 else ''}{made['device']}"
     told = f"`{command} --preset {made['preset']}`, data {made['data']}, {made['seeds']} seed(s), {device}, "
     told += f"torch {made['torch']}, commit {made['commit']}."
     stale = rows.loc[rows["stale"].astype(bool), "row"] if "stale" in rows else []

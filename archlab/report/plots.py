@@ -23,7 +23,12 @@ FONT = 8
 
 
 def save(ax: Axes, path: str | Path) -> None:
-    """Write the figure of `ax` to `path`, cropped to what is drawn, and close it."""
+    """Write the figure of `ax` to `path`, cropped to what is drawn, and close it.
+
+    Args:
+        ax: any of the figure's axes.
+        path: the file; its ending says the format.
+    """
     figure = ax.get_figure(root=True)
     assert figure is not None
     figure.savefig(path, dpi=200, bbox_inches="tight", metadata={"Software": None})
@@ -31,10 +36,16 @@ def save(ax: Axes, path: str | Path) -> None:
 
 
 def omegas(history: pd.DataFrame, *, tau: float, ax: Axes | None = None) -> Axes:
-    """How each ω moved: `history` is tidy (step, site, omega; phase optional), as `Removal.omegas` is.
+    """How each ω moved: a line a site, blue where it ends above `tau` (removed) and orange where it does not.
 
-    A line a site, blue where it ends above `tau` (removed) and orange where it does not; phases are divided by
-    thin vertical lines.
+    Args:
+        history: tidy, as `Removal.omegas` is: step, site, omega; with a column phase, phases are divided by thin
+            vertical lines.
+        tau: the threshold, drawn as a dashed line.
+        ax: where to draw; default: a new figure of one paper column.
+
+    Returns:
+        The axes.
     """
     ax = _axes(ax)
     history = history.sort_values("step")
@@ -50,9 +61,19 @@ def omegas(history: pd.DataFrame, *, tau: float, ax: Axes | None = None) -> Axes
 
 
 def sensitivity(frame: pd.DataFrame, *, quality: str, most: int = 40, ax: Axes | None = None) -> Axes:
-    """Change of `quality` with each site alone removed, ranked as in `frame` (columns site, kind, delta_<quality>).
+    """Change of `quality` with each site alone removed: a bar a site, in the order of `frame`.
 
-    Bars from the first to at most `most` sites; longer lists are thinned evenly, which the axis then says.
+    Args:
+        frame: as `al.sensitivity` gives it: columns site, kind, delta_<quality>.
+        quality: which of the measured qualities is shown.
+        most: bars at most; longer lists are thinned evenly, which the axis then says.
+        ax: where to draw; default: a new figure of one paper column, as high as the bars need.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: there is no such quality in `frame`.
     """
     column = f"delta_{quality}"
     if column not in frame:
@@ -87,13 +108,27 @@ def tradeoff(
     log: Sequence[str] = (),
     ax: Axes | None = None,
 ) -> Axes:
-    """One point a row: `y` against `x`, named by the column `label`, coloured by `group`.
+    """One point a row, `y` against `x`; those that no other beats in both are joined by a line.
 
-    `error`: columns with the lower and upper end of an interval of `y`; or `over`, a column such as "seed": rows of one
-    label become one point at their mean, with their standard deviation in x and y as bars. `better` says of x and y
-    whether "higher" or "lower" is better (default: x lower, y higher); rows that no other row beats in both are joined
-    by a line. `zone`: the values of x and y from which on a model would do; that corner is hatched. `log`: which of x
-    and y have logarithmic axes. Raises ValueError for a column that is not there.
+    Args:
+        frame: a row a point, or with `over` several.
+        x: column of the horizontal axis, which is named so.
+        y: column of the vertical axis.
+        label: column of the names that stand beside the points.
+        group: column that colours them.
+        error: columns with the lower and the upper end of an interval of `y`, drawn as bars.
+        over: a column such as "seed": rows of one label become one point at their mean, with their standard deviation
+            in x and y as bars.
+        better: of x and y, whether "higher" or "lower" is better; default: x lower, y higher.
+        zone: the values of x and y from which on a model would do; that corner is hatched.
+        log: which of x and y have logarithmic axes.
+        ax: where to draw; default: a new figure of one paper column.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: a column is not there.
     """
     better = {x: "lower", y: "higher", **(better or {})}
     for name in [x, y, label, *(error or ()), *filter(None, (group, over)), *better, *(zone or ())]:
@@ -158,10 +193,21 @@ def breakdown(
     frame: pd.DataFrame, *, value: str, label: str = "module", title: str | None = None, most: int = 30,
     ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
-    """How a whole is made up: a bar a row of `frame`, in its order, as long as `value`, named by the column `label`.
+    """How a whole is made up: a bar a row of `frame`, in its order, each with its share.
 
-    Each bar says its share. Of more than `most` rows the smallest are added up in a last bar, so that the bars are
-    always the whole. `title`: of the axis (default: `value`). Raises ValueError for a column that is not there.
+    Args:
+        frame: a row a part.
+        value: column of the bars' lengths.
+        label: column of their names.
+        title: of the axis; default: `value`.
+        most: of more rows the smallest are added up in a last bar, so that the bars are always the whole.
+        ax: where to draw; default: a new figure of one paper column, as high as the bars need.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: a column is not there.
     """
     for name in (value, label):
         if name not in frame:
@@ -183,7 +229,14 @@ def breakdown(
 
 
 def pareto(frame: pd.DataFrame, better: Mapping[str, str]) -> pd.Series:
-    """Which rows no other row beats: as good in every column of `better` and better in one. A boolean Series.
+    """Which rows no other row beats by being as good in every column of `better` and better in one.
+
+    Args:
+        frame: a row a candidate.
+        better: by column, whether "higher" or "lower" is better.
+
+    Returns:
+        A boolean Series with the index of `frame`.
 
     >>> pareto(pd.DataFrame({"macs": [1, 2, 3], "quality": [5, 7, 6]}), {"macs": "lower", "quality": "higher"}).tolist()
     [True, True, False]
@@ -194,7 +247,18 @@ def pareto(frame: pd.DataFrame, better: Mapping[str, str]) -> pd.Series:
 
 
 def curve(frame: pd.DataFrame, *, x: str, y: str, ax: Axes | None = None, name: str | None = None) -> Axes:
-    """A line of `y` against `x`, named `name` in the legend."""
+    """A line of `y` against `x`.
+
+    Args:
+        frame: a row a point, in order.
+        x: column of the horizontal axis, which is named so.
+        y: column of the vertical axis.
+        ax: where to draw; default: a new figure of one paper column.
+        name: of the line in a legend; default: no legend.
+
+    Returns:
+        The axes.
+    """
     ax = _axes(ax)
     ax.plot(frame[x], frame[y], linewidth=1.0, label=name)
     if name is not None:

@@ -1,7 +1,6 @@
-"""What is measured: five groups of rows, each a function that measures those of its rows that are wanted."""
+"""What is measured: a case a row, each a function of where and how much is measured."""
 
-import fnmatch
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +12,6 @@ import torchvision
 from torch import Tensor, nn
 
 import archlab as al
-from archlab.capture.example import moved, run_example
 from archlab.rewrite.blend import blend
 from studies.motion.data.generator import Batch, Generator
 from studies.motion.data.sources import find_sources
@@ -21,15 +19,14 @@ from studies.motion.network.models import MagnificationNet, ResidualBlock, basel
 from studies.motion.table1 import in_residual_blocks
 from studies.motion.train import training
 
-from .measuring import Work, extra_kernels, in_turns, spread
+from .interleave import Work, extra_kernels, interleaved, spread
 
-COLUMNS = ("what", "ratio_of", "median", "p10", "p90", "base_ms", "repeats", "aim", "met", "note")
-Rows = Iterator[dict[str, Any]]
+Values = dict[str, Any]  # of a row: ratio_of, median, p10, p90, base_ms, repeats, aim, met, note
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How many turns, and how large: `size` pixels of a training crop (None: as trained), `frame` of a costed one."""
+    """How many rounds, and how large: `size` pixels of a training crop (None: as trained), `frame` of a costed one."""
 
     warmup: int
     steps: int
@@ -48,32 +45,33 @@ SMOKE = Effort(warmup=0, steps=1, slow_steps=1, blends=1, sites=1, cost=1, data=
 
 @dataclass(frozen=True)
 class Setup:
-    """Where and how much is measured, and which rows: a glob on `what`."""
+    """Where and how much is measured."""
 
     device: torch.device
     effort: Effort
-    only: str = "*"
 
-    def wants(self, what: str) -> bool:
-        return fnmatch.fnmatchcase(what, self.only)
-
-    def in_turns(self, works: Mapping[str, Work], repeats: int) -> pd.DataFrame:
-        """Seconds of each of `works` on this device, a row a turn."""
-        return in_turns(works, repeats=repeats, warmup=self.effort.warmup, device=self.device)
+    def interleaved(self, works: Mapping[str, Work], repeats: int) -> pd.DataFrame:
+        """Seconds of each of `works` on this device, a row a round."""
+        return interleaved(works, repeats=repeats, warmup=self.effort.warmup, device=self.device)
 
     @property
     def budget(self) -> training.Budget:
         """What the motion study trains on such a device."""
         return training.budget_for("gpu" if self.device.type == "cuda" else "cpu")
 
+    @property
+    def emulates_bf16(self) -> bool:
+        """Whether this is a CPU without instructions for bf16, on which its steps take many times as long."""
+        return self.device.type == "cpu" and self.budget.precision != "bf16"
 
-def row(
-    what: str, ratio_of: str, above_s: pd.Series, below_s: pd.Series, *, most: float | None = None,
-    least: float | None = None, note: str = "",
-) -> dict[str, Any]:  # fmt: skip
-    """A row: the ratio of two columns of times, the median of the lower, and whether its aim (if any) is met."""
+
+def ratio(
+    ratio_of: str, above_s: pd.Series, below_s: pd.Series, *, most: float | None = None, least: float | None = None,
+    note: str = "",
+) -> Values:  # fmt: skip
+    """The ratio of two columns of times, the median of the lower, and whether the aim (if any) is met."""
     found = spread(above_s / below_s)
-    made = {"what": what, "ratio_of": ratio_of, **found, "base_ms": 1e3 * below_s.median(), "repeats": len(below_s)}
+    made = {"ratio_of": ratio_of, **found, "base_ms": 1e3 * below_s.median(), "repeats": len(below_s)}
     if most is not None:
         return made | {"aim": f"≤ {most:g}", "met": found["median"] <= most, "note": note}
     if least is not None:
@@ -91,35 +89,31 @@ SWITCHED = {
 }
 
 
-def steps(setup: Setup) -> Rows:
-    """Forward and backward of the motion study's loss, without the optimizer's step."""
-    for precision in ("fp32", "bf16"):
-        wanted = [name for name in SWITCHED if setup.wants(f"step/{precision}/{name}")]
-        if wanted:
-            yield from _steps(setup, precision, wanted)
-
-
-def _steps(setup: Setup, precision: str, wanted: list[str]) -> Rows:
-    slow = precision == "bf16" and setup.device.type == "cpu" and setup.budget.precision != "bf16"
+def switched_step(setup: Setup, *, precision: str, name: str) -> Values:
+    """Forward and backward of the motion study's loss, without the optimizer's step: switched over plain."""
+    slow = precision == "bf16" and setup.emulates_bf16
     net, batch = _training(setup, small=slow)
-    works = {"plain": partial(_step, net, batch, precision)}
-    for name in wanted:
-        works[name] = partial(_step, _switched(net, batch, *SWITCHED[name]), batch, precision)
-    if slow:
-        works["fp32"] = partial(_step, net, batch, "fp32")
-    times = setup.in_turns(works, setup.effort.slow_steps if slow else setup.effort.steps)
-    for name in wanted:
-        most = 1.35 if name.startswith("together") else 1.15
-        made = row(f"step/{precision}/{name}", "switched / plain", times[name], times["plain"], most=most)
-        if not made["met"]:
-            made["note"] = "most of it: " + extra_kernels(works["plain"], works[name], device=setup.device)
-        yield made
-    if slow:
-        note = (
-            f"this machine emulates bf16: its steps were measured on one crop of {batch.a.shape[-1]} pixels, "
-            "and say little of a machine that has it"
-        )
-        yield row("step/bf16/plain", "bf16 / fp32", times["plain"], times["fp32"], note=note)
+    soft = _switched(net, batch, *SWITCHED[name])
+    works = {"plain": partial(_step, net, batch, precision), "switched": partial(_step, soft, batch, precision)}
+    times = setup.interleaved(works, setup.effort.slow_steps if slow else setup.effort.steps)
+    most = 1.35 if name.startswith("together") else 1.15
+    made = ratio("switched / plain", times["switched"], times["plain"], most=most)
+    if not made["met"]:
+        made["note"] = "most of it: " + extra_kernels(works["plain"], works["switched"], device=setup.device)
+    return made
+
+
+def plain_step(setup: Setup) -> Values:
+    """The same step without switches, in bf16 over fp32."""
+    slow = setup.emulates_bf16
+    net, batch = _training(setup, small=slow)
+    works = {precision: partial(_step, net, batch, precision) for precision in ("bf16", "fp32")}
+    times = setup.interleaved(works, setup.effort.slow_steps if slow else setup.effort.steps)
+    emulated = (
+        f"this machine emulates bf16: its steps were measured on one crop of {batch.a.shape[-1]} pixels, "
+        "and say little of a machine that has it"
+    )
+    return ratio("bf16 / fp32", times["bf16"], times["fp32"], note=emulated if slow else "")
 
 
 def _training(setup: Setup, *, small: bool = False) -> tuple[MagnificationNet, Batch]:
@@ -147,7 +141,7 @@ def _step(net: nn.Module, batch: Batch, precision: str) -> None:
     loss.backward()
 
 
-# ways to blend a ReLU with nothing: what archlab.blending was chosen from
+# ways to blend a ReLU with nothing: what archlab's blend was chosen from
 
 
 class OneTensor(torch.autograd.Function):
@@ -176,11 +170,8 @@ BLENDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def blends(setup: Setup) -> Rows:
+def blended_block(setup: Setup, *, name: str) -> Values:
     """Forward and backward of one residual block of the decoder, its ReLU blended, over the plain block."""
-    wanted = [name for name in BLENDS if setup.wants(f"blend/{name}")]
-    if not wanted:
-        return
     net, batch = _training(setup)
     side = batch.a.shape[-1] // 2
     block = net.decoder.blocks[0]
@@ -194,61 +185,56 @@ def blends(setup: Setup) -> Rows:
         x.grad = omega.grad = None
         (x + block.conv2(act(block.conv1(x), omega))).sum().backward()
 
-    works = {"plain": partial(run_block, lambda x, omega: F.relu(x))}
-    works |= {name: partial(run_block, BLENDS[name]) for name in wanted}
-    times = setup.in_turns(works, setup.effort.blends)
-    for name in wanted:
-        yield row(f"blend/{name}", "blended / plain block", times[name], times["plain"])
+    works = {"plain": partial(run_block, lambda x, omega: F.relu(x)), "blended": partial(run_block, BLENDS[name])}
+    times = setup.interleaved(works, setup.effort.blends)
+    return ratio("blended / plain block", times["blended"], times["plain"])
 
 
 # looking at a model, over running it
 
 
-def _pair() -> tuple[Tensor, Tensor, float]:
+def _pair() -> tuple[Any, ...]:
     return torch.rand(2, 3, 96, 96), torch.rand(2, 3, 96, 96), 10.0
 
 
-def _photo() -> Tensor:
-    return torch.rand(1, 3, 224, 224)
+def _photo() -> tuple[Any, ...]:
+    return (torch.rand(1, 3, 224, 224),)
 
 
-LOOKED_AT: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
+LOOKED_AT: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Any, ...]]]] = {
     "baseline, 2 x 96 x 96": (baseline, _pair),
     "resnet18, 224 x 224": (torchvision.models.resnet18, _photo),
     "vit_b_16, 224 x 224": (torchvision.models.vit_b_16, _photo),
 }
 
 
-def looks(setup: Setup) -> Rows:
+def look(setup: Setup, *, name: str) -> Values:
     """`al.sites` over one forward pass without gradients."""
-    for name, (build, example) in LOOKED_AT.items():
-        if setup.wants(f"sites/{name}"):
-            model, given = build().eval().to(setup.device), moved(example(), device=setup.device)
-            works = {"forward": partial(_forward, model, given), "sites": partial(al.sites, model, given)}
-            times = setup.in_turns(works, setup.effort.sites)
-            yield row(f"sites/{name}", "sites / forward pass", times["sites"], times["forward"], most=5)
+    build, example = LOOKED_AT[name]
+    model = build().eval().to(setup.device)
+    given = tuple(x.to(setup.device) if isinstance(x, Tensor) else x for x in example())
+    works = {"forward": partial(_forward, model, given), "sites": partial(al.sites, model, given)}
+    times = setup.interleaved(works, setup.effort.sites)
+    return ratio("sites / forward pass", times["sites"], times["forward"], most=5)
 
 
 @torch.no_grad()
-def _forward(model: nn.Module, example: Any) -> None:
-    run_example(model, example)
+def _forward(model: nn.Module, given: tuple[Any, ...]) -> None:
+    model(*given)
 
 
 # counting a cost, over fvcore, which runs the model
 
 
-def costs(setup: Setup) -> Rows:
-    """fvcore's time over that of `al.cost`, both on the CPU."""
+def count(setup: Setup) -> Values:
+    """fvcore's time over that of `al.cost` for one streamed frame, both on the CPU."""
     height, width = setup.effort.frame
-    what = f"cost/stream, {width} x {height}"
-    if not setup.wants(what):
-        return
     net = baseline().eval()
     for work in _counting(net, 32, 32).values():
         work()  # what they import is not measured
     works = _counting(net, height, width)
-    times = in_turns(works, repeats=setup.effort.cost, warmup=0, device=torch.device("cpu"))
-    yield row(what, "fvcore / cost", times["fvcore"], times["cost"], least=100)
+    times = interleaved(works, repeats=setup.effort.cost, warmup=0, device=torch.device("cpu"))
+    return ratio("fvcore / cost", times["fvcore"], times["cost"], least=100, note=f"a frame of {width} x {height}")
 
 
 def _counting(net: MagnificationNet, height: int, width: int) -> dict[str, Work]:
@@ -259,13 +245,11 @@ def _counting(net: MagnificationNet, height: int, width: int) -> dict[str, Work]
 
 # making samples, over training on them
 
-MADE = 10  # samples a turn: two of each part of the data set
+MADE = 10  # samples a round: two of each part of the data set
 
 
-def data(setup: Setup) -> Rows:
-    """What a training step takes in, over what the generator makes in that time."""
-    if not setup.wants("data/generator"):
-        return
+def data(setup: Setup) -> Values:
+    """What the generator makes, over what a training step takes in, in the same time."""
     net, batch = _training(setup)
     size = setup.effort.size or setup.budget.size  # whole samples, also where a step sees a patch of each
     generator = Generator(find_sources(None, "train"), size, device=setup.device)
@@ -273,10 +257,21 @@ def data(setup: Setup) -> Rows:
         "step": partial(_step, net, batch, setup.budget.precision),
         "generator": partial(generator.batch, range(MADE), noise=True),
     }
-    times = setup.in_turns(works, setup.effort.data)
+    times = setup.interleaved(works, setup.effort.data)
     used_s, made_s = times["step"] / len(batch.a), times["generator"] / MADE
     note = f"{1 / made_s.median():.1f} samples/s made, {1 / used_s.median():.1f} used"
-    yield row("data/generator", "made / used", used_s, made_s, least=1, note=note)
+    return ratio("made / used", used_s, made_s, least=1, note=note)
 
 
-GROUPS: tuple[Callable[[Setup], Rows], ...] = (steps, blends, looks, costs, data)
+CASES: dict[str, Callable[[Setup], Values]] = {
+    **{
+        f"step/{precision}/{name}": partial(switched_step, precision=precision, name=name)
+        for precision in ("fp32", "bf16")
+        for name in SWITCHED
+    },
+    "step/bf16/plain": plain_step,
+    **{f"blend/{name}": partial(blended_block, name=name) for name in BLENDS},
+    **{f"sites/{name}": partial(look, name=name) for name in LOOKED_AT},
+    "cost/stream": count,
+    "data/generator": data,
+}

@@ -36,7 +36,7 @@ class Images:
 
 
 def find_images(root: Path, most: tuple[int | None, int | None] = (None, None)) -> tuple[Images, Images]:
-    """The images under `root` to train with and those to judge with, at most as many as `most` says.
+    """The images under `root` to train with and those to evaluate on, at most as many as `most` says.
 
     `root` holds class folders (``cat/7.png``), or one zip of such; classes are in alphabetic order, as
     torchvision's ImageFolder has them. How they are split: see `split`. Raises ValueError where there are none, and
@@ -56,7 +56,7 @@ def find_images(root: Path, most: tuple[int | None, int | None] = (None, None)) 
 
 
 def split(paths: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The paths to train with and those to judge with.
+    """The paths to train with and those to evaluate on.
 
     With folders "train" and "test" (or "val") above the classes, these are the two; else the images of each class,
     by name, go to the one and the other in turn. Within both the classes take turns.
@@ -73,8 +73,8 @@ def split(paths: Iterable[str]) -> tuple[list[str], list[str]]:
         return _in_turn(names[::2] for names in classes.values()), _in_turn(names[1::2] for names in classes.values())
     named = {folder.rpartition("/")[2]: classes for folder, classes in parts.items()}
     if len(parts) == 2 and named.keys() in ({"train", "test"}, {"train", "val"}):
-        train, judge = named.pop("train"), *named.values()
-        return _in_turn(train.values()), _in_turn(judge.values())
+        train, held_out = named.pop("train"), *named.values()
+        return _in_turn(train.values()), _in_turn(held_out.values())
     raise ValueError(
         f"class folders must lie in one folder, or in 'train' and 'test' (or 'val'); got {', '.join(sorted(parts))}"
     )
@@ -116,17 +116,17 @@ def _load(
         here = f"{loose[0]} lies in none" if loose else "none is there"
         raise ValueError(f"{source}: images must lie in class folders, as cat/7.png; {here}")
     classes = tuple(sorted({path.split("/")[-2] for path in paths}))
-    train, judge = (part[:count] for part, count in zip(split(paths), most, strict=True))
-    if not train or not judge:
-        raise ValueError(f"{source}: {len(paths)} images are too few to train with some and to judge with others")
+    train, held_out = (part[:count] for part, count in zip(split(paths), most, strict=True))
+    if not train or not held_out:
+        raise ValueError(f"{source}: {len(paths)} images are too few to train with some and to evaluate on others")
     pixels: list[np.ndarray] = []
-    for path in [*train, *judge]:
+    for path in [*train, *held_out]:
         pixels.append(_decoded(read(path), f"{source}, {path}"))
         if pixels[-1].shape != pixels[0].shape:
             (h, w, _), (height, width, _) = pixels[-1].shape, pixels[0].shape
             raise ValueError(f"{source}, {path}: images must be of one size, {width}x{height} here, got {w}x{h}")
     both = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    labels = torch.tensor([classes.index(path.split("/")[-2]) for path in [*train, *judge]])
+    labels = torch.tensor([classes.index(path.split("/")[-2]) for path in [*train, *held_out]])
     at = len(train)
     return Images(both[:at], labels[:at], classes), Images(both[at:], labels[at:], classes)
 

@@ -17,10 +17,10 @@ import pandas as pd
 from archlab.experiments import Scratch, command, data_fingerprint
 from studies.device import device
 
-from . import reporting
+from . import removal_report
 from .images import Images, find_images
 from .models import CifarResNet, load_resnet
-from .removing import each_alone, fine_tune_, judged, thinned
+from .removal import each_alone, evaluate, fine_tune_, thinned
 from .training import BUDGETS, task_for
 
 PRESETS = tuple(BUDGETS)
@@ -56,43 +56,43 @@ def cell_for(row: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:
 
 
 def pretrained(row: Mapping[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    net, train, judge = _start(preset, scratch)
-    example = task_for(train, judge, BUDGETS[preset], seed=seed).example
-    return {"train_images": len(train), "steps": 0, **judged(net, example, judge)}
+    net, train, held_out = _start(preset, scratch)
+    example = task_for(train, held_out, BUDGETS[preset], seed=seed).example
+    return {"train_images": len(train), "steps": 0, **evaluate(net, example, held_out)}
 
 
 def leave_one_out(row: Mapping[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    net, train, judge = _start(preset, scratch)
-    few = judge.first(BUDGETS[preset].sensitivity_images)
+    net, train, held_out = _start(preset, scratch)
+    few = held_out.first(BUDGETS[preset].sensitivity_images)
     return {"images": len(few), **each_alone(net, task_for(train, few, BUDGETS[preset], seed=seed), KINDS)}
 
 
 def fine_tuned(row: Mapping[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    net, train, judge = _start(preset, scratch)
-    task = task_for(train, judge, BUDGETS[preset], seed=seed)
+    net, train, held_out = _start(preset, scratch)
+    task = task_for(train, held_out, BUDGETS[preset], seed=seed)
     found = fine_tune_(net, task, BUDGETS[preset], scratch)
-    return {"train_images": len(train), **found, **judged(net, task.example, judge)}
+    return {"train_images": len(train), **found, **evaluate(net, task.example, held_out)}
 
 
 def thin(row: Mapping[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    net, train, judge = _start(preset, scratch)
-    task = task_for(train, judge, BUDGETS[preset], seed=seed)
+    net, train, held_out = _start(preset, scratch)
+    task = task_for(train, held_out, BUDGETS[preset], seed=seed)
     thinner, found = thinned(net, task, row["kind"], row["lam"], BUDGETS[preset], scratch)
-    return {"train_images": len(train), **found, **judged(thinner, task.example, judge)}
+    return {"train_images": len(train), **found, **evaluate(thinner, task.example, held_out)}
 
 
 def _start(preset: str, scratch: Scratch) -> tuple[CifarResNet, Images, Images]:
-    """The network with its weights, the images that it may train on, and those that judge it."""
+    """The network with its weights, the images that it may train on, and those to evaluate it on."""
     weights, budget = find_weights(scratch.data), BUDGETS[preset]
     net = load_resnet(weights).to(device())
-    train, judge = _images(weights.parent, budget.train_images, budget.judge_images)
-    if net.linear.out_features != len(judge.classes):
-        raise ValueError(f"{weights} knows {net.linear.out_features} classes, the images have {len(judge.classes)}")
-    return net, train, judge
+    train, held_out = _images(weights.parent, budget.train_images, budget.held_out_images)
+    if net.linear.out_features != len(held_out.classes):
+        raise ValueError(f"{weights} knows {net.linear.out_features} classes, the images have {len(held_out.classes)}")
+    return net, train, held_out
 
 
 def report(rows: pd.DataFrame, folder: Path) -> None:
-    reporting.write(rows, folder, f"python -m {__name__}")
+    removal_report.write(rows, folder, f"python -m {__name__}")
 
 
 def find_weights(data: Path | None) -> Path:
@@ -107,8 +107,8 @@ def find_weights(data: Path | None) -> Path:
 
 
 @cache
-def _images(data: Path, train: int | None, judge: int | None) -> tuple[Images, Images]:
-    return find_images(data, (train, judge))  # read once a process, not for every row
+def _images(data: Path, train: int | None, held_out: int | None) -> tuple[Images, Images]:
+    return find_images(data, (train, held_out))  # read once a process, not for every row
 
 
 if __name__ == "__main__":

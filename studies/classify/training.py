@@ -1,4 +1,4 @@
-"""What training and judging a classifier mean, at each preset."""
+"""What training and evaluating a classifier mean, at each preset."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class Budget:
     push_steps: int
     tune_steps: int
     train_images: int | None = None
-    judge_images: int | None = None
-    sensitivity_images: int | None = None  # of those to judge with: every site costs an evaluation
+    held_out_images: int | None = None
+    sensitivity_images: int | None = None  # of those to evaluate on: every site costs an evaluation
 
     @property
     def steps(self) -> int:
@@ -41,14 +41,14 @@ class Budget:
 
 
 BUDGETS = {
-    "smoke": Budget(8, 4, 1, 3, train_images=200, judge_images=200, sensitivity_images=50),
+    "smoke": Budget(8, 4, 1, 3, train_images=200, held_out_images=200, sensitivity_images=50),
     "cpu": Budget(32, 150, 40, 110, sensitivity_images=1000),
     "gpu": Budget(128, 2000, 500, 1500),
 }
 
 
-def task_for(train: Images, judge: Images, budget: Budget, *, seed: int) -> Task:
-    """Cross-entropy on augmented batches of `train`; `quality` is the accuracy on `judge`."""
+def task_for(train: Images, held_out: Images, budget: Budget, *, seed: int) -> Task:
+    """Cross-entropy on augmented batches of `train`; `quality` is the accuracy on `held_out`."""
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
         return training_batch(train, budget.batch, step=step, seed=seed)
@@ -57,8 +57,8 @@ def task_for(train: Images, judge: Images, budget: Budget, *, seed: int) -> Task
         inputs, labels = (part.to(device()) for part in batch)
         return F.cross_entropy(net(inputs), labels)
 
-    example = normalised(judge.pixels[:1]).to(device())
-    return Task(example, batches, loss, lambda net: {"accuracy": count_correct(net, judge) / len(judge)})
+    example = normalised(held_out.pixels[:1]).to(device())
+    return Task(example, batches, loss, lambda net: {"accuracy": count_correct(net, held_out) / len(held_out)})
 
 
 def fine_tuning(budget: Budget) -> Callable[[int], float]:

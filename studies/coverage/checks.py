@@ -8,11 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archlab import discard, omega_parameters, omegas, set_omegas_, switch
+import archlab as al
 from archlab.capture.example import run_example, tensors_in
-from archlab.discovery.kinds import KINDS
-from archlab.discovery.survey import sites
-from archlab.passes.recipe import recipe
 
 from .families import Family, seeded
 from .witness import overlooked, witness
@@ -22,9 +19,9 @@ from .witness import overlooked, witness
 GROUPS = (("activation", "skip"), ("branch", "join"), ("block",))
 TOLERANCE = 1e-5
 COLUMNS = (
-    "library", "family", "variant", "params", "activation", "skip", "branch", "block", "join", "gate", "left",
+    "library", "family", "variant", "params", "activation", "skip", "branch", "block", "join", "gate", "skipped",
     "refused", "complete", "overlooked", "equal_at_zero", "equal_at_one", "difference_at_one", "omegas",
-    "omegas_without_gradient", "local", "module", "intercepted", "physical", "bypassed", "seconds", "error",
+    "omegas_without_gradient", "local", "module", "intercepted", "physical", "bypassed", "cpu_s", "error",
 )  # fmt: skip
 
 
@@ -38,18 +35,18 @@ def check(family: Family) -> dict[str, Any]:
     except Exception as error:
         text = " ".join(str(error).split())
         row["error"] = f"{type(error).__name__}: {text}"[:400]
-    row["seconds"] = round(time.process_time() - started, 2)
+    row["cpu_s"] = round(time.process_time() - started, 2)
     return row
 
 
 def _fill(row: dict[str, Any], family: Family) -> None:
     model, example = seeded(family)
     row["params"] = sum(p.numel() for p in model.parameters())
-    found = sites(model, example)
+    found = al.sites(model, example)
     kinds = Counter(site.kind.value for site in found)
-    row |= {kind: kinds[kind] for kind in KINDS}
+    row |= {kind: kinds[kind] for kind in al.KINDS}
     usable = {site.id for site in found if site.how in ("local", "module", "intercepted")}
-    row |= {"left": sum(left.calls for left in found.skipped), "refused": len(found) - len(usable)}
+    row |= {"skipped": sum(skipped.calls for skipped in found.skipped), "refused": len(found) - len(usable)}
     missed = overlooked(witness(copy.deepcopy(model), example), found)
     row |= {"complete": not missed, "overlooked": ", ".join(f"{n} {op}" for op, n in sorted(missed.items()))}
     reachable = {site.id for site in found if site.grad}
@@ -59,10 +56,10 @@ def _fill(row: dict[str, Any], family: Family) -> None:
     for chosen in GROUPS:
         if not any(site.id in usable for site in found if site.kind in chosen):
             continue
-        soft = switch(model, example, kinds=chosen, where=lambda site: site.id in usable)
+        soft = al.switch(model, example, kinds=chosen, where=lambda site: site.id in usable)
         _zero(row, model, soft, example, reachable)
         _one(row, soft, example)
-        how = Counter(recipe(soft).steps[-1].how.values())
+        how = Counter(al.recipe(soft).steps[-1].how.values())
         row |= {way: row[way] + how[way] for way in ("local", "module", "intercepted")}
         del soft
 
@@ -76,7 +73,7 @@ def _zero(row: dict[str, Any], model: nn.Module, soft: nn.Module, example: Any, 
     )
     row["equal_at_zero"] &= same
     torch.autograd.backward([t.float().sum() for t in made if t.requires_grad])
-    switches = dict(zip(omegas(soft)["site"], omega_parameters(soft), strict=True))
+    switches = dict(zip(al.omegas(soft)["site"], al.omega_parameters(soft), strict=True))
     row["omegas"] += len(switches)
     row["omegas_without_gradient"] += sum(
         site in reachable and (omega.grad is None or not omega.grad.isfinite().item())
@@ -87,9 +84,9 @@ def _zero(row: dict[str, Any], model: nn.Module, soft: nn.Module, example: Any, 
 
 def _one(row: dict[str, Any], soft: nn.Module, example: Any) -> None:
     """At omega = 1: the output is that of the model with the sites physically removed."""
-    set_omegas_(soft, 1.0)
-    thin = discard(soft)
-    how = recipe(thin).steps[-1].how.values()
+    al.set_omegas_(soft, 1.0)
+    thin = al.discard(soft)
+    how = al.recipe(thin).steps[-1].how.values()
     row["bypassed"] += (bypassed := sum(way == "bypassed" for way in how))
     row["physical"] += len(how) - bypassed
     with torch.no_grad():

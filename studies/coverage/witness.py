@@ -2,7 +2,7 @@
 
 `al.sites` reads a recording of Python calls. Autograd keeps its own record, made in C++ by other
 people: every add is an ``AddBackward0`` node and every activation a node of its own name. What
-the graph shows and neither `Sites` nor `Sites.left` accounts for was overlooked.
+the graph shows and neither `Sites` nor `Sites.skipped` accounts for was overlooked.
 """
 
 from collections import Counter
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils._pytree import tree_map
 
-from archlab.capture.example import Call, run_example, tensors_in
-from archlab.discovery.site import Sites
+import archlab as al
+from archlab.capture.example import run_example, tensors_in
 
 # Autograd's name -> the name of the op. One node serves several ops: relu6 is a hardtanh, selu and celu are elu.
 ACTIVATION_NODES = {
@@ -54,14 +54,14 @@ def witness(model: nn.Module, example: Any) -> Counter[str]:
     return Counter(_named(node for t in tensors_in(output) if (node := t.grad_fn) is not None))
 
 
-def overlooked(seen: Counter[str], sites: Sites) -> Counter[str]:
-    """What `seen` has more of than `sites` and what they left, by op."""
+def overlooked(seen: Counter[str], sites: al.Sites) -> Counter[str]:
+    """What `seen` has more of than `sites` and what they skipped, by op."""
     accounted = Counter()
     for site in sites:
         if site.grad and site.kind in ("activation", "gate", "skip"):
             accounted[SAME_NODE.get(site.op, site.op)] += site.calls
-    for left in sites.skipped:
-        accounted[SAME_NODE.get(left.op, left.op)] += left.calls
+    for skipped in sites.skipped:
+        accounted[SAME_NODE.get(skipped.op, skipped.op)] += skipped.calls
     return seen - accounted
 
 
@@ -71,8 +71,8 @@ def _with_gradients(example: Any) -> Any:
             return leaf.detach().clone().requires_grad_().clone()  # not a leaf: a model may change its input in place
         return leaf
 
-    if isinstance(example, Call):
-        return Call(example.fn, *tree_map(mark, example.args), **tree_map(mark, example.kwargs))
+    if isinstance(example, al.Call):
+        return al.Call(example.fn, *tree_map(mark, example.args), **tree_map(mark, example.kwargs))
     return tree_map(mark, example)
 
 

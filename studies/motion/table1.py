@@ -3,7 +3,7 @@
 ``python -m studies.motion.table1 --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
 
 Trains the baseline, then for encoder, manipulator and decoder learns which ReLUs, skips and whole residual blocks can
-go, removes them physically, trains on and judges; two removals by hand and a control that is only trained on stand
+go, removes them physically, trains on and evaluates; two removals by hand and a control that is only trained on stand
 beside them. smoke takes about 3 minutes on two CPU cores, cpu about 100, from ``--data`` with real photos and
 cut-outs; without it, scikit-image's sample photos are used. Everything resumes. Output: ``reports/table1/<preset>/``.
 """
@@ -21,7 +21,7 @@ from studies.device import device
 
 from .data.sources import Sources, find_sources, fingerprint
 from .evaluate.costs import costs
-from .evaluate.quality import HeldOut, copy_b, displacements, interval, judged, line, summary
+from .evaluate.quality import HeldOut, copy_b, displacements, evaluate, interval, line, summary
 from .network.models import MagnificationNet, ResidualBlock
 from .network.reference import reference
 from .table1_report import report, save_samples
@@ -32,7 +32,7 @@ __all__ = ["PRESETS", "ROWS", "cell_for", "depends", "fingerprint", "needs", "re
 PRESETS = ("smoke", "cpu", "gpu", "paper")
 TRAINING, BASELINE = "training of the baseline", "baseline"
 PARTS, KINDS = ("encoder", "manipulator", "decoder"), ("activation", "skip", "block")
-ROWS: list[dict[str, Any]] = [
+ROWS: list[dict[str, Any]] = [  # what a row says is what its results are known by: no word here may change
     {"name": TRAINING, "what": "train"},
     {"name": BASELINE, "what": "judge"},
     *({"name": f"{part} {kind}", "what": "learn", "part": part, "kind": kind} for part in PARTS for kind in KINDS),
@@ -57,7 +57,7 @@ class Effort:
     tune: int
     lr: float
     lr_omega: float
-    judged: int
+    evaluated: int
     watched: int  # samples for the quality after each phase, and for each site of the sensitivity
 
     @property
@@ -66,10 +66,10 @@ class Effort:
 
 
 EFFORT = {
-    "smoke": Effort(soft=20, push=5, tune=5, lr=1e-4, lr_omega=0.15, judged=8, watched=2),
-    "cpu": Effort(soft=240, push=30, tune=90, lr=1e-4, lr_omega=0.02, judged=256, watched=24),
-    "gpu": Effort(soft=600, push=150, tune=250, lr=1e-4, lr_omega=5e-3, judged=512, watched=64),
-    "paper": Effort(soft=100_000, push=10_000, tune=200_000, lr=5e-5, lr_omega=1e-4, judged=5000, watched=256),
+    "smoke": Effort(soft=20, push=5, tune=5, lr=1e-4, lr_omega=0.15, evaluated=8, watched=2),
+    "cpu": Effort(soft=240, push=30, tune=90, lr=1e-4, lr_omega=0.02, evaluated=256, watched=24),
+    "gpu": Effort(soft=600, push=150, tune=250, lr=1e-4, lr_omega=5e-3, evaluated=512, watched=64),
+    "paper": Effort(soft=100_000, push=10_000, tune=200_000, lr=5e-5, lr_omega=1e-4, evaluated=5000, watched=256),
 }
 
 
@@ -83,9 +83,9 @@ def depends(row: dict[str, Any]) -> list[str]:
 
 
 def cell_for(row: dict[str, Any]) -> Callable[..., dict[str, Any]]:
-    """What makes a row: a long training stays valid while how it is judged is edited."""
+    """What makes a row: a long training stays valid while how it is evaluated is edited."""
     makers: dict[str, Callable[..., dict[str, Any]]] = {
-        "train": train, "judge": judge, "learn": learn, "hand": remove_by_hand, "control": train_on,
+        "train": train, "judge": evaluate_baseline, "learn": learn, "hand": remove_by_hand, "control": train_on,
         "sensitivity": leave_one_out, "check": check,
     }  # fmt: skip
     return makers[row["what"]]
@@ -113,7 +113,7 @@ def start(preset: str, seed: int, scratch: Scratch) -> Start:
     watched = list(HeldOut(held_out, budget.size, effort.watched))
 
     def quality(model: Any) -> dict[str, float]:
-        return {"ssim": judged(model, watched, perceptual=False)["ssim"].mean()}
+        return {"ssim": evaluate(model, watched, perceptual=False)["ssim"].mean()}
 
     task = training.task(train_data, budget, seed=seed, quality=quality, first=budget.steps * budget.batch)
     return Start(net, task, effort, budget, train_data, held_out)
@@ -122,14 +122,14 @@ def start(preset: str, seed: int, scratch: Scratch) -> Start:
 def finish(net: Any, begun: Start, scratch: Scratch) -> dict[str, Any]:
     """Costs and quality of what became of the baseline, and what both were found with."""
     budget = begun.budget
-    samples = HeldOut(begun.held_out, budget.size, begun.effort.judged)
+    samples = HeldOut(begun.held_out, budget.size, begun.effort.evaluated)
     about = {"size": budget.size, "batch": budget.batch, "precision": budget.precision}
     about["patch"] = budget.patch or budget.size
     about |= {"train_data": begun.train_data.fingerprint, "val_data": begun.held_out.fingerprint}
-    return costs(net) | summary(judged(net.eval(), samples, data=scratch.data)) | about
+    return costs(net) | summary(evaluate(net.eval(), samples, data=scratch.data)) | about
 
 
-def judge(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+def evaluate_baseline(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     """The baseline as it is."""
     begun = start(preset, seed, scratch)
     save_samples(begun.train_data, begun.budget.size, scratch.folder / "samples.png")
@@ -191,7 +191,7 @@ def learned(
         net, task, kinds=row["kind"], where=in_residual_blocks(net, row["part"]), lam=LAM, p=P, tau=TAU,
         soft_steps=effort.soft, push_steps=effort.push, tune_steps=effort.tune, lr=effort.lr,
         lr_omega=effort.lr_omega, tune_schedule=cosine(effort.tune), folder=scratch.folder,
-        time_limit_s=scratch.time_left_s(), judge=True, precision=budget.precision, clip_norm=1.0,
+        time_limit_s=scratch.time_left_s(), evaluate=True, precision=budget.precision, clip_norm=1.0,
         prefetch=training.fit_options(budget)["prefetch"],
     )  # fmt: skip
     if not removal.finished:
@@ -236,7 +236,7 @@ def in_residual_blocks(net: MagnificationNet, part: str) -> Any:
 def check(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     """Is the baseline any good: SSIM against copying frame B and a public network; displacement against factor."""
     begun = start(preset, seed, scratch)
-    samples = HeldOut(begun.held_out, begun.budget.size, begun.effort.judged)
+    samples = HeldOut(begun.held_out, begun.budget.size, begun.effort.evaluated)
     magnifiers: dict[str, Any] = {"ours": begun.net, "copy of B": copy_b}
     yardstick = reference(scratch.data)
     if yardstick is not None:
@@ -245,7 +245,7 @@ def check(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict
     for name, magnify in magnifiers.items():
         for factor in (None, *FACTORS):
             asked = HeldOut(samples.sources, samples.size, samples.count, factor)
-            ssims = judged(magnify, asked, perceptual=False)["ssim"]
+            ssims = evaluate(magnify, asked, perceptual=False)["ssim"]
             low, high = interval(ssims)
             quality.append({"magnifier": name, "factor": factor, "ssim": ssims.mean(), "low": low, "high": high})
         if name != "copy of B":

@@ -125,13 +125,13 @@ def table_of(rows: pd.DataFrame) -> Table:
 
     With several seeds: means, the standard deviation of SSIM, and the removed sites of all of them.
     """
-    judged = rows[rows["what"].isin(["judge", "learn", "hand", "control"])]
+    evaluated = rows[rows["what"].isin(["judge", "learn", "hand", "control"])]
     ssim, *others = columns.QUALITY
     costs = [replace(column, digits=digits, change=True) for column, digits in zip(columns.COSTS, (0, 1), strict=True)]
     costs[0] = replace(costs[0], title="Params")
     crop = Column("ssim_crop8", "SSIM, crop 8", digits=3)
     measured = [column.name for column in (*costs, ssim, crop, *others)]
-    over_seeds = judged.astype(dict.fromkeys(measured, float)).groupby("row", sort=False)
+    over_seeds = evaluated.astype(dict.fromkeys(measured, float)).groupby("row", sort=False)
     merged = over_seeds.first()
     merged[measured] = over_seeds[measured].mean()
     merged[["removed", "sites"]] = over_seeds[["removed", "sites"]].sum()
@@ -144,7 +144,7 @@ def table_of(rows: pd.DataFrame) -> Table:
         if row["what"] == "hand":
             marks["activation"] = f"✗ {row['removed']:.0f}/{row['sites']:.0f}"
         lines.append({**row, **marks, "shown": name[0].upper() + name[1:]})
-    spread = [Column("ssim_sd", "SSIM sd", digits=3)] if judged["seed"].nunique() > 1 else []
+    spread = [Column("ssim_sd", "SSIM sd", digits=3)] if evaluated["seed"].nunique() > 1 else []
     first = [Column("shown", "Row"), *(Column(kind, title) for kind, title in KIND_COLUMNS.items())]
     own = [*costs, ssim, *spread, crop, *others]
     return columns.table_of(pd.DataFrame(lines), own, first=first, published="Table 1", changes=("ssim", "lpips"))

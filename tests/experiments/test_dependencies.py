@@ -10,7 +10,7 @@ import pytest
 from archlab.experiments import dependencies
 from archlab.experiments.cells import Plan, cells_of
 from archlab.experiments.dependencies import DRAWS, READ, below, code_of
-from studies.classify import reporting, resnet20
+from studies.classify import removal_report, resnet20
 from studies.motion import table1, table1_report
 from studies.motion.figures import (
     fig1_cost,
@@ -315,7 +315,7 @@ REAL_EDITS = {
     "the networks' report": ((networks.__name__, "def report(", "def report(more, "), {}),
     "how figures are drawn": ((shared.__name__, "def draw_tradeoff(", "def draw_tradeoff(more, "), {}),
     "figure 8's curves": ((fig8_noise.__name__, "def draw_curves(", "def draw_curves(more, "), {}),
-    "resnet20's report": ((reporting.__name__, "def write(", "def write(more, "), {}),
+    "resnet20's report": ((removal_report.__name__, "def write(", "def write(more, "), {}),
     "tables": (("archlab.report.tables", "def table(", "def table(more, "), {}),
 }  # fmt: skip
 

@@ -69,3 +69,21 @@ def test_what_does_not_fit_is_named(frame, options, words):
     with pytest.raises(ValueError) as error:
         tables.table(frame, **options)
     assert words in str(error.value)
+
+
+def test_columns_choose_order_head_and_print(frame):
+    columns = [
+        tables.Column("SSIM", "quality", digits=2, better="higher", change=True),
+        tables.Column("params", "size", unit="K"),
+    ]
+    made = tables.table(frame, columns=columns, base=0)
+    assert list(made.cells) == ["quality", "size [K]"]
+    assert made.cells["quality"].tolist() == ["0.93", "0.93 (-0.00)", "–"]
+    assert made.cells["size [K]"].tolist() == ["967", "838", "838"]
+    assert made.best["quality"].tolist() == [False, True, False] and not made.best["size [K]"].any()
+    given = tables.table(frame, columns=columns, base=0, deltas=["size [K]"], better={}, digits={})
+    assert given.cells["quality"].tolist() == ["0.932", "0.929", "–"] and not given.best.any(axis=None)
+    assert given.cells["size [K]"].tolist() == ["967", "838 (-129)", "838 (-129)"]
+    assert tables.table(frame, columns=columns).cells["quality"].tolist()[1] == "0.93", "without a base no changes"
+    with pytest.raises(ValueError, match="no column 'PSNR': the columns are row, params, SSIM, x"):
+        tables.table(frame, columns=[tables.Column("PSNR", "PSNR")])

@@ -1,14 +1,18 @@
 """The coverage sweep: its families are all there are, a row says what went wrong, the report names each exception."""
 
+import os
+import signal
+import time
 import warnings
 
+import pandas as pd
 import pytest
 import timm
 import torch
 from torch import nn
 
-from studies.coverage import __main__ as sweep
-from studies.coverage import checks
+from archlab.experiments import run
+from studies.coverage import checks, isolation, study
 from studies.coverage.families import HUGGING_FACE, Family, coverage_of_torchvision, families, seeded
 from tests.contracts.zoo import ZOO
 
@@ -33,19 +37,33 @@ def test_every_family_of_torchvision_and_timm_is_swept_and_15_of_hugging_face():
 def test_a_sound_row(entry):
     row = checks.check(family(lambda: (ZOO[entry].build(), ZOO[entry].example()), entry))
     assert tuple(row) == checks.COLUMNS and row["error"] is None
-    assert sweep.sound(row)
+    assert study.sound(row)
     counted = ZOO[entry].sites
     assert {kind: row[kind] for kind in counted} == counted
     assert row["omegas"] == row["local"] == sum(counted.values())
 
 
-def test_a_row_of_a_family_that_fails_says_why_and_the_report_names_it():
+def made_up(*rows: dict) -> pd.DataFrame:
+    """Rows as the runner gives them, of what `checks` or `isolated` returned."""
+    frame = pd.DataFrame([{"row": f"{row['library']}.{row['family']}", **row, "stale": False} for row in rows])
+    frame.attrs["conditions"] = {
+        "preset": "cpu", "data": "default", "seeds": 1, "wall_s": 60.0, "device": "CPU", "torch": "2", "commit": "abc",
+    }  # fmt: skip
+    return frame
+
+
+def report(folder, *rows: dict) -> str:
+    study.report(made_up(*rows), folder)
+    return (folder / "report.md").read_text()
+
+
+def test_a_row_of_a_family_that_fails_says_why_and_the_report_names_it(tmp_path):
     def broken() -> tuple[nn.Module, torch.Tensor]:
         raise RuntimeError("no such\nvariant")
 
     rows = [checks.check(family(broken)), checks.check(family(lambda: (ZOO["stack"].build(), ZOO["stack"].example())))]
     assert rows[0]["error"] == "RuntimeError: no such variant"
-    text = sweep.report(rows)
+    text = report(tmp_path, *rows)
     assert "## Exceptions (1)\n\n- **tests.made_up** (made_up): RuntimeError: no such variant" in text
     assert "| tests     |          2 |       1 |" in text
 
@@ -60,12 +78,51 @@ def test_a_row_of_a_family_that_fails_says_why_and_the_report_names_it():
         ({"refused": 1}, "1 sites refused"),
     ],
 )
-def test_whatever_does_not_hold_makes_a_row_unsound(change, said):
+def test_whatever_does_not_hold_makes_a_row_unsound(change, said, tmp_path):
     row = dict.fromkeys(checks.COLUMNS, 0) | {"library": "a", "family": "b", "variant": "c", "error": None}
     row |= {"complete": True, "overlooked": "", "equal_at_zero": True, "equal_at_one": True, "difference_at_one": 0.0}
-    assert sweep.sound(row)
-    assert not sweep.sound(row | change)
-    assert f"- **a.b** (c): {said}\n" in sweep.report([row | change])
+    lost = dict.fromkeys(checks.COLUMNS) | {"library": "a", "family": "d", "variant": "e"}
+    lost |= {"cpu_s": 1.0, "error": "lost"}
+    assert study.sound(row)
+    assert not study.sound(row | change)
+    text = report(tmp_path, row | change, lost)
+    assert f"- **a.b** (c): {said}\n" in text and "- **a.d** (e): lost" in text
+
+
+class Hangs(nn.Module):
+    def forward(self, x):
+        time.sleep(60)
+        return x
+
+
+class Dies(nn.Module):
+    def forward(self, x):
+        os.kill(os.getpid(), signal.SIGKILL)
+        return x
+
+
+@pytest.mark.parametrize("kind, reason", [(Hangs, "gave up after 1 s"), (Dies, "the process died, exit code -9")])
+def test_a_family_that_hangs_or_kills_its_process_is_a_row_with_the_reason(kind, reason, monkeypatch):
+    one = family(lambda: (kind(), torch.zeros(1)))
+    monkeypatch.setattr(isolation, "families", lambda: [one])
+    monkeypatch.setattr(isolation, "METHOD", "fork")  # so that the child knows this family
+    row = isolation.isolated(one, limit_s=1)
+    assert tuple(row) == checks.COLUMNS and row["error"] == reason
+
+
+def test_the_study_runs_families_once_and_keeps_them(tmp_path, monkeypatch):
+    asked = []
+
+    def isolated(one, limit_s):
+        asked.append(one.id)
+        return checks.check(family(lambda: (ZOO["stack"].build(), ZOO["stack"].example())))
+
+    monkeypatch.setattr(study, "isolated", isolated)
+    options = {"preset": "cpu", "only": "transformers.b*", "out": tmp_path / "reports", "scratch": tmp_path / "work"}
+    for _ in range(2):
+        rows = run(study, **options)
+        assert set(rows["row"]) == {f"transformers.{name}" for name in ("bart", "bert", "bloom")}
+    assert len(asked) == 3 and not (tmp_path / "reports" / "coverage" / "cpu" / "report.md").exists()
 
 
 def test_no_parameter_hides_a_site():

@@ -53,7 +53,7 @@ def copy_b(frame_a: Tensor, frame_b: Tensor, factor: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def judged(
+def evaluate(
     magnify: Magnifier, samples: Iterable[Batch], *, data: Path | None = None, perceptual: bool = True
 ) -> pd.DataFrame:
     """One row a sample: factor, ssim, ssim_crop8, lpips (NaN where its backbone is missing; `.attrs` says why)."""
@@ -95,7 +95,7 @@ def interval(values: pd.Series) -> tuple[float, float]:
 
 
 def summary(frame: pd.DataFrame) -> dict[str, Any]:
-    """Means of what `judged` found, and the interval of SSIM."""
+    """Means of what `evaluate` found, and the interval of SSIM."""
     low, high = interval(frame["ssim"])
     means: dict[str, Any] = {name: float(frame[name].mean()) for name in (*MEASURES, "lpips")}
     if frame["lpips"].isna().all():

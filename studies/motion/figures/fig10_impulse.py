@@ -23,7 +23,7 @@ from archlab.report import Picture, plots, table, write_report
 from archlab.training import cosine, fit
 
 from ..data.sources import find_sources, fingerprint
-from ..evaluate.quality import HeldOut, judged, summary
+from ..evaluate.quality import HeldOut, evaluate, summary
 from ..train import training
 from ..train.family import budget_for
 from ..train.networks import JUDGED, PRESETS, of, trained
@@ -65,7 +65,7 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
         if not went.finished:
             raise OutOfTime
     net.eval()
-    quality = summary(judged(net, HeldOut(held_out, budget.size, JUDGED[preset]), perceptual=False))
+    quality = summary(evaluate(net, HeldOut(held_out, budget.size, JUDGED[preset]), perceptual=False))
     filters, explained = filters_of(net, HeldOut(held_out, budget.size, 10_000), PATCHES[preset])
     np.save(scratch.folder / "filters.npy", filters)
     found = {"steps": scratch.needed[of("baseline")].values["steps"], "tuned": steps, "ssim": quality["ssim"]}

@@ -69,7 +69,8 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         f"FLOPs by the paper's rule at {STREAMED} x {STREAMED}. The times of the modules are shares of a run that was "
         "taken apart, times the median of the plain ones.",
         table, gained, Picture("time.png", "time by module"),
-        "Each bar a layer, as wide as its multiply-adds, as high as its grid:", Picture("diagram.png", "both networks"),
+        "Each bar a layer, as wide as its multiply-adds, as high as the side of its map:",
+        Picture("diagram.png", "both networks"),
         *variants_of(first), command=f"python -m {__name__}", about=about(rows), tables={"table": table},
     )  # fmt: skip
 
@@ -98,7 +99,7 @@ def draw_network(net: MagnificationNet, ax: Axes) -> Axes:
     ax.set_xlim(0, max(at, ax.get_xlim()[1]))
     ax.set_ylim(0, STREAMED * 1.05)
     ax.set_yticks([STREAMED // 4, STREAMED // 2, STREAMED], ["¼", "½", "1"])
-    ax.set_ylabel("grid", fontsize=plots.FONT)
+    ax.set_ylabel("resolution", fontsize=plots.FONT)
     ax.set_xlabel("multiply-adds [G], layer after layer", fontsize=plots.FONT)
     ax.tick_params(labelsize=plots.FONT - 1)
     ax.legend(

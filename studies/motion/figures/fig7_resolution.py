@@ -1,4 +1,4 @@
-"""Figure 7: the decoder on the ½, the ¼ and the ⅛ grid: SSIM, FPS, and x-t slices of a magnified clip.
+"""Figure 7: the decoder at ½, ¼ and ⅛ of the resolution: SSIM, FPS, and x-t slices of a magnified clip.
 
 ``python -m studies.motion.figures.fig7_resolution --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
 
@@ -28,8 +28,8 @@ from .shared import about, draw_tradeoff, gathered, needs_of, table_of
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
-GRIDS = {"baseline": "½ (baseline)", "quarter": "¼", "eighth": "⅛"}
-ROWS = [{"name": name} for name in GRIDS]
+RESOLUTIONS = {"baseline": "½ (baseline)", "quarter": "¼", "eighth": "⅛"}
+ROWS = [{"name": name} for name in RESOLUTIONS]
 FRAMES, PERIOD = 48, 16  # of the clip
 SWAY, FACTOR = 0.3, 10.0  # pixels; total gain
 PHOTO = 0  # of scikit-image's samples
@@ -80,11 +80,11 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     table = table_of(rows)
     draw_tradeoff(rows, folder / "tradeoff.png")
     first = rows[rows["seed"] == 0]
-    folders = {name: Path(rows.attrs["folders"][name]) for name in GRIDS}
+    folders = {name: Path(rows.attrs["folders"][name]) for name in RESOLUTIONS}
     shown = {"input": folders["baseline"] / "input.npy", "target": folders["baseline"] / "target.npy"}
-    shown |= {label: folders[name] / f"{name}.npy" for name, label in GRIDS.items()}
+    shown |= {label: folders[name] / f"{name}.npy" for name, label in RESOLUTIONS.items()}
     draw_slices({label: np.load(path) for label, path in shown.items()}, folder / "slices.png")
-    errors = ", ".join(f"{GRIDS[row['row']]} {row['clip_l1']:.4f}" for row in first.to_dict("records"))
+    errors = ", ".join(f"{RESOLUTIONS[row['row']]} {row['clip_l1']:.4f}" for row in first.to_dict("records"))
     write_report(
         rows, folder, "Figure 7: resolution in the decoder", table,
         "The paper measures ¼× 1.85 times as fast as the baseline here, and 1.42 times in its Fig. 11.",

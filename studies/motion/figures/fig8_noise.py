@@ -1,4 +1,4 @@
-"""Figure 8: sub-pixel motion and noise, with the decoder on the ½, the ¼ and the ⅛ grid.
+"""Figure 8: sub-pixel motion and noise, with the decoder at ½, ¼ and ⅛ of the resolution.
 
 ``python -m studies.motion.figures.fig8_noise --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
 
@@ -25,24 +25,24 @@ from .shared import about
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
-GRIDS = {"baseline": "½ (baseline)", "quarter": "¼", "eighth": "⅛"}
+RESOLUTIONS = {"baseline": "½ (baseline)", "quarter": "¼", "eighth": "⅛"}
 COPY = "copy of B"
-ROWS = [{"name": name} for name in (*GRIDS, COPY)]
+ROWS = [{"name": name} for name in (*RESOLUTIONS, COPY)]
 SCENES = {"smoke": 1, "cpu": 12, "gpu": 64, "paper": 200}
 
 
 def needs(row: dict[str, Any]) -> list[Wanted]:
-    return [of(row["name"])] if row["name"] in GRIDS else []
+    return [of(row["name"])] if row["name"] in RESOLUTIONS else []
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     """All 57 points of one network."""
     name = row["name"]
-    magnify = trained(name, scratch) if name in GRIDS else copy_b
+    magnify = trained(name, scratch) if name in RESOLUTIONS else copy_b
     assert magnify is not None
     pictures = find_sources(scratch.data, "val")
     scenes = Scenes(pictures, budget_for(preset).size, SCENES[preset])
-    steps = scratch.needed[of(name)].values["steps"] if name in GRIDS else 0
+    steps = scratch.needed[of(name)].values["steps"] if name in RESOLUTIONS else 0
     about = {"steps": steps, "size": scenes.size, "scenes": scenes.count, "val_data": pictures.fingerprint}
     return about | {"points": measure(magnify, scenes).round(5).to_dict("records")}
 
@@ -77,10 +77,10 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
 
 def draw_curves(frame: pd.DataFrame, x: str, ax: Axes) -> Axes:
     """SSIM against `x`, a line a network."""
-    names = [*GRIDS, COPY]
+    names = [*RESOLUTIONS, COPY]
     for (name, rows), colour in zip(frame.groupby("network", sort=False), plots.COLOURS, strict=False):
         ax.plot(rows[x], rows["ssim"], color="0.6" if name == COPY else colour, linewidth=1.0, marker="o", markersize=2,
-                linestyle="--" if name == COPY else "-", label=GRIDS.get(str(name), str(name)))  # fmt: skip
+                linestyle="--" if name == COPY else "-", label=RESOLUTIONS.get(str(name), str(name)))  # fmt: skip
     assert set(frame["network"]) <= set(names)
     ax.set_xscale("log")
     ax.set_xlabel("noise factor", fontsize=plots.FONT)

@@ -63,7 +63,7 @@ def blocks(count: int, channels: int) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """Frame -> (texture on the quarter grid, shape on the half grid), both of `width` channels."""
+    """Frame -> (texture at a quarter of the resolution, shape at half), both of `width` channels."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -90,7 +90,7 @@ class Encoder(nn.Module):
 
 
 class LinearEncoder(nn.Module):
-    """Frame -> one map of `width` channels on the half grid, twice: a single branch without activations."""
+    """Frame -> one map of `width` channels at half the resolution, twice: a single branch without activations."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -202,7 +202,7 @@ def baseline(*, width: int = 32, pretrained: bool = False) -> MagnificationNet:
     return net
 
 
-# Fig. 7 and 11: decoder on the quarter and the eighth grid.
+# Fig. 7 and 11: decoder at a quarter and an eighth of the resolution.
 QUARTER = Config(merge=(2,))
 EIGHTH = Config(merge=(2, 2))
 Reading = Literal["A", "B", "C"]

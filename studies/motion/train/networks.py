@@ -1,4 +1,4 @@
-"""The networks of the paper's figures, each trained once, judged, and timed; the figures' studies take them from here.
+"""The networks of the paper's figures, each trained once, evaluated and timed; the figures' studies take them here.
 
 ``python -m studies.motion.train.networks --preset smoke|cpu|gpu|paper [--data DIR] [--only GLOB]``
 
@@ -24,7 +24,7 @@ from studies.device import device
 from .. import columns
 from ..data.sources import find_sources, fingerprint
 from ..evaluate.costs import costs
-from ..evaluate.quality import HeldOut, copy_b, judged, summary
+from ..evaluate.quality import HeldOut, copy_b, evaluate, summary
 from ..network.example import STREAMED, streamed
 from ..network.models import MagnificationNet
 from . import training
@@ -61,7 +61,7 @@ def needs(row: dict[str, Any]) -> list[str]:
 
 
 def cell_for(row: dict[str, Any]) -> Callable[..., dict[str, Any]]:
-    """What makes a row: a training stays valid while how its network is judged and timed is edited."""
+    """What makes a row: a training stays valid while how its network is evaluated and timed is edited."""
     return {"quality": quality, "speed": speed}.get(row.get("what", ""), from_scratch)
 
 
@@ -80,12 +80,12 @@ def quality(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> di
     name, held_out = row["network"], find_sources(scratch.data, "val")
     samples = HeldOut(held_out, budget_for(preset).size, JUDGED[preset])
     if name == COPY:
-        return summary(judged(copy_b, samples, data=scratch.data)) | {"val_data": held_out.fingerprint}
+        return summary(evaluate(copy_b, samples, data=scratch.data)) | {"val_data": held_out.fingerprint}
     net = trained(name, scratch, key=name)
     if net is None:
         return {"steps": 0, "why_not": scratch.needed[name].values["why_not"]}
     about = {"steps": scratch.needed[name].values["steps"], "val_data": held_out.fingerprint}
-    return costs(net) | summary(judged(net, samples, data=scratch.data)) | about
+    return costs(net) | summary(evaluate(net, samples, data=scratch.data)) | about
 
 
 def speed(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def of(row: str) -> tuple[ModuleType, str]:
 
 
 def speeds(preset: str) -> pd.DataFrame:
-    """All networks timed in turns on one streamed frame (one encoder pass), by module as well where eager.
+    """All networks timed, interleaved, on one streamed frame (one encoder pass), by module as well where eager.
 
     Columns: network, variant, fps, median_ms, p10_ms, p90_ms, runs, and the share of encoder, manipulator, decoder.
     """

@@ -72,7 +72,7 @@ def loss(net: Any, batch: Batch) -> Tensor:
 
 
 def loss_and_image(net: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """`loss`, and the magnified frame that it judged, for those who judge it further."""
+    """`loss`, and the magnified frame that it is of, for those who measure it further."""
     texture, shape = net.encode(torch.cat(batch[:4]))
     texture_a, texture_b, texture_clean, texture_target = texture.chunk(4)
     shape_a, shape_b, shape_clean, _ = shape.chunk(4)

@@ -31,8 +31,15 @@ def frames(path: str | Path, *, start: float = 0.0, end: float | None = None) ->
     the camera was held. What is not RGB becomes it by the file's own colour space; times between frames are not kept
     (see `frame_rate`).
 
-    Raises FileNotFoundError for a missing file, ValueError for one that cannot be read as a video, both at once; and
-    ValueError where decoding fails or no frame lies between `start` and `end`.
+    Args:
+        path: of any format that FFmpeg reads.
+        start: seconds from the first frame.
+        end: seconds from the first frame; default: all to the last.
+
+    Raises:
+        FileNotFoundError: at once, for a missing file.
+        ValueError: at once where it cannot be read as a video; on the way where decoding fails or no frame lies between
+            `start` and `end`.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "grey.mp4"
@@ -81,7 +88,13 @@ def save_video(frames: Iterable[np.ndarray], path: str | Path, fps: Fraction | f
     Colours are BT.709, at half resolution as in most videos (at full resolution where a side is odd, which not every
     player shows). The file is begun when the first frame is there; where a later one fails, those before it are kept.
 
-    Raises ValueError where there is no frame, their size changes, or `path` cannot be written as such a video.
+    Args:
+        frames: of one size.
+        path: the file.
+        fps: frames a second.
+
+    Raises:
+        ValueError: there is no frame, their size changes, or `path` cannot be written as such a video.
     """
     if Path(path).suffix.lower() not in WRITTEN:
         raise ValueError(f"{path}: a video is written as {', '.join(WRITTEN)}, not as {Path(path).suffix!r}")

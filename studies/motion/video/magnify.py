@@ -39,26 +39,28 @@ def magnify(
 ) -> Iterator[np.ndarray]:
     """The magnified frames, one for each of `frames` as they come; both RGB, uint8 H x W x 3.
 
-    Frames are taken one at a time and encoded once, so a stream may be endless. `net` is copied, not changed.
-
-    - `factor`: the total gain: a motion d away from the reference is shown as factor · d; 1 shows the frame itself.
-    - `reference`: ``"first"``, the first frame (static mode); ``"previous"``, the frame before (dynamic mode). The
-      first frame is its own reference: it comes out as the network reconstructs it.
-    - `device`: default: the first GPU, where there is one.
-    - `precision`: ``"auto"`` is fp16 on a GPU; on a CPU bf16 where it has instructions for that, else fp32.
-    - `mode`: ``"eager"``; ``"compile"``, torch.compile for the size at hand; ``"graph"``, a CUDA graph. The latter two
-      get ready at the second frame.
-
-    Sides that the network cannot take (it needs multiples of its `coarsest_stride`) are mirrored at the right and
-    lower edge, and cut again.
+    Frames are taken one at a time and encoded once, so a stream may be endless. Sides that the network cannot take (it
+    needs multiples of its `coarsest_stride`) are mirrored at the right and lower edge, and cut again.
 
     Tolerance, against ``net(first, frame, factor)`` in float32, with the trained baseline and factors up to 50: in fp32
     1e-4 of the network's [-1, 1], so at most one of 256 levels; in fp16 two levels, and .15 on average; in bf16 16
     levels, and 1 on average. On a GPU torch may compute fp32 convolutions in TF32 (its setting, left alone here), which
     rounds as fp16 does.
 
-    Raises ValueError for a factor that is not positive and finite, an unknown choice, what the device cannot do, no
-    frames at all, a frame of another size than those before, and an output that is not finite, naming the frame.
+    Args:
+        net: the network; it is copied, not changed.
+        frames: of one size, as arrays or tensors.
+        factor: the total gain: a motion d away from the reference is shown as factor · d; 1 shows the frame itself.
+        reference: ``"first"``, the first frame (static mode); ``"previous"``, the frame before (dynamic mode). The
+            first frame is its own reference: it comes out as the network reconstructs it.
+        device: default: the first GPU, where there is one.
+        precision: ``"auto"`` is fp16 on a GPU; on a CPU bf16 where it has instructions for that, else fp32.
+        mode: ``"eager"``; ``"compile"``, torch.compile for the size at hand; ``"graph"``, a CUDA graph. The latter two
+            get ready at the second frame.
+
+    Raises:
+        ValueError: the factor is not positive and finite, a choice is unknown, the device cannot do it, there is no
+            frame, one has another size than those before, or the output is not finite; it names the frame.
 
     >>> from studies.motion.network.models import baseline
     >>> clip = np.full((3, 18, 30, 3), 128, np.uint8)

@@ -74,7 +74,7 @@ def coarsest_stride(net: nn.Module) -> int:
         try:
             if blank(image, image, 2.0).shape == image.shape:
                 return stride
-        except RuntimeError as error:  # maps of two grids do not fit together
+        except RuntimeError as error:  # maps of two resolutions do not fit together
             why = f": {error}"
     raise ValueError(f"{type(net).__name__} returns no image of its input's size, 17 to {17 * STRIDES[-1]} pixels{why}")
 

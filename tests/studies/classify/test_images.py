@@ -17,11 +17,11 @@ def picture(path, colour, size=(8, 8)):
 
 def test_the_split_is_disjoint_whole_and_balanced():
     paths = [f"test/{name}/{i:04d}.jpg" for name in ("airplane", "bird", "cat") for i in range(10)]
-    train, judge = split(paths)
-    assert not set(train) & set(judge) and {*train, *judge} == set(paths)
-    for part in (train, judge):
+    train, held_out = split(paths)
+    assert not set(train) & set(held_out) and {*train, *held_out} == set(paths)
+    for part in (train, held_out):
         assert [path.split("/")[1] for path in part] == ["airplane", "bird", "cat"] * 5
-    assert split(reversed(paths)) == (train, judge)
+    assert split(reversed(paths)) == (train, held_out)
 
 
 def test_folders_train_and_val_are_the_two_parts():
@@ -46,12 +46,12 @@ def test_pixels_and_labels_of_a_folder_and_of_a_zip(tmp_path, zipped):
             for path in root.rglob("*"):
                 archive.write(path, path.relative_to(root))
         root = tmp_path
-    train, judge = find_images(root, (None, 3))
-    assert train.classes == judge.classes == ("green", "red")
-    assert train.labels.tolist() == [0, 1, 0, 1] and judge.labels.tolist() == [0, 1, 0]
+    train, held_out = find_images(root, (None, 3))
+    assert train.classes == held_out.classes == ("green", "red")
+    assert train.labels.tolist() == [0, 1, 0, 1] and held_out.labels.tolist() == [0, 1, 0]
     assert train.pixels.shape == (4, 3, 8, 8) and train.pixels.dtype == torch.uint8
     assert train.pixels[:, :, 0, 0].tolist() == [[0, 50, 0], [50, 0, 0], [0, 52, 0], [52, 0, 0]]
-    assert judge.first(2).pixels[:, :, 7, 7].tolist() == [[0, 51, 0], [51, 0, 0]]
+    assert held_out.first(2).pixels[:, :, 7, 7].tolist() == [[0, 51, 0], [51, 0, 0]]
 
 
 def test_normalised_has_mean_0_and_deviation_1_for_the_stated_statistics():

@@ -40,11 +40,11 @@ def test_smoke_runs_from_a_folder_to_its_report(tiny, tmp_path):
     rows = rows.set_index("row")
     assert rows.loc["pretrained", "images"] == 30 and rows.loc["pretrained", "train_images"] == 30
     assert rows["accuracy"].between(0, 1).all()
-    judged = rows.drop(index="sensitivity")
-    assert ((judged["low"] <= judged["accuracy"]) & (judged["accuracy"] <= judged["high"])).all()
+    evaluated = rows.drop(index="sensitivity")
+    assert ((evaluated["low"] <= evaluated["accuracy"]) & (evaluated["accuracy"] <= evaluated["high"])).all()
     sites = {"activation": 13, "skip": 4, "block": 4}
     assert pd.DataFrame(rows.loc["sensitivity", "alone"])["kind"].value_counts().to_dict() == sites
-    for name, row in judged[judged["kind"].notna()].iterrows():
+    for name, row in evaluated[evaluated["kind"].notna()].iterrows():
         assert row["sites"] == sites[row["kind"]] == len(row["omegas"]["omega"]), name
         thinner = row["macs"] < rows.loc["pretrained", "macs"]
         assert thinner == (row["kind"] == "block" and row["removed"] > 0), name
@@ -100,7 +100,7 @@ def test_published_weights_fit(shared_data, name, blocks):
 
 def test_published_accuracy_and_the_split_of_real_images(shared_data):
     folder = shared_data / "weights" / "cifar_resnet"
-    train, judge = find_images(folder, (10, 300))
-    assert judge.labels.bincount().tolist() == [30] * 10 and train.labels.tolist() == list(range(10))
-    accuracy = count_correct(load_resnet(find_weights(folder)), judge) / 300
+    train, held_out = find_images(folder, (10, 300))
+    assert held_out.labels.bincount().tolist() == [30] * 10 and train.labels.tolist() == list(range(10))
+    accuracy = count_correct(load_resnet(find_weights(folder)), held_out) / 300
     assert accuracy == pytest.approx(0.872, abs=0.04)  # 87.2 % on all 10,000; two standard errors of 300

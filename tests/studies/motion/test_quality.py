@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from studies.motion.data.sources import find_sources
-from studies.motion.evaluate.quality import HeldOut, copy_b, displacements, interval, judged, line, unit
+from studies.motion.evaluate.quality import HeldOut, copy_b, displacements, evaluate, interval, line, unit
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def sources():
 def test_a_perfect_magnifier_has_ssim_one(sources):
     samples = list(HeldOut(sources, 48, 3))
     targets = torch.cat([batch.target for batch in samples])
-    frame = judged(lambda a, b, factor: targets, samples, perceptual=False)
+    frame = evaluate(lambda a, b, factor: targets, samples, perceptual=False)
     assert frame["ssim"].tolist() == pytest.approx([1.0] * 3, abs=1e-6)
     assert list(frame) == ["factor", "ssim", "ssim_crop8", "lpips"] and frame["lpips"].isna().all()
 
@@ -52,5 +52,5 @@ def test_the_public_network_beats_copying_b(shared_data):
     net = reference(shared_data)
     assert net is not None and sum(p.numel() for p in net.parameters()) == 879_843
     samples = list(HeldOut(find_sources(shared_data, "val"), 96, 8, 20.0))
-    ours, copied = (judged(magnify, samples, perceptual=False)["ssim"].mean() for magnify in (net, copy_b))
+    ours, copied = (evaluate(magnify, samples, perceptual=False)["ssim"].mean() for magnify in (net, copy_b))
     assert ours > copied + 0.05

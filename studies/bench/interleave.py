@@ -1,14 +1,26 @@
-"""Times taken in turns, A B A B: a drift of the machine meets all alike, and the ratio of one turn stands."""
+"""Interleaved times, A B A B: a drift of the machine meets all alike, and the ratio within one round stands."""
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import pandas as pd
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 Work = Callable[[], object]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """While open, torch computes on one thread of the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def clock(device: torch.device) -> tuple[str, Callable[[], float]]:
@@ -29,15 +41,15 @@ def clock(device: torch.device) -> tuple[str, Callable[[], float]]:
     return "wall time", time.perf_counter
 
 
-def in_turns(works: Mapping[str, Work], *, repeats: int, warmup: int, device: torch.device) -> pd.DataFrame:
-    """Seconds of each of `works`, a column each: a row a turn, in which each runs once. `warmup` turns are left out.
+def interleaved(works: Mapping[str, Work], *, repeats: int, warmup: int, device: torch.device) -> pd.DataFrame:
+    """Seconds of each of `works`, a column each: a row a round, in which each runs once; without `warmup` rounds.
 
-    Each turn begins with another of them, so that none is always the first.
+    Each round begins with another of them, so that none is always the first.
     """
     _, now = clock(device)
     names, rows = list(works), []
-    for turn in range(warmup + repeats):
-        begin, seconds = turn % len(names), {}
+    for number in range(warmup + repeats):
+        begin, seconds = number % len(names), {}
         for name in names[begin:] + names[:begin]:
             gc.collect()  # what an earlier one left is not this one's time
             begun = now()
@@ -48,7 +60,7 @@ def in_turns(works: Mapping[str, Work], *, repeats: int, warmup: int, device: to
 
 
 def spread(ratios: pd.Series) -> dict[str, float]:
-    """Median, and the values that a tenth of the turns lie below and above."""
+    """Median, and the values that a tenth of the rounds lie below and above."""
     return {name: float(ratios.quantile(q)) for name, q in (("median", 0.5), ("p10", 0.1), ("p90", 0.9))}
 
 

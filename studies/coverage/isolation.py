@@ -9,10 +9,12 @@ from typing import Any
 from . import checks
 from .families import Family, families
 
+METHOD = "forkserver"  # each process starts with the libraries loaded, and with nothing of this one
+
 
 def isolated(family: Family, limit_s: float) -> dict[str, Any]:
     """`checks.check` of one family in a process of its own; a row with the reason where that did not answer."""
-    context = multiprocessing.get_context("forkserver")
+    context: Any = multiprocessing.get_context(METHOD)
     context.set_forkserver_preload(["studies.coverage.preload"])
     receiver, sender = context.Pipe(duplex=False)
     worker = context.Process(target=_work, args=(family.id, sender))
@@ -38,4 +40,4 @@ def _work(family_id: str, sender: Connection) -> None:
 def _lost(family: Family, reason: str, seconds: float) -> dict[str, Any]:
     row = dict.fromkeys(checks.COLUMNS)
     known = {"library": family.library, "family": family.name, "variant": family.variant}
-    return row | known | {"seconds": round(seconds, 2), "error": reason}
+    return row | known | {"cpu_s": round(seconds, 2), "error": reason}

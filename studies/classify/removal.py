@@ -16,13 +16,13 @@ from .training import LR, TAU, Budget, P, count_correct, fine_tuning
 POINTS = 60  # of each ω's history that a row keeps
 
 
-def judged(net: nn.Module, example: Any, judge: Images) -> dict[str, Any]:
-    """Accuracy on `judge` with its 95 % interval (Wilson); multiply-adds for one image, parameters."""
-    correct = count_correct(net, judge)
-    interval = binomtest(correct, len(judge)).proportion_ci(method="wilson")
+def evaluate(net: nn.Module, example: Any, held_out: Images) -> dict[str, Any]:
+    """Accuracy on `held_out` with its 95 % interval (Wilson); multiply-adds for one image, parameters."""
+    correct = count_correct(net, held_out)
+    interval = binomtest(correct, len(held_out)).proportion_ci(method="wilson")
     costs = al.cost(net, example)
     return {
-        "accuracy": correct / len(judge), "low": interval.low, "high": interval.high, "images": len(judge),
+        "accuracy": correct / len(held_out), "low": interval.low, "high": interval.high, "images": len(held_out),
         "macs": costs.macs, "params": costs.params,
     }  # fmt: skip
 

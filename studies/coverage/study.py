@@ -1,0 +1,129 @@
+"""How much of the world's networks archlab reads: every torchvision and timm family, some of Hugging Face's.
+
+``python -m studies.coverage [--only 'timm.*'] [--time-limit MINUTES]``
+
+One row a family: sites of each kind, completeness against the autograd graph, equality at omega = 0 and with the
+removed model at omega = 1, gradients, how sites were rewritten, seconds, error. Each family runs in a process of
+its own with a time limit, so that neither a crash nor a hang stops the sweep. About 25 minutes on one core. Output:
+``reports/coverage/cpu/``, each count in its rows.csv.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import archlab as al
+from archlab.experiments import Scratch
+from archlab.report import table, write_report
+
+from .checks import TOLERANCE
+from .families import families
+from .isolation import isolated
+
+NAME = "coverage"
+PRESETS = ("cpu",)
+FAMILIES = {family.id: family for family in families()}
+ROWS = [{"name": name, "variant": family.variant} for name, family in FAMILIES.items()]
+LIMIT_S = 180.0  # after which one family is given up
+EXPLAINED = {
+    "torchvision.mask_rcnn": "with random weights it finds no box, so that its mask head and the losses behind its "
+    "proposals get no input and no gradient",
+    "timm.crossvit": "the model itself fails at the sweep's 64 x 64 pixels, which its two patch sizes do not divide",
+    "transformers.mamba": "two SiLU gates, off by default, run in code that is not the mixer's own (its kernels are "
+    "wrapped), where they are seen but cannot be met again; all other sites are switched and removed",
+}
+LIBRARIES = ("torch", "torchvision", "timm", "transformers")
+ABOUT = (
+    "One small variant of each family, random weights, evaluation mode, float32. A family is *sound* where the "
+    "autograd graph shows no residual add and no activation that is neither a site nor skipped with a reason, the "
+    "switched model equals the original at ω = 0 bit for bit and the removed model at ω = 1 (relative difference at "
+    f"most {TOLERANCE:g}), a gradient reaches every ω, and no site is refused. Switched are activations with skips, "
+    "then branches with joins, then blocks; of the removed sites, *physical* are gone and *bypassed* may still be "
+    "computed. Not in the sweep: torchvision's quantized models (their ops have no gradients), and torch.compile, "
+    "which tests/contracts covers."
+)
+
+
+def fingerprint(preset: str, data: Path | None) -> dict[str, str]:
+    """The networks are those of the libraries as installed."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def depends(row: dict[str, Any]) -> list[str]:
+    """What is checked is how models are read and rewritten."""
+    return ["archlab.capture", "archlab.rewrite", "archlab.discovery"]
+
+
+def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    """What was found of one family; where its process crashed or hung, the reason stands in "error"."""
+    return isolated(FAMILIES[row["name"]], LIMIT_S)
+
+
+def report(rows: pd.DataFrame, folder: Path) -> None:
+    """Write table.md and report.md: totals by library, and each exception with its reason."""
+    found = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    libraries = dict.fromkeys(row["library"] for row in found)
+    parts = {library: [row for row in found if row["library"] == library] for library in libraries} | {"all": found}
+    totals = table(
+        pd.DataFrame([{"library": name, **_totals(part)} for name, part in parts.items()]), digits={"minutes": 1}
+    )
+    exceptions = [
+        f"**{row['row']}** ({row['variant']}): {_why(row)}"
+        + (f". Cause: {EXPLAINED[row['row']]}." if row["row"] in EXPLAINED else "")
+        for row in found
+        if not sound(row)
+    ]
+    write_report(
+        rows, folder, "Coverage: which networks archlab reads", ABOUT, totals,
+        f"## Exceptions ({len(exceptions)})", exceptions or "None.",
+        command="python -m studies.coverage", tables={"table": totals},
+        about=", ".join(f"{name} {version(name)}" for name in LIBRARIES) + "; one thread. Variants, parameters and "
+        "each count by family: `rows.csv`.",
+    )  # fmt: skip
+
+
+def sound(row: Mapping[Any, Any]) -> bool:
+    """Everything that was to hold holds."""
+    return bool(
+        not row["error"]
+        and row["complete"]
+        and row["equal_at_zero"]
+        and row["equal_at_one"]
+        and not row["omegas_without_gradient"]
+        and not row["refused"]
+    )
+
+
+def _totals(rows: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
+    def total(*columns: str) -> int:
+        return sum(row[column] or 0 for row in rows for column in columns)
+
+    return {
+        "families": len(rows),
+        "sound": sum(map(sound, rows)),
+        "complete": total("complete"),
+        "equal at ω = 0": total("equal_at_zero"),
+        "equal at ω = 1": total("equal_at_one"),
+        "sites": total(*al.KINDS),
+        "switched": total("omegas"),
+        **{way: total(way) for way in ("local", "module", "intercepted", "physical", "bypassed")},
+        "minutes": round(sum(row["cpu_s"] for row in rows) / 60, 1),
+    }
+
+
+def _why(row: Mapping[Any, Any]) -> str:
+    reasons = [row["error"]] if row["error"] else []
+    if row["complete"] is False:
+        reasons.append(f"overlooked: {row['overlooked']}")
+    if row["equal_at_zero"] is False:
+        reasons.append("another output at ω = 0")
+    if row["equal_at_one"] is False:
+        reasons.append(f"differs from the removed model at ω = 1 by {row['difference_at_one']:.2g}")
+    if row["omegas_without_gradient"]:
+        reasons.append(f"{row['omegas_without_gradient']:.0f} ω without a gradient")
+    if row["refused"]:
+        reasons.append(f"{row['refused']:.0f} sites refused")
+    return "; ".join(reasons)

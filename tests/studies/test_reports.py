@@ -1,0 +1,74 @@
+"""Each report drawn again from its committed cells says what the committed one says, to the last digit of its table."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+REPORTS = Path(__file__).resolve().parents[2] / "reports"
+STUDIES = (
+    "studies.motion.table1", "studies.motion.train.networks", "studies.classify.resnet20",
+    *(f"studies.motion.figures.{name}" for name in
+      ("fig1_cost", "fig6_width", "fig7_resolution", "fig8_noise", "fig10_impulse", "fig11_ablation")),
+)  # fmt: skip
+
+
+def committed_rows(study, cells: Path, work: Path) -> pd.DataFrame:
+    """The rows of a study as the runner gives them, from the newest of each row's committed cells.
+
+    What cells left in their folders is not committed; something of the same name and shape stands there.
+    """
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in cells.glob("*.json")]
+    newest = {result["row"]: result for result in sorted(results, key=lambda result: result["ended"])}
+    rows, folders, noise = [], {}, np.random.default_rng(0)
+    for row in study.ROWS:
+        name, result = row["name"], newest[row["name"]]
+        said = {key: value for key, value in row.items() if key != "name"}
+        about = {"preset": "cpu", "seed": 0, "stale": False, "seconds": result["seconds"]}
+        rows.append({"row": name, **said, **result["values"], **about})
+        folder = work / name
+        folder.mkdir(parents=True)
+        folders[name] = str(folder)
+        for file in ("input", "target", name):
+            np.save(folder / f"{file}.npy", noise.random((8, 12, 3)))
+        np.save(folder / "filters.npy", noise.random((32, 3, 19, 19)))
+        for file in ("net", "baseline"):
+            (folder / f"{file}.safetensors").write_bytes(b"weights")
+    frame = pd.DataFrame(rows)
+    frame.attrs["folders"] = folders
+    made = {"preset": "cpu", "data": "data", "seeds": 1, "wall_s": float(frame["seconds"].sum())}
+    frame.attrs["conditions"] = made | {"device": "CPU (x86_64)", "torch": "2", "commit": "abc"}
+    return frame
+
+
+@pytest.mark.parametrize("module", STUDIES)
+def test_a_report_drawn_again_has_the_same_tables_words_and_pictures(module, tmp_path):
+    study = importlib.import_module(module)
+    committed, drawn = REPORTS / module.rpartition(".")[2] / "cpu", tmp_path / "drawn"
+    drawn.mkdir()
+    if (committed / "notes.md").is_file():
+        shutil.copy(committed / "notes.md", drawn)
+    study.report(committed_rows(study, committed / "cells", tmp_path / "work"), drawn)
+    tables = sorted(path.name for path in committed.glob("*.md") if path.name not in ("report.md", "notes.md"))
+    tables += sorted(path.name for path in committed.glob("*.tex"))
+    assert "table.md" in tables
+    for name in tables:
+        assert (drawn / name).read_text(encoding="utf-8") == (committed / name).read_text(encoding="utf-8"), name
+    text, before = ((folder / "report.md").read_text(encoding="utf-8") for folder in (drawn, committed))
+    headings = [[line for line in one.splitlines() if line.startswith(("#", "![", "| "))] for one in (text, before)]
+    assert headings[0] == headings[1]
+    assert f"`python -m {module} --preset cpu" in text and f"`python -m {module} --preset cpu" in before
+    assert {path.name for path in committed.glob("*.png")} <= {path.name for path in drawn.glob("*.png")}
+
+
+@pytest.mark.parametrize("report", sorted(REPORTS.rglob("report.md")), ids=lambda path: path.parent.parent.name)
+def test_a_report_s_command_and_files_exist(report):
+    text = report.read_text(encoding="utf-8")
+    command = text.split("`python -m ", 1)[1].split("`", 1)[0].split()[0]
+    assert importlib.util.find_spec(command) is not None
+    linked = [part.split(")", 1)[0] for part in text.split("](")[1:]]
+    assert all((report.parent / link).exists() for link in linked if "://" not in link), linked

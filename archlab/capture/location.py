@@ -21,7 +21,12 @@ class Location(NamedTuple):
     """Where an op or a module call was issued, relative to its container's execution."""
 
     stack: tuple[tuple[int, int], ...]  # (number of the code object, bytecode offset), outermost first
-    occurrence: int
+    occurrence: int | None  # None: every one, in a loop of any length
+
+    @property
+    def every(self) -> "Location":
+        """This line of code, however often it is passed."""
+        return Location(self.stack, None)
 
 
 def model_frames(frame: Any, stop: Callable[[Any], bool]) -> list:

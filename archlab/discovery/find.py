@@ -13,9 +13,10 @@ from torch import nn
 from ..capture.dataflow import Flow
 from ..capture.record import Capture, ModuleCall, Op
 from ..capture.recorder import capture
-from ..rewrite.target import issued, target_of
+from ..rewrite.target import target_of
 from .detect import Found, in_call, in_op
 from .kinds import Kind
+from .loops import by_line
 from .site import Site, Sites, Skipped
 
 
@@ -36,16 +37,13 @@ def find(record: Capture, *, modules: dict[str, nn.Module]) -> Sites:
 
 def _merged(found: list[Found], flow: Flow) -> list[Site]:
     """One Site for the same line in several executions of a container; numbered per container and kind."""
-    groups: dict[tuple, list[Found]] = {}
-    for f in found:
-        execution, location, module = issued(f.source, flow)
-        groups.setdefault((execution.module, execution.entry, location, f.kind, f.dropped, module), []).append(f)
+    groups = by_line(found, flow)
     numbers: Counter[tuple[str, Kind]] = Counter()
     calls_of: dict[tuple, list[ModuleCall]] = {}
     for call in flow.record.calls:
         calls_of.setdefault((call.module, call.outputs), []).append(call)
     sites = []
-    for (path, _, _, kind, dropped, _), group in groups.items():
+    for (path, _, location, kind, dropped, _), group in groups.items():
         name = f"{path}/{kind}.{numbers[path, kind]}" if path else f"{kind}.{numbers[path, kind]}"
         numbers[path, kind] += 1
         params, macs = _freed(group, flow, calls_of)
@@ -60,7 +58,9 @@ def _merged(found: list[Found], flow: Flow) -> list[Site]:
                 macs=macs,
                 span=group[0].span,
                 grad=any(f.result in flow.graded for f in group),
-                target=target_of(name, [f.source for f in group], flow, dropped=dropped),
+                target=target_of(
+                    name, [f.source for f in group], flow, dropped=dropped, every=location.occurrence is None
+                ),
             )
         )
     return sites

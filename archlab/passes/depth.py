@@ -201,7 +201,11 @@ def _start_as_identity_(block: nn.Module, call: Call, path: str) -> None:
 def _ends(record: Capture, site: Site) -> Iterator[str]:
     """The parameters of the last layer on the way that the add at `site` drops."""
     target = site.target
-    add = next(op for op in record.ops if op.location == target.location and op.execution.entry is target.entry)
+    add = next(
+        op
+        for op in record.ops
+        if op.execution.entry is target.entry and target.location in (op.location, op.location.every)
+    )
     assert target.dropped is not None
     value = add.inputs[target.dropped]
     while (op := record.producer.get(value)) is not None:

@@ -11,23 +11,23 @@ from ..capture.location import Location
 from .blend import blend, damp, damp_into
 from .edits import recast
 from .guards import Untraceable
-from .target import Blend, Edit, Freeze, Rewire, Target, Wrap
+from .target import Blend, Edit, Freeze, Rewire, Target, Wrap, edit_at
 from .tracer import holds_tensor, is_mutating
 
 
 def edit_graph(graph: fx.Graph, edits: dict[Location, Edit], mutating: set[Location]) -> set[Location]:
-    """Perform `edits` on the nodes at their places, in place, and drop what is then dead. Returns the places found.
+    """Perform `edits` on the nodes at their locations, in place, and drop what is then dead.
 
-    `mutating` are the places of ops and calls that were seen to change an input in place.
+    `mutating` are the lines of ops and calls that were seen to change an input in place. Returns the locations of the
+    edits that were performed.
     """
     # Asserts and the like are dead from the start, and kept; what only takes a part of something is not.
     idle = {node for node in graph.nodes if not node.users and node.target not in (operator.getitem, getattr)}
     found = set()
     for node in list(graph.nodes):
-        location = node.meta.get("location")
-        if location in edits:
-            found.add(location)
-            edit = edits[location]
+        edit = edit_at(edits, node.meta.get("location"))
+        if edit is not None:
+            found.add(edit.target.location)
             if isinstance(edit.action, Rewire):
                 _rewire(graph, node, edit.target, edit.action)
             elif isinstance(edit.action, Wrap):
@@ -166,7 +166,8 @@ def _drop_dead(graph: fx.Graph, idle: set[fx.Node], mutating: set[Location]) -> 
     for node in reversed(list(graph.nodes)):
         if node.users or node in idle or node.op in ("placeholder", "output"):
             continue
-        if is_mutating(node) or node.meta.get("location") in mutating:
+        location = node.meta.get("location")
+        if is_mutating(node) or (location and location.every in mutating):
             changed = next(iter(node.all_input_nodes), None)
             if changed is None or changed.op in ("placeholder", "get_attr") or len(changed.users) > 1:
                 continue

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from ..capture.frames import is_module_call, is_plumbing
 from ..capture.location import Location, instruction_of, stack_to
 from .edits import perform
-from .target import Edit
+from .target import Edit, edit_at
 
 
 class Interceptor(TorchFunctionMode):
@@ -24,14 +24,21 @@ class Interceptor(TorchFunctionMode):
 
     `ops` are edits by location; `calls` are edits of module calls by (child, stack, how often that child was
     called there before), because only the children that are edited are seen here. The names of the targets that were
-    come across are added to `met`.
+    come across are added to `met`; `passed` is told the location of each op at a line with an edit.
     """
 
     def __init__(
-        self, module: nn.Module, entry: Any, ops: dict[Location, Edit], calls: dict[tuple, Edit], met: set[str]
+        self,
+        module: nn.Module,
+        entry: Any,
+        ops: dict[Location, Edit],
+        calls: dict[tuple, Edit],
+        met: set[str],
+        passed: Callable[[Location], None],
     ):
         super().__init__()
         self.module, self.entry, self.ops, self.calls, self.met = module, entry, ops, calls, met
+        self.passed = passed
         self.innermost = {location.stack[-1] for location in ops}
         self.occurrences: dict = {}
 
@@ -61,9 +68,12 @@ class Interceptor(TorchFunctionMode):
         frame = _issuer(sys._getframe(1))
         if frame is not None and instruction_of(frame) in self.innermost:
             stack = stack_to(frame, self.entry) if self.issued(frame) else None
-            edit = self.ops.get(Location(stack, self.occurrence(stack))) if stack else None
-            if edit is not None:
-                return self.perform(edit, func, args, kwargs)
+            if stack:
+                location = Location(stack, self.occurrence(stack))
+                self.passed(location)
+                edit = edit_at(self.ops, location)
+                if edit is not None:
+                    return self.perform(edit, func, args, kwargs)
         return func(*args, **kwargs)
 
     def perform(self, edit: Edit, func: Callable, args: tuple, kwargs: dict) -> Any:
@@ -85,7 +95,8 @@ def intercepted_call(child: str, forward: Any, *args: Any, **kwargs: Any) -> Any
         stack = stack_to(frame, interceptor.entry) if interceptor.issued(frame) else None
         if stack is None:
             continue
-        edit = interceptor.calls.get((child, stack, interceptor.occurrence((child, stack))))
+        number = interceptor.occurrence((child, stack))
+        edit = interceptor.calls.get((child, stack, number)) or interceptor.calls.get((child, stack, None))
         if edit is not None:
             return interceptor.perform(edit, forward, args, kwargs)
         break

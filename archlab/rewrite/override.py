@@ -38,6 +38,7 @@ class Method:
         self.found: set[Location] = set()
         self.met: set[str] = set()  # names of the targets that were intercepted at least once
         self.reason = ""  # why it is intercepted, if it is
+        self.turns: dict[tuple, int] = {}  # of lines each of whose turns has an edit of its own: how many there are
         self.stand_ins: dict[str, nn.Parameter] = {}  # of parameters that only removed ops read: for another trace
 
     def anew(self, function: Callable, path: str | None = None) -> "Method":
@@ -56,7 +57,7 @@ class Method:
         new.calls = {(moved(child), *rest): edit for (child, *rest), edit in self.calls.items()}
         new.traced_calls = {(moved(child), *rest): edit for (child, *rest), edit in self.traced_calls.items()}
         new.children = {moved(child): inside for child, inside in self.children.items()}
-        new.stand_ins = dict(self.stand_ins)
+        new.stand_ins, new.turns = dict(self.stand_ins), dict(self.turns)
         return new
 
     def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
@@ -90,6 +91,9 @@ class Method:
             guarded = trace(module, self.function, self.entry, args, kwargs)
         finally:
             module._parameters.update(dict.fromkeys(missing))
+        for location in (node.meta.get("location") for node in guarded.graph.nodes):
+            if location is not None:
+                self.refuse_more_turns(location)
         self.found |= edit_graph(guarded.graph, self.edits, self.mutating)
         graph = compile_graph(guarded.graph, (self.path, self.method, self.entry))
         return replace(guarded, run=graph if guarded.grad is None else _restoring_grad(graph))
@@ -105,9 +109,22 @@ class Method:
             return self.function(module, *args, **kwargs)
         if not (self.edits or self.calls):  # each of its targets is a child's call, and the child itself was edited
             return self.function(module, *args, **kwargs)
-        interceptor = Interceptor(module, self.entry, self.edits, self.calls | self.traced_calls, self.met)
+        interceptor = Interceptor(
+            module, self.entry, self.edits, self.calls | self.traced_calls, self.met, self.refuse_more_turns
+        )
         with self.watching(module):
             return interceptor.run(self.function, args, kwargs)
+
+    def refuse_more_turns(self, location: Location) -> None:
+        """Raise RuntimeError where a loop goes on behind the turns that were edited one by one."""
+        turns = self.turns.get(location.stack)
+        if turns is not None and location.occurrence == turns:
+            edit = self.edits[Location(location.stack, turns - 1)]
+            raise RuntimeError(
+                f"{edit.target.name} is one turn of a loop of {self.path or 'the model'} that the example passed "
+                f"{turns} times, each edited by itself, and this call passes it more often: make the model "
+                "with an example as long"
+            )
 
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[None]:

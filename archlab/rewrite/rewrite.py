@@ -181,11 +181,30 @@ def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], record: Cap
     changing += [(call.execution, call.location) for call in record.calls if call.mutates_input]
     for execution, location in changing:
         if execution is not None and location is not None and execution.module == target.container:
-            method.mutating.add(location)
+            method.mutating.add(location.every)
+    method.turns |= _turns_edited(method, record)
     inject(module, {target.method: method})
     for runner in reversed(above):  # the edits of its calls stay around it
         inject(module, {target.method: runner.around(getattr(type(module), target.method))})
     return method
+
+
+def _turns_edited(method: Method, record: Capture) -> dict[tuple, int]:
+    """For each line of which every turn has an edit of its own: how often the example passes it.
+
+    A call that passes it more often would be edited in part; `Method` raises there.
+    """
+    edited: dict[tuple, set[int]] = {}
+    for location in method.edits:
+        if location.occurrence is not None:
+            edited.setdefault(location.stack, set()).add(location.occurrence)
+    passed: dict[tuple, set[int]] = {}
+    for issued in (*record.ops, *record.calls):
+        execution, location = issued.execution, issued.location
+        if execution is not None and location is not None and location.stack in edited:
+            if execution.module == method.path and execution.entry is method.entry:
+                passed.setdefault(location.stack, set()).add(location.occurrence or 0)
+    return {stack: len(turns) for stack, turns in passed.items() if 1 < len(turns) == len(edited[stack])}
 
 
 def _no_method(module: nn.Module, name: str) -> str:
@@ -263,8 +282,8 @@ def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, record
     return How.INTERCEPTED
 
 
-def _call_keys(target: Target, record: Capture) -> list[tuple[str, Any, int]]:
-    """For the calls at `target`: the child, their call stack, and how often it was called there before."""
+def _call_keys(target: Target, record: Capture) -> list[tuple[str, Any, int | None]]:
+    """For the calls at `target`: the child, their call stack, and how often it was called there before (None: ever)."""
     keys: dict[tuple, None] = {}
     before: dict[tuple, int] = {}
     for call in record.calls:
@@ -272,6 +291,6 @@ def _call_keys(target: Target, record: Capture) -> list[tuple[str, Any, int]]:
             continue
         key = (id(call.execution), call.location.stack)
         before[key] = before.get(key, -1) + 1
-        if call.execution.entry is target.entry and call.location == target.location:
-            keys[target.module, call.location.stack, before[key]] = None
+        if call.execution.entry is target.entry and target.location in (call.location, call.location.every):
+            keys[target.module, call.location.stack, None if target.location.occurrence is None else before[key]] = None
     return list(keys)

@@ -4,7 +4,7 @@ A `Target` is one op or one module call, in every execution of its container. An
 Nothing here knows why something is to change: kinds of site belong to `discovery`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -108,6 +108,11 @@ class Edit:
     action: Action = Remove()
 
 
+def edit_at(edits: Mapping[Location, Edit], location: Location | None) -> Edit | None:
+    """The edit of what was issued at `location`: that of this very occurrence, or of every one."""
+    return None if location is None else edits.get(location) or edits.get(location.every)
+
+
 def issued(source: Op | ModuleCall, flow: Flow) -> tuple[Execution, Location, str | None]:
     """Where an op or a module call was issued: its container's execution, the location in it, the path of the child.
 
@@ -119,12 +124,21 @@ def issued(source: Op | ModuleCall, flow: Flow) -> tuple[Execution, Location, st
     return execution, location, call.module if call else None
 
 
-def target_of(name: str, sources: Sequence[Op | ModuleCall], flow: Flow, *, dropped: int | None = None) -> Target:
+def target_of(
+    name: str,
+    sources: Sequence[Op | ModuleCall],
+    flow: Flow,
+    *,
+    dropped: int | None = None,
+    every: bool = False,
+) -> Target:
     """The target that these occurrences of one op, or of one module call, in the executions of one container are.
 
-    `dropped`: which of an op's two tensor operands goes; None: the input stands for the output.
+    `dropped`: which of an op's two tensor operands goes; None: the input stands for the output. `every`: of a line in
+    a loop, all occurrences, also where the loop is of another length.
     """
     execution, location, module = issued(sources[0], flow)
+    location = location.every if every else location
     kept = 0 if dropped is None else 1 - dropped
     recasts = (_recast(source, kept) for source in sources if isinstance(source, Op))
     return Target(

@@ -75,7 +75,7 @@ class _Proxy(fx.Proxy):
 
     tracer: "_Tracer"
 
-    def __getattr__(self, name: str) -> "_Proxy":
+    def __getattr__(self, name: str) -> Any:
         if name in _TENSOR_ATTRIBUTES:  # an op like any other, where it is asked for
             return self.tracer.create_proxy("call_function", getattr, (self, name), {})
         return _Attribute(self, name)

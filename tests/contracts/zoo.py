@@ -417,7 +417,7 @@ class Branches(nn.Module):
 
 
 class Unrolled(nn.Module):
-    """A loop in one forward: every turn is a site of its own."""
+    """A loop in one forward, each turn with the same weights: one site a line, called once a turn."""
 
     def __init__(self, turns: int = 3):
         super().__init__()
@@ -695,10 +695,10 @@ ZOO: dict[str, Entry] = {
     # in `forward`: stem ReLU by two calls of `encode`, motion ReLU, two calls of the encoder; inside: two ReLUs
     "motion": Entry(Motion, frames, _counts(activation=5, skip=3, block=3)),
     "branches": Entry(Branches, lambda: image().abs(), _counts(activation=1, skip=1), compiles=False, exports=False),
-    "unrolled": Entry(Unrolled, image, _counts(activation=3, skip=3)),
+    "unrolled": Entry(Unrolled, image, _counts(activation=1, skip=1)),
     # three calls of one module in one forward are three block sites, and one site each of what is inside
     "shared_block": Entry(SharedBlock, image, _counts(activation=1, skip=1, block=3)),
-    "updates": Entry(Updates, lambda: (image(), 4), _counts(activation=4, skip=4)),
+    "updates": Entry(Updates, lambda: (image(), 4), _counts(activation=1, skip=1)),
     "trained": Entry(Trained, image, _counts(activation=2, skip=1, block=1)),
     "masked": Entry(Masked, lambda: {"x": image(), "mask": (image() > 0).float()}, _counts(activation=1, skip=1)),
     "unmasked": Entry(Masked, image, _counts(activation=1, skip=1)),

@@ -1,0 +1,89 @@
+"""Loops: a line of code that is passed several times is one site where each turn does the same, else one a turn.
+
+Over time (``for t in range(x.shape[1])``) each turn does the same with the same weights: one site, at every occurrence,
+as a longer input has more turns. Over layers (``for layer in self.layers``) each turn has weights of its own, and so a
+site. Neither is written in the code; it is read off what fed each turn.
+"""
+
+from collections import Counter
+
+from ..capture.dataflow import Flow
+from ..capture.record import Capture, Execution, Op
+from ..rewrite.target import issued
+from .detect import Found
+
+
+def by_line(found: list[Found], flow: Flow) -> dict[tuple, list[Found]]:
+    """What was found, by container, entry, location, kind, dropped operand and child, in the order it ran.
+
+    A location without an occurrence stands for every one.
+    """
+    issuers = _issuers(flow.record)
+    lines: dict[tuple, list[Found]] = {}
+    for f in found:
+        execution, location, module = issued(f.source, flow)
+        lines.setdefault((execution.module, execution.entry, location.every, f.kind, f.dropped, module), []).append(f)
+    groups: dict[tuple, list[Found]] = {}
+    for (path, entry, every, *rest), line in lines.items():
+        alike = len(issuers[path, entry, every]) == 1 and _turns_are_alike(line, flow)
+        for f in line:
+            groups.setdefault((path, entry, every if alike else issued(f.source, flow)[1], *rest), []).append(f)
+    return dict(sorted(groups.items(), key=lambda item: item[1][0].order))
+
+
+def _issuers(record: Capture) -> dict[tuple, set[str]]:
+    """For each line of each container's code, the functions and the modules that it called."""
+    found: dict[tuple, set[str]] = {}
+    issued_there = [(op.execution, op.location, op.name) for op in record.ops]
+    issued_there += [(call.execution, call.location, f"({call.module})") for call in record.calls]
+    for execution, location, name in issued_there:
+        if execution is not None and location is not None:
+            found.setdefault((execution.module, execution.entry, location.every), set()).add(name)
+    return found
+
+
+def _turns_are_alike(line: list[Found], flow: Flow) -> bool:
+    """Whether every turn is fed by the same weights, in every execution of the container.
+
+    The first turn may be fed from outside the loop instead, and the others by what ends a turn: that then runs in each.
+    """
+    executions: dict[Execution, list[Found]] = {}
+    for f in line:
+        executions.setdefault(issued(f.source, flow)[0], []).append(f)
+    for execution, turns in executions.items():
+        first, *others = (_weights_before(f, execution, flow) for f in turns)
+        if others and any(each != others[0] for each in others):
+            return False
+        new = others[0] - first if others else frozenset()
+        used = _uses(execution, flow.record) if new else Counter()
+        if any(used[name] < len(turns) for name in new):
+            return False
+    return True
+
+
+def _weights_before(f: Found, execution: Execution, flow: Flow) -> frozenset[str]:
+    """The parameters and the modules that are nearest before what was found, on each way back."""
+    nearest, seen, open_ = set(), set(), list(f.source.inputs)
+    while open_:
+        op = flow.record.producer.get(open_.pop())
+        if op is None or op in seen:
+            continue
+        seen.add(op)
+        names = _names(op, execution)
+        nearest |= names
+        open_ += () if names else op.inputs
+    return frozenset(nearest)
+
+
+def _names(op: Op, execution: Execution) -> set[str]:
+    """The parameters that an op reads, and the module below the container that it is in."""
+    inside = op.call is not None and op.call.module != execution.module
+    return {*op.params, *([f"({op.call.module})"] if inside and op.call is not None else [])}
+
+
+def _uses(execution: Execution, record: Capture) -> Counter[str]:
+    """How often each parameter and module was used while a container ran."""
+    spans = [(call.first, call.last) for call in record.calls if call.execution is execution]
+    spans += [(op.index, op.index + 1) for op in record.ops if op.execution is execution]
+    first, last = min(a for a, _ in spans), max(b for _, b in spans)
+    return Counter(name for op in record.ops[first:last] for name in _names(op, execution))

@@ -696,8 +696,8 @@ ZOO: dict[str, Entry] = {
     "motion": Entry(Motion, frames, _counts(activation=5, skip=3, block=3)),
     "branches": Entry(Branches, lambda: image().abs(), _counts(activation=1, skip=1), compiles=False, exports=False),
     "unrolled": Entry(Unrolled, image, _counts(activation=1, skip=1)),
-    # three calls of one module in one forward are three block sites, and one site each of what is inside
-    "shared_block": Entry(SharedBlock, image, _counts(activation=1, skip=1, block=3)),
+    # calls of one module in a loop are one block site, and one site each of what is inside
+    "shared_block": Entry(SharedBlock, image, _counts(activation=1, skip=1, block=1)),
     "updates": Entry(Updates, lambda: (image(), 4), _counts(activation=1, skip=1)),
     "trained": Entry(Trained, image, _counts(activation=2, skip=1, block=1)),
     "masked": Entry(Masked, lambda: {"x": image(), "mask": (image() > 0).float()}, _counts(activation=1, skip=1)),

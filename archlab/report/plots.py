@@ -4,7 +4,9 @@
 was drawn.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -162,7 +164,7 @@ def tradeoff(
         _draw_zone(ax, (x, y), better, zone)
     if group is not None:
         ax.legend(fontsize=FONT - 1, frameon=False)
-    _place_labels(ax, frame, x, y, label)
+    _place_labels(ax, frame, x, y, label, front)
     return ax
 
 
@@ -266,14 +268,16 @@ def curve(frame: pd.DataFrame, *, x: str, y: str, ax: Axes | None = None, name: 
     return _labelled(ax, x, y)
 
 
-def _place_labels(ax: Axes, frame: pd.DataFrame, x: str, y: str, label: str) -> None:
-    """Each label at the nearest place around its point where it covers least: other labels, points, the border."""
+def _place_labels(ax: Axes, frame: pd.DataFrame, x: str, y: str, label: str, line: pd.DataFrame) -> None:
+    """Each label at the nearest place around its point where it covers least: labels, points, the line, the border."""
     ax.figure.canvas.draw()  # fixes the axes' place and limits, which the boxes below are measured in
     font = FontProperties(size=FONT - 1)
     unit = ax.figure.dpi / 72
     points = ax.transData.transform(frame[[x, y]].to_numpy(float)) / unit
     inside = [edge / unit for edge in ax.bbox.extents]
     taken = [(px - 4, py - 4, px + 4, py + 4) for px, py in points]
+    corners = ax.transData.transform(line[[x, y]].to_numpy(float)) / unit
+    taken += [(px - 1, py - 1, px + 1, py + 1) for px, py in _along(corners.tolist())]
     for row, (px, py) in enumerate(points):
         text = str(frame[label].iloc[row])
         width, height = TextPath((0, 0), text, prop=font).get_extents().width + 2, FONT + 1
@@ -290,6 +294,13 @@ def _place_labels(ax: Axes, frame: pd.DataFrame, x: str, y: str, label: str) -> 
             text, (frame[x].iloc[row], frame[y].iloc[row]), (dx, dy), textcoords="offset points", ha=side,
             va="center", fontsize=FONT - 1, arrowprops=led,
         )  # fmt: skip
+
+
+def _along(corners: Sequence[Sequence[float]]) -> Iterator[tuple[float, float]]:
+    """Points of the line through `corners`, at most 3 apart."""
+    for (ax, ay), (bx, by) in pairwise(corners):
+        count = math.ceil(math.hypot(bx - ax, by - ay) / 3)
+        yield from ((ax + (bx - ax) * i / count, ay + (by - ay) * i / count) for i in range(1, count))
 
 
 # Offsets in points and the side of the text that stands there.

@@ -80,6 +80,16 @@ def test_labels_of_close_points_do_not_cover_each_other():
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
+def test_labels_keep_off_the_line_of_the_best():
+    frame = pd.DataFrame({"x": [4.06, 3.4, 0.75, 0.08], "y": [28.4, 28.36, 27.56, 25.0], "row": ["1 of 6 blocks"] * 4})
+    ax = plots.tradeoff(frame, x="x", y="y", label="row")
+    renderer = ax.figure.canvas.get_renderer()
+    ax.figure.canvas.draw()
+    line = ax.lines[0].get_path().transformed(ax.transData)
+    for text in ax.texts:
+        assert not line.intersects_bbox(Text.get_window_extent(text, renderer), filled=False)
+
+
 def test_pareto_minds_which_way_is_better_and_keeps_ties():
     frame = pd.DataFrame({"ms": [1, 2, 2, 3], "error": [4, 3, 3, 3.5]})
     assert plots.pareto(frame, {"ms": "lower", "error": "lower"}).tolist() == [True, True, True, False]

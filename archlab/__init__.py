@@ -33,8 +33,9 @@ from .passes.fold.fold import fold
 from .passes.fold.hoist_padding import hoist_padding
 from .passes.recipe import Recipe, Step, recipe
 from .passes.replace import replace
+from .passes.replay import apply
 from .passes.resolution.scale import scale_resolution, sweep_resolution
-from .passes.serialization import apply, load, save
+from .passes.serialization import load, save
 from .passes.share import share
 from .passes.switch import switch
 from .passes.switch_state import omega_parameters, omegas, penalty, project_, set_omegas_

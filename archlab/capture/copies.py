@@ -2,8 +2,9 @@
 
 import copy
 import threading
+import types
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -31,7 +32,11 @@ def structural_copy(model: nn.Module, device: str | None = None) -> nn.Module:
 
 
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """``copy.deepcopy`` for a model that may hold results of its last run: these are copied without their history."""
+    """``copy.deepcopy`` for a model that may hold results of its last run: these are copied without their history.
+
+    Raises TypeError for a model of which a copy would go on computing with the original's layers.
+    """
+    _refuse_closures(model)
     memo = {} if memo is None else memo
     for module in model.modules():
         for value in vars(module).values():
@@ -43,11 +48,54 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
         return copy.deepcopy(model, memo)
 
 
+def _refuse_closures(model: nn.Module) -> None:
+    """Raise TypeError where a module keeps a function that holds a part of the model: deepcopy does not copy these.
+
+    A part is a module, a parameter, or a list or dict that a module keeps.
+    """
+    own = {id(p): name for name, p in model.named_parameters()}
+    for path, module in model.named_modules():
+        own[id(module)] = path or "the model itself"
+        kept = {id(v): n for n, v in vars(module).items() if type(v) in (dict, list) and n not in _TORCHS_TABLES}
+        own |= {key: f"{path}.{name}" if path else name for key, name in kept.items()}
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            for function in _functions_in(value):
+                for variable, held in _held_by(function):
+                    if id(held) in own:
+                        where = f"{path or 'the model'} ({type(module).__name__}) keeps in {name!r}"
+                        raise TypeError(
+                            f"{where} a function that holds, as {variable!r}, {own[id(held)]}: a copy of the model "
+                            "would go on using the original's. Make it a method, or a module of its own"
+                        )
+
+
+def _functions_in(value: Any) -> Iterator[types.FunctionType]:
+    if isinstance(value, types.FunctionType):
+        yield value
+    elif type(value) in (list, tuple, dict, OrderedDict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _functions_in(item)
+
+
+def _held_by(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """The variables from outside that a function uses, with what they hold now."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:  # not bound yet
+            continue
+    for name in function.__code__.co_names:
+        if name in function.__globals__:
+            yield name, function.__globals__[name]
+
+
 def _copied_generator(generator: torch.Generator) -> torch.Generator:
     return torch.Generator(generator.device).set_state(generator.get_state())
 
 
 _TABLES = (dict, OrderedDict, set)
+_TORCHS_TABLES = frozenset(vars(nn.Module()))
 # What deepcopy cannot copy, and modules hold all the same.
 _COPIES: dict[type, Callable[[Any], Any]] = {
     torch.Generator: _copied_generator,

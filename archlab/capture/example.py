@@ -76,22 +76,22 @@ def _mapped(function: Callable[[Any], Any], example: Any) -> Any:
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
-    """The tensors in nested tuples, lists and dicts (and dataclass-like outputs that are mappings), in order."""
+    """The tensors in nested tuples, lists, dicts and objects (dataclasses, outputs of any class), in order."""
     found: list[Tensor] = []
-    _collect(tree, found)
+    _collect(tree, found, set())
     return found
 
 
-def _collect(tree: Any, found: list[Tensor]) -> None:
+def _collect(tree: Any, found: list[Tensor], inside: set[int]) -> None:
     if isinstance(tree, Tensor):
         found.append(tree)
     elif isinstance(tree, (tuple, list)):
         for item in tree:
-            _collect(item, found)
+            _collect(item, found, inside)
     elif isinstance(tree, Mapping):
         for item in tree.values():
-            _collect(item, found)
+            _collect(item, found, inside)
     elif hasattr(tree, "__dict__") and not isinstance(tree, (nn.Module, type)) and not callable(tree):
-        for item in vars(tree).values():
-            if isinstance(item, (Tensor, tuple, list, Mapping)):
-                _collect(item, found)
+        if id(tree) not in inside:  # an object may hold itself
+            for item in vars(tree).values():
+                _collect(item, found, inside | {id(tree)})

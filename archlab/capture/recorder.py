@@ -35,7 +35,9 @@ from .record import Capture, Execution, ModuleCall, Op
 _QUESTIONS = frozenset({"__get__", "size", "dim", "numel", "stride", "is_floating_point", "is_complex", "element_size"})
 _OF_KIND = frozenset({"dim", "ndim", "is_floating_point", "is_complex", "element_size", "dtype", "device", "is_cuda",
                       "requires_grad", "layout", "is_meta", "names", "grad", "grad_fn", "is_leaf"})  # fmt: skip
-# The place and origin of code that archlab generated for no op of the original.
+# What torch keeps on a module.
+_TABLES = frozenset(vars(nn.Module()))
+# The location and origin of code that archlab generated for no op of the original.
 _GENERATED = (None, (None, "<archlab>", None))
 
 
@@ -76,6 +78,7 @@ def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
         shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(given)) or "which holds no tensor"
         add_note(error, f"raised in {failed_in(error)}: archlab ran the model once on the example, {shapes}")
         raise
+    recorder.note_what_modules_hold()
     return Capture(
         ops=recorder.ops,
         calls=recorder.calls,
@@ -284,6 +287,14 @@ class _Recorder(TorchFunctionMode):
         """The model's own code asked a tensor for more than its kind: its shape, or what it holds."""
         if getattr(func, "__name__", "") not in _OF_KIND and asks_for_a_model(frame):
             self.asked |= {value for t in args if isinstance(t, Tensor) and (value := self.values.get(t)) is not None}
+
+    def note_what_modules_hold(self) -> None:
+        """What the model's code has put on a module (``self.features = h``), somebody may look at afterwards."""
+        for module in self.model.modules():
+            for name, value in vars(module).items():
+                if name not in _TABLES:
+                    numbers = (self.values.get(t) for t in tensors_in(value))
+                    self.asked |= {number for number in numbers if number is not None and number in self.producer}
 
     # module calls
 

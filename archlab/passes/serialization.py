@@ -13,57 +13,16 @@ from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
 from ..files import write_whole
-from .depth import scale_depth
-from .discard import apply_discard
-from .fold.fold import apply_fold
-from .fold.hoist_padding import apply_hoist_padding
-from .recipe import Recipe, apply_steps, recipe
-from .replace import apply_replace
-from .resolution.scale import apply_scale_resolution
-from .share import share
-from .switch import apply_switch
-from .width.scale import apply_scale_width
-
-# What the steps of a recipe may call, by name: a new pass is a file of its own and a line here. Where a pass decides
-# nothing, what it is called with is what it does.
-PASSES: dict[str, Callable[..., nn.Module]] = {
-    "switch": apply_switch,
-    "discard": apply_discard,
-    "fold": apply_fold,
-    "hoist_padding": apply_hoist_padding,
-    "share": share,
-    "scale_resolution": apply_scale_resolution,
-    "scale_width": apply_scale_width,
-    "scale_depth": scale_depth,
-    "replace": apply_replace,
-}
-
-
-def apply(
-    recipe: Recipe, model: nn.Module, example: Any, modules: Mapping[str, Callable[..., nn.Module]] | None = None
-) -> nn.Module:
-    """The model that `recipe` makes of `model`, an instance of the class it was made for; weights are `model`'s.
-
-    `modules` are the factories that steps may name: a recipe never says what to import.
-    Raises ValueError for another class, an unknown pass or a site that this model does not have.
-
-    >>> import torch
-    >>> from archlab import remove
-    >>> example = torch.zeros(1, 4)
-    >>> thin = remove(nn.Sequential(nn.ReLU(), nn.Tanh()), example, kinds="activation", where="*.1")
-    >>> apply(recipe(thin), nn.Sequential(nn.ReLU(), nn.Tanh()), example)
-    Sequential(
-      (0): ReLU()
-      (1): Identity()
-    )
-    """
-    return apply_steps(recipe, model, example, PASSES, modules)
+from .recipe import Recipe, recipe
+from .replay import apply
 
 
 def save(model: nn.Module, path: str | Path) -> None:
-    """Write `model` to the file `path` (safetensors): every parameter and buffer, and the recipe in its metadata.
+    """Write every parameter and buffer of `model`, and its recipe, to one file. Read it again with `load`.
 
-    Tied tensors are written once. Read it again with `load`.
+    Args:
+        model: any module; tied tensors are written once.
+        path: of the file (safetensors), which is whole or not there at all.
 
     >>> save(nn.Linear(4, 2), "linear.safetensors")
     >>> load("linear.safetensors", lambda: nn.Linear(4, 2), None)
@@ -82,8 +41,17 @@ def load(
 ) -> nn.Module:
     """The model saved at `path`: ``factory()`` makes the original, the recipe is applied to it, weights are read.
 
-    Raises ValueError naming the file where it is not archlab's, was made from another class, or its weights do
-    not fit.
+    Args:
+        path: a file that `save` wrote.
+        factory: makes a model of the class that the recipe began with; its weights do not matter.
+        example: what runs it once, as when the passes were made.
+        modules: the factories that steps of the recipe may name.
+
+    Returns:
+        The model, in the mode (training or evaluation) in which the factory gave it.
+
+    Raises:
+        ValueError: naming the file, where it is not archlab's, was made from another class, or its weights do not fit.
 
     >>> import torch
     >>> from archlab import remove

@@ -39,7 +39,7 @@ def put_modules_(model: nn.Module, new: Mapping[str, nn.Module]) -> None:
     for path, module in list(model.named_modules(remove_duplicate=False)):
         if id(module) in old and path:
             old[id(module)].training = module.training  # of this one alone: what it holds has modes of its own
-            _put(model, path, old[id(module)])
+            _put(model, [path], old[id(module)])
     renew_methods_(model)
 
 
@@ -98,13 +98,15 @@ def drop_unreached(
     called, read = before.reached()
     still_called, still_read = after.reached()
     unreached = _unreached(model, called - still_called, still_called, still_read)
+    everywhere = list(model.named_modules(remove_duplicate=False))
+    names = {path: [name for name, other in everywhere if other is module] for path, module in unreached.items()}
     failed: Exception | None = None
     for modules_go, tensors_go in ((True, True), (True, False), (False, True), (False, False)):
         if (modules_go and not unreached) or (failed and not (unreached or read - still_read)):
             continue
         for path in unreached if modules_go else ():
             stands_in = nn.Identity() if path in identities else Removed(path)
-            _put(model, path, stands_in.train(unreached[path].training))
+            _put(model, names[path], stands_in.train(unreached[path].training))
         emptied = _empty(model, read - still_read) if tensors_go else []
         try:
             ran = run(model)
@@ -113,7 +115,7 @@ def drop_unreached(
             for owner, name, tensor in emptied:
                 _table(owner, name)[name] = tensor
             for path in unreached if modules_go else ():
-                _put(model, path, unreached[path])
+                _put(model, names[path], unreached[path])
             continue
         _remember_emptied(emptied)
         return ran
@@ -149,9 +151,11 @@ def _remember_emptied(emptied: Iterable[tuple[nn.Module, str, Tensor]]) -> None:
                     method.stand_ins[name] = nn.Parameter(tensor.detach().to("meta"), requires_grad=False)
 
 
-def _put(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)
+def _put(model: nn.Module, paths: Iterable[str], module: nn.Module) -> None:
+    """Put `module` at every one of `paths`: one may be registered under several names."""
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, module)
 
 
 def _empty(model: nn.Module, gone: set[str]) -> list[tuple[nn.Module, str, Tensor]]:

@@ -2,7 +2,7 @@
 
 ``python -m studies.motion.magnify INPUT OUTPUT --factor 10 [--start S] [--end S] [--weights NAME|FILE]``
 
-From Python call `studies.motion.video.magnify.magnify`.
+From Python call `studies.motion.video.magnifier.magnify`.
 """
 
 import sys
@@ -18,7 +18,7 @@ from archlab.training import bar
 
 from .network.weights import network
 from .video import files
-from .video.magnify import Mode, Precision, Reference, magnify
+from .video.magnifier import Mode, Precision, Reference, magnify
 
 
 def main(

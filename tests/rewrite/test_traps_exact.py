@@ -2,6 +2,7 @@
 
 import random
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -214,3 +215,90 @@ def test_generators_are_as_before(call):
     PUBLIC[call](net, x)
     for mine, theirs in zip(states(), before, strict=True):
         assert torch.equal(mine, theirs) if isinstance(mine, torch.Tensor) else mine == theirs
+
+
+@dataclass
+class Encoded:
+    h: torch.Tensor
+
+
+@dataclass
+class Answer:
+    encoded: Encoded
+    y: torch.Tensor
+
+
+class Nested(nn.Module):
+    """Returns what lies between two layers inside an object inside an object."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        h = self.a(x)
+        return Answer(Encoded(h), self.c(torch.relu(self.b(h))))
+
+
+class Keeps(Nested):
+    """Keeps it on itself, for whoever looks later."""
+
+    def forward(self, x):
+        self.features = [self.a(x)]
+        return self.c(torch.relu(self.b(self.features[0])))
+
+
+@pytest.mark.parametrize("build", [Nested, Keeps])
+def test_what_is_returned_or_kept_inside_is_not_merged_away(build):
+    with pytest.raises(ValueError, match="nothing to fold"):
+        al.fold(build().eval(), torch.randn(1, 3, 6, 6))
+
+
+def test_a_module_under_two_names_goes_under_both():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.block = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+            self.features = nn.Sequential(self.stem, self.block)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return x + self.block(x)
+
+    net, x = Net(), torch.randn(2, 4)
+    thin = al.remove(net, x, kinds="branch")
+    assert sum(p.numel() for p in thin.parameters()) == 20
+    assert thin.features[1] is thin.block
+
+
+class Lambdas(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+        self.ops = {"a": lambda x: torch.relu(self.a(x))}
+
+    def forward(self, x):
+        return self.ops["a"](x)
+
+
+class Hooked(nn.Module):
+    """A hook that writes into a dict of the model, which a copy would not read."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.seen = nn.Linear(4, 4), {}
+        seen = self.seen
+        self.a.register_forward_hook(lambda module, args, output: seen.__setitem__("a", output))
+
+    def forward(self, x):
+        self.a(x)
+        return torch.relu(self.seen["a"])
+
+
+@pytest.mark.parametrize(
+    ("build", "told"), [(Lambdas, "'ops'.*'self', the model itself"), (Hooked, "a .*'seen', seen")]
+)
+def test_functions_that_hold_the_original_are_refused(build, told):
+    for call in (PUBLIC["sites"], PUBLIC["remove"], PUBLIC["cost"]):
+        with pytest.raises(TypeError, match=told):
+            call(build(), torch.randn(2, 4))

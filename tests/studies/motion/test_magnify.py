@@ -22,10 +22,10 @@ import archlab as al
 from studies.motion.network import models
 from studies.motion.network.models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, baseline
 from studies.motion.network.weights import DESIGNS, network
-from studies.motion.video import magnify as magnifying
+from studies.motion.video import magnifier as magnifying
 from studies.motion.video import stream as streaming
 from studies.motion.video.files import frame_rate, frames, save_video
-from studies.motion.video.magnify import magnify
+from studies.motion.video.magnifier import magnify
 from studies.motion.video.stream import coarsest_stride
 
 TINY = Config(width=4, encoder_blocks=(1, 1, 1), decoder_blocks=1)

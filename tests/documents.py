@@ -94,8 +94,10 @@ def run_bash(block: Block, document: Path, folder: Path) -> str:
     """What a block prints."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     given = {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
-    script = f"set -e\narchlab() {{ {sys.executable} -m archlab.cli \"$@\"; }}\n{block.text}"
-    done = subprocess.run(["bash", "-c", script], cwd=folder, env=given, text=True, capture_output=True, timeout=SECONDS)
+    script = f'set -e\narchlab() {{ {sys.executable} -m archlab.cli "$@"; }}\n{block.text}'
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=given, text=True, capture_output=True, timeout=SECONDS
+    )
     assert done.returncode == 0, f"{document.name}, line {block.line}: exit status {done.returncode}\n{done.stderr}"
     return done.stdout
 

@@ -1,0 +1,180 @@
+"""Runs what stands in a document: its Python, its commands, and the pictures it shows, which they must draw.
+
+``python -m tests.documents README.md`` runs one and puts the pictures where the document shows them.
+
+- A ```python block with ``>>>`` is a doctest, one without is run. All blocks of a document share their names. One whose
+  first line is ``# file: NAME`` is that file.
+- A ```bash block is run by bash in the document's folder, unless its first line says ``# takes …``: how long it would.
+- A ```text block behind it is what it prints, where ``...`` stands for anything and numbers may be others (times are).
+
+Trainings end elsewhere on another processor, if only a little: a number with a decimal point may differ from the one
+that is shown by 5 % or by 2 in its last digit. Whole numbers, such as how many sites were removed, must be the same.
+Where milliseconds are shown, any number will do.
+"""
+
+import doctest
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"^```(python|bash|text)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PICTURE = re.compile(r"!\[[^\]]+\]\(([^)]+\.png)\)")
+FILE = re.compile(r"# file: (\S+)\n")
+TOO_LONG = "# takes "
+NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?")
+TIMES = re.compile(r"_ms\b|\[ms\]")
+SHARE, LAST_DIGITS = 0.05, 2
+SECONDS = 300
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text, and the line on which that begins, counted from 0."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks(document: Path) -> list[Block]:
+    """The blocks of a document in the order they stand."""
+    text = document.read_text(encoding="utf-8")
+    found = [Block(m[1], m[2], text.count("\n", 0, m.start()) + 1) for m in BLOCK.finditer(text)]
+    fences = len(re.findall("^```", text, re.MULTILINE))
+    assert fences == 2 * len(found), f"{document}: {fences} fences, {len(found)} blocks of python, bash or text"
+    return found
+
+
+def pictures(document: Path) -> list[str]:
+    """The pictures of its own that a document shows: not those of reports."""
+    return [shown for shown in PICTURE.findall(document.read_text(encoding="utf-8")) if "reports/" not in shown]
+
+
+def run(document: Path, folder: Path) -> None:
+    """Run all blocks of `document` in `folder`. Raises AssertionError where one does not do what stands there."""
+    names: dict = {}
+    printed: str | None = None  # by the bash block before
+    for block in blocks(document):
+        if file := FILE.match(block.text):
+            (folder / file[1]).write_text(block.text, encoding="utf-8")
+        elif block.language == "python":
+            run_python(block, document, names)
+        elif block.language == "bash":
+            printed = None if is_too_long(block) else run_bash(block, document, folder)
+        elif printed is not None:
+            wanted, got = (NUMBER.sub("#", text.replace("█", "")) for text in (block.text, printed))
+            assert doctest.OutputChecker().check_output(wanted, got, FLAGS), f"{document.name} shows\n{printed}"
+    for shown in pictures(document):
+        assert (folder / Path(shown).name).is_file(), f"{document.name} shows {shown}, which none of its blocks draws"
+
+
+def is_too_long(block: Block) -> bool:
+    return block.text.startswith(TOO_LONG)
+
+
+def run_python(block: Block, document: Path, names: dict) -> None:
+    """Run a block with `names`, which it adds to."""
+    if ">>>" not in block.text:
+        exec(compile("\n" * block.line + block.text, str(document), "exec"), names)
+        return
+    test = doctest.DocTestParser().get_doctest(block.text, names, document.name, str(document), block.line)
+    runner = doctest.DocTestRunner(checker=NearlyTheSame(), optionflags=FLAGS)
+    assert not runner.run(test, clear_globs=False).failed, f"{document.name}, line {block.line}: see the output"
+    names.update(test.globs)
+
+
+def run_bash(block: Block, document: Path, folder: Path) -> str:
+    """What a block prints."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    given = {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
+    script = f'set -e\narchlab() {{ {sys.executable} -m archlab.cli "$@"; }}\n{block.text}'
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=given, text=True, capture_output=True, timeout=SECONDS
+    )
+    assert done.returncode == 0, f"{document.name}, line {block.line}: exit status {done.returncode}\n{done.stderr}"
+    return done.stdout
+
+
+class NearlyTheSame(doctest.OutputChecker):
+    """Holds numbers with a decimal point to `SHARE` or `LAST_DIGITS` only; all else must be the same."""
+
+    def check_output(self, want: str, got: str, optionflags: int) -> bool:
+        if super().check_output(want, got, optionflags):
+            return True
+        wanted, found = NUMBER.findall(want), NUMBER.findall(got)
+        if not TIMES.search(want) and (len(wanted) != len(found) or not all(map(nearly, wanted, found))):
+            return False
+        return super().check_output(NUMBER.sub("#", want), NUMBER.sub("#", got), optionflags)
+
+
+def nearly(wanted: str, found: str) -> bool:
+    """Whether two numbers, as they are printed, are the same or, with a decimal point, nearly so."""
+    if "." not in wanted:
+        return wanted == found
+    digits = len(re.split("e", wanted.partition(".")[2])[0])
+    a, b = (float(number.replace(",", "")) for number in (wanted, found))
+    return abs(a - b) <= max(SHARE * abs(a), (LAST_DIGITS + 0.01) * 10.0**-digits)
+
+
+def modules_run(document: Path) -> set[str]:
+    """The modules that a document runs with ``python -m``."""
+    text = "".join(block.text for block in blocks(document) if block.language == "bash")
+    return set(re.findall(r"python -m ([\w.]+)", text))
+
+
+def unknown_names(document: Path) -> list[str]:
+    """Names that the document has in code (`al.name`, `archlab.room.name`, `studies.module.name`) and nothing bears."""
+    text = document.read_text(encoding="utf-8")
+    text = re.sub(r"^```text\n.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    named = re.findall(r"(?<![\w./])((?:al|archlab|studies)(?:\.[A-Za-z_]\w*)+)", text)
+    return [name for name in dict.fromkeys(named) if not is_known(name)]
+
+
+def is_known(name: str) -> bool:
+    first, *rest = name.split(".")
+    path = ["archlab" if first == "al" else first, *rest]
+    for count in range(len(path), 0, -1):
+        try:
+            found = importlib.import_module(".".join(path[:count]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in path[count:]:
+            if not hasattr(found, attribute):
+                return False
+            found = getattr(found, attribute)
+        return True
+    return False
+
+
+def missing_paths(document: Path) -> list[str]:
+    """Paths that a document names and that are not in the repository: in links, and in backticks where they have a
+    slash. They count from the document's folder, from the repository's, or from archlab/."""
+    text = re.sub(r"^```\w+\n.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    named = [name for name in re.findall(r"`([\w.-]+/[\w./-]*)`", text) if not name.startswith(("scratch/", "run/"))]
+    bases = {document.parent, ROOT, ROOT / "archlab"}
+    wrong = [link for link in links if link and not (document.parent / link).exists()]
+    return wrong + [name for name in named if not any((base / name).exists() for base in bases)]
+
+
+def main() -> None:
+    import tempfile
+
+    for name in sys.argv[1:]:
+        document = Path(name).resolve()
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            run(document, Path(folder))
+            for shown in pictures(document):
+                shutil.copyfile(Path(folder, Path(shown).name), document.parent / shown)
+
+
+if __name__ == "__main__":
+    main()

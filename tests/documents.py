@@ -27,6 +27,8 @@ BLOCK = re.compile(r"^```(python|bash|text)\n(.*?)^```$", re.DOTALL | re.MULTILI
 PICTURE = re.compile(r"!\[[^\]]+\]\(([^)]+\.png)\)")
 FILE = re.compile(r"# file: (\S+)\n")
 TOO_LONG = "# takes "
+# Folders that a run writes, and those of a user's data.
+OF_OTHERS = ("scratch/", "run/", "reports/widths/", "cells/", "backgrounds/", "objects/", "weights/")
 NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?")
 TIMES = re.compile(r"_ms\b|\[ms\]")
 SHARE, LAST_DIGITS = 0.05, 2
@@ -52,9 +54,14 @@ def blocks(document: Path) -> list[Block]:
     return found
 
 
+def prose(document: Path) -> str:
+    """The text of a document without its blocks."""
+    return re.sub(r"^```\w+\n.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
 def pictures(document: Path) -> list[str]:
     """The pictures of its own that a document shows: not those of reports."""
-    return [shown for shown in PICTURE.findall(document.read_text(encoding="utf-8")) if "reports/" not in shown]
+    return [shown for shown in PICTURE.findall(prose(document)) if "reports/" not in shown]
 
 
 def run(document: Path, folder: Path) -> None:
@@ -134,7 +141,7 @@ def unknown_names(document: Path) -> list[str]:
     text = document.read_text(encoding="utf-8")
     text = re.sub(r"^```text\n.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     named = re.findall(r"(?<![\w./])((?:al|archlab|studies)(?:\.[A-Za-z_]\w*)+)", text)
-    return [name for name in dict.fromkeys(named) if not is_known(name)]
+    return [name for name in dict.fromkeys(named) if not (name.endswith(".md") or is_known(name))]
 
 
 def is_known(name: str) -> bool:
@@ -156,9 +163,9 @@ def is_known(name: str) -> bool:
 def missing_paths(document: Path) -> list[str]:
     """Paths that a document names and that are not in the repository: in links, and in backticks where they have a
     slash. They count from the document's folder, from the repository's, or from archlab/."""
-    text = re.sub(r"^```\w+\n.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = prose(document)
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
-    named = [name for name in re.findall(r"`([\w.-]+/[\w./-]*)`", text) if not name.startswith(("scratch/", "run/"))]
+    named = [name for name in re.findall(r"`([\w.-]+/[\w./-]*)`", text) if not name.startswith(OF_OTHERS)]
     bases = {document.parent, ROOT, ROOT / "archlab"}
     wrong = [link for link in links if link and not (document.parent / link).exists()]
     return wrong + [name for name in named if not any((base / name).exists() for base in bases)]

@@ -44,7 +44,7 @@ def test_what_a_document_names_is_there(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_a_document_shows_its_pictures(document):
-    assert all((document.parent / shown).is_file() for shown in documents.PICTURE.findall(document.read_text("utf-8")))
+    assert all((document.parent / shown).is_file() for shown in documents.PICTURE.findall(documents.prose(document)))
 
 
 def test_the_readme_of_archlab_has_every_room_with_what_it_may_import():

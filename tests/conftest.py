@@ -1,6 +1,7 @@
 """One thread, fixed seeds, no window for figures; where the real images lie, if they do."""
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -24,6 +25,12 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _here_is_the_present_folder():
+    """Python remembers which folder "." of ``sys.path`` was when it was first looked into, by an earlier test."""
+    sys.path_importer_cache.pop(".", None)
 
 
 @pytest.fixture(autouse=True)

@@ -67,17 +67,18 @@ def pictures(document: Path) -> list[str]:
 def run(document: Path, folder: Path) -> None:
     """Run all blocks of `document` in `folder`. Raises AssertionError where one does not do what stands there."""
     names: dict = {}
-    printed: str | None = None  # by the bash block before
+    printed: str | None = None  # by the block before
     for block in blocks(document):
+        if block.language == "text" and printed is not None:
+            wanted, got = (NUMBER.sub("#", text.replace("█", "")) for text in (block.text, printed))
+            assert doctest.OutputChecker().check_output(wanted, got, FLAGS), f"{document.name} shows\n{printed}"
+        printed = None
         if file := FILE.match(block.text):
             (folder / file[1]).write_text(block.text, encoding="utf-8")
         elif block.language == "python":
             run_python(block, document, names)
-        elif block.language == "bash":
-            printed = None if is_too_long(block) else run_bash(block, document, folder)
-        elif printed is not None:
-            wanted, got = (NUMBER.sub("#", text.replace("█", "")) for text in (block.text, printed))
-            assert doctest.OutputChecker().check_output(wanted, got, FLAGS), f"{document.name} shows\n{printed}"
+        elif block.language == "bash" and not is_too_long(block):
+            printed = run_bash(block, document, folder)
     for shown in pictures(document):
         assert (folder / Path(shown).name).is_file(), f"{document.name} shows {shown}, which none of its blocks draws"
 

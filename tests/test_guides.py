@@ -105,6 +105,7 @@ def test_a_document_that_is_right_passes(tmp_path):
     document.write_text(
         "```python\n# file: own.py\nONE = 1\n```\n\n```bash\npython -c 'import own; print(own.ONE, 7.5)'\n```\n\n"
         "```text\n1 3.1\n```\n\n```python\nx = 28.02\n```\n\n```python\n>>> x\n28.13\n```\n\n"
+        "```text\nof no command\n```\n\n"
         "```bash\n# takes an hour\nfalse\n```\n"
     )
     documents.run(document, tmp_path)

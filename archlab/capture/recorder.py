@@ -26,7 +26,7 @@ from ..errors import add_note
 from .copies import devices_of, structural_copy
 from .example import Call, fresh, moved, run_example, tensors_in
 from .frames import asks_for_a_model, is_module_call, is_plumbing
-from .functions import applied_by
+from .functions import applied_by, function_of
 from .location import ORIGINS, Location, call_stack, model_frames
 from .modes import failed_in, no_fused_layers, random_states_kept, under_autocast
 from .record import Capture, Execution, ModuleCall, Op
@@ -246,7 +246,7 @@ class _Recorder(TorchFunctionMode):
             return result  # handed through: .to() of the same device, .contiguous() of a contiguous tensor
         # 4. The op: where it was issued, what it read, and new numbers for what it wrote.
         execution, location = self.locate(frame)
-        op = Op(len(self.ops), func, execution, location, self.stack[-1] if self.stack else None)
+        op = Op(len(self.ops), function_of(func), execution, location, self.stack[-1] if self.stack else None)
         op.inputs, op.in_shapes, op.in_dtypes = inputs, shapes, tuple(t.dtype for t in given)
         op.params = tuple(self.constants[v] for v in inputs if v in self.constants)
         op.options = {k: v for k, v in kwargs.items() if not tensors_in(v)}

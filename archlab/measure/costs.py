@@ -19,7 +19,10 @@ from ..capture.record import Capture, Op
 from ..capture.recorder import capture, capture_meta
 
 CONVENTIONS = ("macs", "paper")
-_WITH_BIAS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
+_WITH_BIAS = (
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution", "linear",
+    "addmm",
+)  # fmt: skip
 _RELU = ("relu", "relu_")
 
 

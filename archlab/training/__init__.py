@@ -1,6 +1,6 @@
 """Training, learned removal and sensitivity: what studies and users' scripts import from here."""
 
-from .checkpoint import CheckpointMismatch
+from .checkpoint import BadCheckpoint, CheckpointMismatch
 from .fit import Fit, fit
 from .history import TrainingFailed
 from .optimization import constant, cosine
@@ -10,6 +10,6 @@ from .sensitivity import sensitivity
 from .task import Task
 
 __all__ = [
-    "CheckpointMismatch", "Fit", "Removal", "Task", "TrainingFailed", "bar", "constant", "cosine", "fit",
-    "learn_to_remove", "sensitivity",
+    "BadCheckpoint", "CheckpointMismatch", "Fit", "Removal", "Task", "TrainingFailed", "bar", "constant", "cosine",
+    "fit", "learn_to_remove", "sensitivity",
 ]  # fmt: skip

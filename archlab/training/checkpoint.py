@@ -3,20 +3,24 @@
 Where and when it is written is one group of `fit`'s options.
 """
 
-import io
+import math
+import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from ..files import write_whole
+from ..files import sweep_abandoned, whole_file
 
 FILE = "checkpoint.pt"
+PARTS = {
+    "identity": dict, "start": dict, "model": dict, "optimizer": dict, "random": dict, "rows": list, "step": int,
+    "seconds": float,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +42,22 @@ class Checkpointing:
         """Whether the time limit has come."""
         return self.time_limit_s is not None and seconds >= self.time_limit_s
 
-    def identity(self) -> dict[str, str]:
-        """What `settings` add to a training's identity."""
-        return {f"settings[{key!r}]": repr(value) for key, value in (self.settings or {}).items()}
+
+class BadCheckpoint(ValueError):
+    """A checkpoint that a training cannot go on from.
+
+    Attributes:
+        path: The file.
+        what: What is wrong with it.
+    """
+
+    def __init__(self, path: Path, what: str):
+        super().__init__(f"{path}: not a readable checkpoint ({what}); delete it to start again")
+        self.path, self.what = path, what
 
 
-class CheckpointMismatch(ValueError):
-    """A checkpoint that was not written by this model with these settings.
+class CheckpointMismatch(BadCheckpoint):
+    """A checkpoint that was not written by this training.
 
     Attributes:
         path: The checkpoint.
@@ -52,9 +65,10 @@ class CheckpointMismatch(ValueError):
     """
 
     def __init__(self, path: Path, what: str):
-        super().__init__(
+        ValueError.__init__(
+            self,
             f"{path}: this checkpoint belongs to another training: {what}. "
-            "Use another folder, or delete this one to start again."
+            "Use another folder, or delete this one to start again.",
         )
         self.path, self.what = path, what
 
@@ -62,11 +76,14 @@ class CheckpointMismatch(ValueError):
 def save_checkpoint(folder: str | Path, content: Mapping[str, Any]) -> Path:
     """Write `content` (tensors, numbers, strings, lists, dicts) as the one checkpoint of `folder`."""
     path = Path(folder) / FILE
-    buffer = io.BytesIO()
-    torch.save(dict(content), buffer)
-    write_whole(path, buffer.getvalue())
-    for part in path.parent.glob(f".{FILE}.*.part"):  # of a writer that was killed
-        part.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        try:
+            torch.save(dict(content), file)  # tensor by tensor: never all of it in memory once more
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # of a full disk torch says where in the file it was
+                raise error.__context__ from None
+            raise
+    sweep_abandoned(path)
     return path
 
 
@@ -76,45 +93,42 @@ def load_checkpoint(folder: str | Path) -> dict[str, Any] | None:
     It is read with ``weights_only=True``: a checkpoint from elsewhere cannot run code.
 
     Raises:
-        ValueError: naming the file, where it cannot be read.
+        BadCheckpoint: naming the file, where it is none.
+        OSError: it cannot be read.
     """
     path = Path(folder) / FILE
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path}: not a readable checkpoint ({error}); delete it to start again") from error
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise BadCheckpoint(path, "it is no regular file")
+    with open(path, "rb") as file:
+        try:
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise BadCheckpoint(path, str(error).strip().partition("\n")[0] or type(error).__name__) from error
+    if not isinstance(saved, dict):
+        raise BadCheckpoint(path, f"it holds a {type(saved).__name__}")
+    return saved
 
 
-def check_same(path: Path, saved: Mapping[str, Any], model: nn.Module, identity: Mapping[str, Any]) -> None:
-    """Check that a checkpoint is of this model and of a training with this identity.
+def check_complete(path: Path, saved: Mapping[str, Any], trained: Iterable[str]) -> None:
+    """Check that a checkpoint has all that a training of the parameters `trained` goes on from.
 
     Raises:
-        CheckpointMismatch: naming the first difference.
+        BadCheckpoint: naming what is missing or cannot be.
     """
-    for key, current in (("signature", signature(model)), ("identity", identity)):
-        difference = first_difference(saved[key], current)
-        if difference:
-            raise CheckpointMismatch(path, difference)
-
-
-def signature(model: nn.Module) -> dict[str, str]:
-    """What makes two models take the same weights: the name, dtype and shape of every tensor of the state."""
-    return {
-        name: f"{str(value.dtype).removeprefix('torch.')}{tuple(value.shape)}"
-        for name, value in model.state_dict().items()
-        if isinstance(value, torch.Tensor)
-    }
-
-
-def first_difference(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str | None:
-    """Name the first key whose values differ, with both values; None where there is none."""
-    for key in [*saved, *(key for key in current if key not in saved)]:
-        before, now = saved.get(key, "absent"), current.get(key, "absent")
-        if before != now:
-            return f"{key} is {before} in the checkpoint and {now} here"
-    return None
+    for name, kind in PARTS.items():
+        if not isinstance(saved.get(name), kind):
+            raise BadCheckpoint(path, f"its {name!r} is {type(saved[name]).__name__ if name in saved else 'absent'}")
+    step, seconds, steps = saved["step"], saved["seconds"], saved["identity"].get("steps")
+    if not isinstance(steps, int) or not 0 <= step <= steps or len(saved["rows"]) != step:
+        raise BadCheckpoint(path, f"it is of step {step} of {steps}, with a history of {len(saved['rows'])}")
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise BadCheckpoint(path, f"it took {seconds} seconds")
+    for name in trained:
+        value = saved["model"].get(name)
+        if isinstance(value, torch.Tensor) and not bool(torch.isfinite(value).all()):
+            raise BadCheckpoint(path, f"{name} is not finite")
 
 
 def random_states() -> dict[str, Any]:

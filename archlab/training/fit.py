@@ -17,15 +17,16 @@ from torch import Tensor, nn
 
 from .checkpoint import (
     FILE,
+    BadCheckpoint,
     Checkpointing,
-    check_same,
+    check_complete,
     load_checkpoint,
     random_states,
     save_checkpoint,
     set_random_states_,
-    signature,
 )
 from .history import History
+from .identity import check_same, modules_of, settings_of, start_of
 from .optimization import Optimization, Schedule, constant
 from .options import check_names, pick
 from .progress import Display, bar
@@ -82,7 +83,8 @@ def fit(
             in `task.batches`, in the history and in errors.
         precision: "fp32", or "bf16" to run the loss under autocast; the weights stay as they are.
         clip_norm: Largest norm of all gradients together; default none.
-        folder: Where the checkpoint lies.
+        folder: Where the checkpoint lies. One of another training is refused: of another network, other weights to
+            begin with, another first batch, loss or penalty, other options or `task.settings`.
         time_limit_s: Seconds after which to stop cleanly after a step, with a checkpoint and `.finished` False.
         progress: Show a bar, or without a terminal a line a minute.
         **options: As keywords, too:
@@ -98,7 +100,7 @@ def fit(
                 generous on purpose: removal may raise a trained loss a hundredfold and recover.
             save_every, save_every_s: Updates (no limit) and seconds (60: a kill costs a minute) between checkpoints,
                 whichever comes first.
-            settings: JSON-able facts about the task; a checkpoint made with other ones is refused.
+            settings: JSON-able facts about the training; a checkpoint made with other ones is refused.
             title, describe: The title of the bar ("fit"), and ``describe(model)``, a few words beside it.
 
     Returns:
@@ -106,6 +108,7 @@ def fit(
 
     Raises:
         CheckpointMismatch: for another training's checkpoint, naming what differs.
+        BadCheckpoint: for a file in its place that is none.
         TrainingFailed: where the loss or the weights become NaN or infinite, or the loss diverges.
         ValueError: for an option out of range.
         TypeError: for an unknown option.
@@ -141,7 +144,8 @@ class Training:
         self.base_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.parameters: list[Tensor] = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
-        self.identity = optimization.identity(self.optimizer) | checkpointing.identity()
+        self.identity: dict[str, Any] = {}  # these two where there is a folder: by them a checkpoint is known
+        self.start: dict[str, Any] = {}
         self.history = History([], divergence=optimization.divergence, checkpoint=None)
         self.steps_done, self.seconds_before = 0, 0.0
         self.begun = self.saved_at = time.monotonic()
@@ -149,15 +153,29 @@ class Training:
     def resume_(self) -> None:
         """Put everything back to the checkpoint in the folder, where there is one."""
         folder = self.checkpointing.folder
-        if folder is not None and (saved := load_checkpoint(folder)) is not None:
-            path = Path(folder) / FILE
-            check_same(path, saved, self.model, self.identity)
-            self.model.load_state_dict(saved["model"])
+        if folder is not None:
+            saved, path = load_checkpoint(folder), Path(folder) / FILE
+            functions = {"task.loss": self.task.loss, "penalty": self.optimization.penalty}
+            self.identity, self.start = self._identity(), start_of(self.model, self.task, functions)
+            if saved is not None:
+                check_complete(path, saved, [name for group in self._trained() for name in group])
+                check_same(path, saved, self.model, self.identity, self.start)
+                self._restore_(path, saved)
+        self.begun = self.saved_at = time.monotonic()
+
+    def _restore_(self, path: Path, saved: dict[str, Any]) -> None:
+        """Take all from a checkpoint that was seen to be of this training; the network last, as it is the caller's."""
+        before = random_states()
+        try:
             self.optimizer.load_state_dict(saved["optimizer"])
             set_random_states_(saved["random"])
-            self.history = History(saved["rows"], divergence=self.optimization.divergence, checkpoint=path)
-            self.steps_done, self.seconds_before = saved["step"], saved["seconds"]
-        self.begun = self.saved_at = time.monotonic()
+            self.model.load_state_dict(saved["model"])
+        except Exception as error:
+            set_random_states_(before)
+            raise BadCheckpoint(path, f"it cannot be put back: {error}") from error
+        self.start = saved["start"]
+        self.history = History(saved["rows"], divergence=self.optimization.divergence, checkpoint=path)
+        self.steps_done, self.seconds_before = saved["step"], saved["seconds"]
 
     def run_(self, display: Display) -> None:
         """Update until the last step or the time limit, saving in between."""
@@ -208,8 +226,8 @@ class Training:
             self.history.fail("a weight is not finite")
         if self.checkpointing.folder is not None:
             content = {
-                "signature": signature(self.model),
                 "identity": self.identity,
+                "start": self.start,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "random": random_states(),
@@ -219,6 +237,21 @@ class Training:
             }
             self.history.checkpoint = save_checkpoint(self.checkpointing.folder, content)
         self.saved_at = time.monotonic()
+
+    def _trained(self) -> list[list[str]]:
+        """The names of the parameters in each of the optimizer's groups."""
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        return [[names.get(id(p), "of no module") for p in group["params"]] for group in self.optimizer.param_groups]
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same, beside the start, for a checkpoint to be gone on with."""
+        return {
+            **self.optimization.identity(self.optimizer),
+            **{f"names in parameter group {index}": names for index, names in enumerate(self._trained())},
+            **settings_of("task.settings", self.task.settings),
+            **settings_of("settings", self.checkpointing.settings),
+            **modules_of(self.model),
+        }
 
     def seconds(self) -> float:
         """Time of training until now, all calls together."""

@@ -8,6 +8,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+COLUMNS = ("phase", "step", "lr", "loss", "penalty")  # that `after_step` cannot have
 SMOOTHING = 50  # steps in the mean loss that is shown, and that is compared to tell divergence
 
 
@@ -39,6 +40,9 @@ class History:
     ) -> None:
         """Add an update's row; its loss and penalty, scalars on any device, are not read yet."""
         values = [loss] if penalty is None else [loss, penalty]
+        for name in extra or {}:
+            if name in COLUMNS:
+                raise ValueError(f"after_step: {name!r} is a column of the history already; rename it")
         row = {"step": step, "lr": lr, **(extra or {})}
         self.pending.append((row, [value.detach().reshape(()).float() for value in values]))
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 PRECISIONS = ("fp32", "bf16")
+POINTS = 100  # of a schedule, by which it is compared
 
 Groups = list[dict[str, Any]]  # an optimizer's parameter groups
 Schedule = Callable[[int], float]
@@ -104,7 +105,7 @@ class Optimization:
             "clip_norm": self.clip_norm,
             "penalty_weight": self.penalty_weight,
             "optimizer": type(optimizer).__name__,
-            "schedule": [float(self.schedule(self.steps * quarter // 4)) for quarter in range(4)],
+            "schedule": [float(self.schedule(step)) for step in range(0, self.steps, max(1, self.steps // POINTS))],
         }
         for index, group in enumerate(optimizer.param_groups):
             facts = {key: value for key, value in group.items() if key != "params"}

@@ -1,5 +1,9 @@
-"""Several trainings in a row that count as one: a checkpoint folder each, running steps, one time limit."""
+"""Several trainings in a row that count as one: a checkpoint folder each, running steps, one time limit.
 
+And the qualities of the model between them, each measured once.
+"""
+
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,12 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 
 from ..errors import add_note
+from ..files import write_whole
+from .checkpoint import CheckpointMismatch, random_states, set_random_states_
 from .fit import Fit, fit
 from .history import TrainingFailed
-from .task import Task
+from .identity import difference_in_start, first_difference, is_same, settings_of, start_of
+from .task import Task, qualities_of
+
+QUALITIES = "qualities.json"
 
 
 class Phases:
@@ -74,3 +84,63 @@ class Phases:
         track = whole.melt(["phase", "step"], recorded, "site", "omega").dropna(subset="omega", ignore_index=True)
         plain = [name for name in ("phase", "step", "lr", "loss", "penalty") if name in whole]
         return whole.loc[:, plain], track
+
+
+class Evaluations:
+    """`task.quality` of the model that a training of `model` has made after each phase, where that is `wanted`.
+
+    They are saved in the folder, so that a rerun which came to the same decisions evaluates each phase once. The
+    training does not notice: random states stay as they were.
+
+    Raises:
+        CheckpointMismatch: the folder has those of another training.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, folder: str | Path | None, *, wanted: bool):
+        self.task, self.wanted = task, wanted
+        self.path = None if folder is None else Path(folder) / QUALITIES
+        self.start: dict[str, Any] = {}  # of the training; it is in the file
+        self.saved: dict[str, dict[str, Any]] = {}  # by phase: what was decided until then, and the values
+        self.rows: list[dict[str, Any]] = []
+        if wanted and self.path is not None:
+            self.start = start_of(model, task, {"task.quality": task.quality})
+            self.start["settings"] = settings_of("task.settings", task.settings)
+            self._read(self.path)
+
+    def _read(self, path: Path) -> None:
+        """Take what an earlier call measured, if it was the same training, and by the same function."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            before, phases = content["start"], {**content["phases"]}
+            by_the_same = is_same(before["functions"]["task.quality"], self.start["functions"]["task.quality"])
+            difference = first_difference(before["settings"], self.start["settings"])
+            difference = difference or difference_in_start({**before, "functions": {}}, {**self.start, "functions": {}})
+            kept = {
+                phase: {"decided": str(entry["decided"]), "values": {**entry["values"]}}
+                for phase, entry in phases.items()
+            }
+        except (OSError, ValueError, TypeError, LookupError, AttributeError):
+            return  # there are none, or half of them: they are measured, which costs time only
+        if difference:
+            raise CheckpointMismatch(path, difference)
+        self.saved = kept if by_the_same else {}
+
+    def evaluate(self, phase: str, model: nn.Module, decided: Any = None) -> None:
+        """Evaluate `model` after `phase`; `decided` is what tells it from the one of another run in this folder."""
+        if not self.wanted:
+            return
+        if phase not in self.saved or self.saved[phase]["decided"] != repr(decided):
+            states = random_states()
+            with torch.no_grad():
+                found = qualities_of(self.task, model, columns=("phase",))
+            values = {name: float(value) for name, value in found.items()}
+            set_random_states_(states)
+            self.saved[phase] = {"decided": repr(decided), "values": values}
+            if self.path is not None:
+                content = {"start": self.start, "phases": self.saved}
+                write_whole(self.path, json.dumps(content, indent=1).encode())
+        self.rows.append({"phase": phase, **self.saved[phase]["values"]})
+
+    def frame(self) -> pd.DataFrame:
+        """One row an evaluated phase: phase, and each quality."""
+        return pd.DataFrame(self.rows)

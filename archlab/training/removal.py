@@ -5,7 +5,7 @@ The four phases are in `removal_phases`.
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,11 @@ from torch import nn
 
 from ..discovery.select import Where
 from ..passes.switch import switch
-from ..passes.switch_state import omegas, set_omegas_
-from .evaluation import Evaluations
+from ..passes.switch_state import omegas, set_omegas_, switches_of
 from .fit import GROUPS
 from .options import check_names, names_of, pick
-from .phases import Phases
-from .removal_phases import NEAR, RemovalPhases, RemovalSettings
+from .phases import Evaluations, Phases
+from .removal_phases import DECIDED, NEAR, RemovalPhases, RemovalSettings
 from .task import Task
 
 LEAST_TRAVEL = 3.0  # lr_ω · steps, below which a site may not get across [0, 1] whatever the task says
@@ -144,9 +143,10 @@ def learn_to_remove(
     sites = list(omegas(soft)["site"])
     if progress:
         print(_headline(chosen, len(sites)), file=sys.stderr)
-    identity = {**(of_fit.pop("settings", None) or {}), "p": p, "sites": sites}
-    trainings = Phases(task, folder, time_limit_s, identity, of_fit | {"progress": progress})
-    run = RemovalPhases(model, soft, chosen, trainings, Evaluations(task, folder, wanted=evaluate))
+    ops = {site.id: site.op for site in switches_of(soft)[1].sites if site.id in sites}
+    settings = _with_own(of_fit.pop("settings", None) or {}, {"p": p, "sites": ops})
+    trainings = Phases(task, folder, time_limit_s, settings, of_fit | {"progress": progress})
+    run = RemovalPhases(model, soft, chosen, trainings, Evaluations(model, task, folder, wanted=evaluate))
     run.evaluations.evaluate("original", model)
     finished = run.soft() and run.push() and run.discard() and run.tune()
     history, track = trainings.history(set(sites))
@@ -160,6 +160,16 @@ def learn_to_remove(
         finished=finished,
         seconds=trainings.seconds(),
     )
+
+
+def _with_own(settings: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The user's settings and the removal's `own`, by which the checkpoints of its phases are known."""
+    for name in (*own, *DECIDED):
+        if name in settings:
+            raise ValueError(
+                f"settings: {name!r} is one of learn_to_remove's own ({', '.join((*own, *DECIDED))}); rename it"
+            )
+    return {**settings, **own}
 
 
 def _headline(settings: RemovalSettings, sites: int) -> str:

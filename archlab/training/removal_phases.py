@@ -23,13 +23,13 @@ from torch import nn
 
 from ..passes.discard import discard
 from ..passes.switch_state import omega_parameters, omegas, penalty, project_, set_omegas_
-from .evaluation import Evaluations
 from .optimization import Schedule, constant
-from .phases import Phases
+from .phases import Evaluations, Phases
 
 NEAR = 0.1  # a site with |ω - τ| up to this is reported as near τ: another seed may well decide it otherwise
 EPSILON = 0.01  # where ω starts, and its lower bound, when the penalty's gradient at 0 is 0 (p > 1) or -inf (p < 1)
 POINTS = 500  # of each ω's history
+DECIDED = ("tau", "keep", "omegas")  # what the phases after the soft one hang on, in their checkpoints' settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class RemovalPhases:
 
     def soft(self) -> bool:
         """Phase 1: weights and ω learn together, and the sites are decided by where ω ends."""
-        chosen = self.settings
+        chosen, p = self.settings, self.settings.p
 
         def bounded(soft: nn.Module, step: int) -> dict[str, float] | None:
             project_(soft)
@@ -124,7 +124,7 @@ class RemovalPhases:
             chosen.soft_steps,
             lr=chosen.lr,
             schedule=chosen.schedule,
-            penalty=lambda soft: penalty(soft, p=chosen.p),
+            penalty=lambda soft: penalty(soft, p=p),  # a checkpoint is known by it: of p alone
             penalty_weight=chosen.lam,
             groups=lambda soft: [self._weights(soft), self._omegas(soft)],
             after_step=bounded,
@@ -132,7 +132,7 @@ class RemovalPhases:
         )
         self.decisions = decide(self.now, chosen.tau)
         if finished:
-            self.decided = {"tau": chosen.tau, "keep": chosen.keep, "omegas": _values(self.now)}
+            self.decided = dict(zip(DECIDED, (chosen.tau, chosen.keep, _values(self.now)), strict=True))
             self.trainings.settings |= self.decided
             self.evaluations.evaluate("soft", self.now, self.decided)
         return finished

@@ -14,7 +14,9 @@ from ..passes.switch import switch
 from ..passes.switch_state import omegas, set_omegas_
 from ..rewrite.target import How
 from .progress import bar
-from .task import Task
+from .task import Task, qualities_of
+
+COLUMNS = ("site", "kind")  # of the table, before the qualities
 
 
 @torch.no_grad()
@@ -62,7 +64,9 @@ def sensitivity(
     if not present:
         site, how = next(iter(refused.items()))
         raise ValueError(f"none of the {len(refused)} chosen sites can be rewritten; {site} is {how}")
-    untouched = dict(task.quality(model))
+    untouched = dict(qualities_of(task, model, columns=COLUMNS))
+    if twice := [name for name in untouched if f"delta_{name}" in untouched]:
+        raise ValueError(f"task.quality: 'delta_{twice[0]}' is the column of what {twice[0]!r} changes by; rename it")
     rows = []
     # Kinds apart, as a skip and a branch share an add and cannot both have a switch. One switched model serves all
     # sites of a kind: all ω at 0, then one alone at 1.
@@ -73,7 +77,7 @@ def sensitivity(
             for site in omegas(soft)["site"]:
                 set_omegas_(soft, 0.0)
                 set_omegas_(soft, {site: 1.0})
-                values = task.quality(soft)
+                values = qualities_of(task, soft, columns=COLUMNS)
                 deltas = {f"delta_{name}": value - untouched[name] for name, value in values.items()}
                 rows.append({"site": site, "kind": kind.value, **values, **deltas})
                 show(len(rows), lambda site=site: site)

@@ -19,11 +19,13 @@ class Task:
         example: Runs the model once: a tensor, a tuple of arguments, a dict of keyword arguments, or a `Call`.
         batches: ``batches(step)`` returns the batch of that step, counted from 0. It must depend on the step alone
             (seed a generator of its own with it): then a resumed training sees the same data, with no loader state
-            to keep.
+            to keep. With a checkpoint folder the first is made once more, to know the training by.
         loss: ``loss(model, batch)`` returns a scalar. It moves the batch to the model's device where that is not so
             yet.
         quality: ``quality(model)`` returns named numbers, measured on data that `batches` never gives.
         measures: Says, for those who print the qualities, which way each is better.
+        settings: JSON-able facts that the functions hang on, such as the name of the data or a crop; a checkpoint of
+            a task with other ones is refused.
     """
 
     example: Any
@@ -31,6 +33,20 @@ class Task:
     loss: Callable[[nn.Module, Any], Tensor]
     quality: Callable[[nn.Module], Mapping[str, float]]
     measures: tuple = ()
+    settings: Mapping[str, Any] | None = None
+
+
+def qualities_of(task: Task, model: nn.Module, *, columns: tuple[str, ...]) -> Mapping[str, float]:
+    """``task.quality(model)``, to stand beside the `columns` of a table.
+
+    Raises:
+        ValueError: a quality has the name of one of them, which it would overwrite.
+    """
+    values = task.quality(model)
+    for name in values:
+        if name in columns:
+            raise ValueError(f"task.quality: {name!r} is a column of the table that its values stand in; rename it")
+    return values
 
 
 def numbered_batches(task: Task, steps: Iterable[int], *, prefetch: int) -> Generator[tuple[int, Any], None, None]:

@@ -346,18 +346,22 @@ def test_an_unknown_option_is_an_error_before_anything_happens():
         fit(net(), TASK, **OPTIONS, save_evry=3)
 
 
-def test_a_checkpoint_has_the_names_that_it_always_had(tmp_path):
-    """Those that lie on disks were written with these: with others no training that was begun would go on."""
+def test_what_is_in_a_checkpoint(tmp_path):
+    """Those that lie on disks were written so: with other names no training that was begun would go on."""
     fit(net(), TASK, **OPTIONS, folder=tmp_path, time_limit_s=0.0, settings={"crop": 96})
     saved = load_checkpoint(tmp_path)
     assert saved is not None
-    assert list(saved) == ["signature", "identity", "model", "optimizer", "random", "rows", "step", "seconds"]
+    assert list(saved) == ["identity", "start", "model", "optimizer", "random", "rows", "step", "seconds"]
     group = saved["identity"].pop("parameter group 0")
     assert "('lr', 0.01)" in group and "('weight_decay', 0.01)" in group
-    assert saved["identity"] == {
+    modules = {name: value for name, value in saved["identity"].items() if name.startswith("module ")}
+    assert modules["module 4"] == "Linear(in_features=4, out_features=1, bias=True)" and len(modules) == 6
+    assert {name: value for name, value in saved["identity"].items() if name not in modules} == {
         "steps": 30, "precision": "fp32", "clip_norm": None, "penalty_weight": 1.0, "optimizer": "AdamW",
-        "schedule": [cosine(30, warmup=5)(step) for step in (0, 7, 15, 22)], "settings['crop']": "96",
+        "schedule": [cosine(30, warmup=5)(step) for step in range(30)], "settings['crop']": "96",
+        "names in parameter group 0": [name for name, _ in net().named_parameters()],
     }  # fmt: skip
+    assert list(saved["start"]) == ["weights", "batch", "functions"]
     assert saved["rows"][0].keys() == {"step", "lr", "loss"} and list(saved["random"]) == [
         "python", "numpy", "torch", "cuda"
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -186,15 +187,40 @@ def test_the_former_word_for_evaluate_works_and_is_warned_about():
     assert list(removal.qualities["phase"]) == ["original", "soft", "pushed", "discarded", "tuned"]
 
 
+def with_lies(folder) -> None:
+    """Make 7 of every quality in the folder that does not depend on what was decided."""
+    saved = json.loads((folder / "qualities.json").read_text())
+    assert saved["phases"]["tuned"]["decided"].startswith("{'tau': 0.5, 'keep': 'restore', 'omegas': {'activation.0': ")
+    for entry in saved["phases"].values():
+        entry["values"] = {"mse": 7.0}
+    saved["phases"]["soft"]["decided"] = "None"
+    (folder / "qualities.json").write_text(json.dumps(saved))
+
+
 def test_qualities_that_lie_in_the_folder_are_not_measured_again(tmp_path):
-    """Written as they always were; of the later phases, only where the same was decided."""
-    lies = {phase: {"decided": "None", "values": {"mse": 7.0}} for phase in ("original", "soft")}
-    (tmp_path / "qualities.json").write_text(json.dumps(lies))
+    """Of the later phases, only where the same was decided."""
+    learn_to_remove(Net(), TASK, **FAST, folder=tmp_path, evaluate=True)
+    with_lies(tmp_path)
     found = learn_to_remove(Net(), TASK, **FAST, folder=tmp_path, evaluate=True).qualities.set_index("phase")["mse"]
-    assert found["original"] == 7 and found["soft"] != 7
+    assert found["original"] == found["tuned"] == 7 and found["soft"] != 7
     saved = json.loads((tmp_path / "qualities.json").read_text())
-    assert {phase: entry["values"]["mse"] for phase, entry in saved.items()} == found.to_dict()
-    assert saved["tuned"]["decided"].startswith("{'tau': 0.5, 'keep': 'restore', 'omegas': {'activation.0': ")
+    assert {phase: entry["values"]["mse"] for phase, entry in saved["phases"].items()} == found.to_dict()
+
+
+def test_another_function_measures_anew(tmp_path):
+    learn_to_remove(Net(), TASK, **FAST, folder=tmp_path, evaluate=True)
+    with_lies(tmp_path)
+    other = replace(TASK, quality=lambda net: {"mse": 3.0})
+    assert set(learn_to_remove(Net(), other, **FAST, folder=tmp_path, evaluate=True).qualities["mse"]) == {3.0}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "7", '{"start": 1, "phases": {}}', '{"phases": {"original": 3}}', "\x00"]
+)
+def test_broken_qualities_are_measured_anew(tmp_path, content):
+    (tmp_path / "qualities.json").write_text(content)
+    found = learn_to_remove(Net(), TASK, **FAST, folder=tmp_path, evaluate=True).qualities
+    assert len(found) == 5
 
 
 @pytest.mark.parametrize("phase", ["soft", "push", "tune"])

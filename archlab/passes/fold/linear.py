@@ -59,6 +59,12 @@ class Layer:
     def kernel(self) -> tuple[int, ...]:
         return (1,) * self.dims if self.form == "affine" else tuple(self.weight.shape[2:])
 
+    @property
+    def signature(self) -> tuple:
+        """All that is known of it without its weights."""
+        options = self.stride, self.padding, self.dilation, self.output_padding, self.mode, self.groups
+        return self.form, self.dims, tuple(self.weight.shape), self.bias is None, *options
+
     def is_pointwise(self, axis: int) -> bool:
         """Whether, along one spatial axis, each output position reads its own input position only."""
         if self.form == "affine":
@@ -383,6 +389,8 @@ def _bias_after(first: Layer, second: Layer) -> Tensor | None:
     """What the second layer makes of the first one's bias, and its own."""
     if first.bias is None:
         return second.bias
+    if second.weight.is_meta:  # planning asks for little else
+        return second.weight.new_empty(second.outputs)
     taps = second.weight.flatten(2).sum(2) if second.dims else second.weight
     blocks = zip(taps.chunk(second.groups), first.bias.chunk(second.groups), strict=True)
     return _sum(torch.cat([tap @ bias for tap, bias in blocks]), second.bias)

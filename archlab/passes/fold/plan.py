@@ -42,6 +42,47 @@ class Segment:
         return [link for link in self.links if link.is_module and link.layer.form != "affine"][-1]
 
 
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """A way to compute a link and all that follows: what it costs, its first segment and the plans of what reads that.
+    Plans share what follows. The segment is None where several begin with the same links."""
+
+    total: float
+    segment: Segment | None
+    behind: "tuple[_Plan, ...]"
+
+    @property
+    def first(self) -> Segment:
+        return self.segment or self.behind[0].first
+
+    def segments(self) -> list[Segment]:
+        found, waiting = [], [self]
+        while waiting:
+            plan = waiting.pop()
+            found += [plan.segment] if plan.segment is not None else []
+            waiting += reversed(plan.behind)
+        return found
+
+
+def _merger(hoist: bool) -> Callable[[Layer, Layer], Layer]:
+    """`then` for layers on the meta device, which are alike where their shapes are: each pair is worked out once."""
+    known: dict[tuple, Layer | NotExact] = {}
+
+    def merge(first: Layer, second: Layer) -> Layer:
+        key = first.signature, second.signature
+        if key not in known:
+            try:
+                known[key] = then(first, second, hoist=hoist)
+            except NotExact as error:
+                known[key] = error
+        made = known[key]
+        if isinstance(made, NotExact):
+            raise NotExact(str(made))
+        return made
+
+    return merge
+
+
 def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tuple[list[Segment], dict[str, str]]:
     """The cheapest way to compute all chains, by dynamic programming: the segments of several links, and why others
     were skipped (address of the later link -> reason). Merging wins where both ways cost the same.
@@ -49,6 +90,7 @@ def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tupl
     `hoist`: as if all padding of a segment were done by its first convolution.
     """
     skipped: dict[str, str] = {}
+    merge = _merger(hoist)
 
     def price(segment: Segment) -> float:
         return cost(segment.layer, segment.links[0].in_shape, segment.links[-1].out_shape)
@@ -56,24 +98,21 @@ def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tupl
     def joined(segment: Segment, reader: Link) -> Segment:
         if len(segment.links) == LONGEST:
             raise NotExact(f"longer chains than {LONGEST} layers are not tried")
-        return Segment((*segment.links, reader), then(segment.layer, reader.layer, hoist=hoist))
+        return Segment((*segment.links, reader), merge(segment.layer, reader.layer))
 
-    memo: dict[Link, tuple[float, list[Segment]]] = {}
+    memo: dict[Link, _Plan] = {}
 
-    def alone(link: Link) -> tuple[float, list[Segment]]:
+    def alone(link: Link) -> _Plan:
         if link not in memo:
             memo[link] = best(Segment((link,), link.layer))
         return memo[link]
 
-    def best(segment: Segment) -> tuple[float, list[Segment]]:
+    def best(segment: Segment) -> _Plan:
         """The cheapest way to compute what follows, given that nothing of `segment` is computed yet."""
         # 1. Stop here: the segment is one layer, and each reader begins one of its own.
         readers: tuple[Link, ...] = segment.links[-1].readers or ()
         apart = [alone(reader) for reader in readers]
-        stopping = (
-            price(segment) + sum(total for total, _ in apart),
-            [segment, *(s for _, found in apart for s in found)],
-        )
+        stopping = _Plan(price(segment) + sum(plan.total for plan in apart), segment, tuple(apart))
         if not readers:
             return stopping
         # 2. Go on: the segment is merged into every reader and not computed by itself, where `then` finds that exact.
@@ -84,14 +123,15 @@ def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tupl
             skipped.setdefault(later, f"not merged with {segment.links[-1].address}: {error}")
             return stopping
         # 3. The cheaper of both. What several readers go on from must be held by layers of theirs, a module each.
-        total = sum(total for total, _ in going)
-        if len(readers) > 1 and any(_held_before(found[0], segment) for _, found in going):
+        total = sum(plan.total for plan in going)
+        if len(readers) > 1 and any(_held_before(plan.first, segment) for plan in going):
             return stopping
-        if total <= stopping[0]:
-            return total, [s for _, found in going for s in found]
+        if total <= stopping.total:
+            return going[0] if len(going) == 1 else _Plan(total, None, tuple(going))
         skipped.setdefault(
             later,
-            f"not merged with {segment.links[-1].address}: {total:.4g} instead of {stopping[0]:.4g} with what follows",
+            f"not merged with {segment.links[-1].address}: {total:.4g} instead of {stopping.total:.4g} with what "
+            "follows",
         )
         return stopping
 
@@ -99,7 +139,7 @@ def plan_chains(chains: Chains, cost: LayerCost, *, hoist: bool = False) -> tupl
     for link in reversed(chains.links.values()):
         alone(link)
     followers = {reader for link in chains.links.values() for reader in link.readers or ()}
-    segments = [s for link in chains.links.values() if link not in followers for s in alone(link)[1]]
+    segments = [s for link in chains.links.values() if link not in followers for s in alone(link).segments()]
     merged = [s for s in segments if len(s.links) > 1 and any(_can_hold(link) for link in s.links)]
     taken = {link.address for s in merged for link in s.links[1:]}
     return merged, {address: why for address, why in skipped.items() if address not in taken}

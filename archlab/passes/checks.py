@@ -164,6 +164,7 @@ def finish(
         idle: parameters that are still computed with though no output needs them.
 
     """
+    assert set(taken) <= set(found), f"{name}: took {set(taken) - set(found)}, which it did not consider"
     shapes = [record and list(record.output_shapes) for record in (before, after)]
     if equality is not Equality.EXACT and shapes[0] != shapes[1]:  # what is exact was compared by value
         raise AssertionError(f"{name}: the outputs have the shapes {shapes[1]}, not {shapes[0]}")

@@ -111,7 +111,7 @@ def scale_depth(
     changed = [prefix + name for name in new or names[count:]]
     return finish(
         made, model, name="scale_depth", options={"span": span, "count": count, "init": init}, before=record,
-        after=after, equality=equality, checked=checked, found=[prefix + n for n in names], taken=changed,
+        after=after, equality=equality, checked=checked, found=[prefix + n for n in [*names, *new]], taken=changed,
         skipped=skipped,
     )  # fmt: skip
 

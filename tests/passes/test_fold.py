@@ -242,6 +242,7 @@ def test_padding_is_hoisted_where_the_merge_would_pay_and_the_ring_is_named():
     assert (hoisted[0].padding, hoisted[1].padding) == ((4, 4), (0, 0))
     step = al.recipe(hoisted).steps[-1]
     assert step.how == {"1": "its output has changed in a ring of 1 pixels"}
+    assert step.checked == "equal outside a ring of 1 pixels of the model's output"
     x = noise(1, 3, 32, 32)
     with torch.no_grad():
         difference = (hoisted(x) - net(x)).abs().amax(dim=(0, 1))

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from archlab.passes.fold.linear import Layer, NotExact, identity, layer_of, module_of, plus, then, why_not_linear
+from archlab.passes.fold.linear import Layer, NotExact, identity, plus, then
+from archlab.passes.fold.modules import layer_of, module_of, why_not_linear
 
 MODES = ("zeros", "reflect", "replicate", "circular")
 CHANNELS = 8

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ...capture.dataflow import Flow
 from ...capture.record import Capture, ModuleCall, Op
 from ...discovery.ops import ADDS, MULS
-from .linear import Layer, identity, layer_of, shared_parameters, why_not_linear
+from .linear import Layer, identity
+from .modules import layer_of, shared_parameters, why_not_linear
 
 _SUBTRACTS = ("sub", "__sub__")
 _DIVIDES = ("div", "true_divide", "__truediv__")

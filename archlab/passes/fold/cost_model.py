@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .linear import Layer, module_of
+from .linear import Layer
+from .modules import module_of
 from .plan import LayerCost, by_macs
 
 CostModel = Literal["macs", "latency"] | Callable[[nn.Module, tuple[int, ...]], float]

@@ -22,7 +22,8 @@ from ..recipe import Equality
 from ..switch_state import refuse_switched
 from .chains import Chains, Link, by_location, find_chains, link_at, real_layer
 from .cost_model import CostModel, pricing
-from .linear import NotExact, identity, module_of, plus, then
+from .linear import NotExact, identity, plus, then
+from .modules import module_of
 from .plan import LayerCost, Segment, keep_matching, plan_chains, plan_sums, sum_of
 
 Round = dict[str, list[list[str]]]  # "chains" and "sums", as a recipe keeps them
@@ -319,6 +320,6 @@ def _finished(
     merged = list(dict.fromkeys(_changed(rounds)))
     return finish(
         state.model, reference.start.model, name="fold", options={"rounds": rounds}, before=reference.start.record,
-        after=state.record, equality=Equality.EXACT, checked=_checked(reference, state, merged), found=found,
-        taken=merged, skipped={address: why for address, why in skipped.items() if address not in merged},
+        after=state.record, equality=Equality.EXACT, checked=_checked(reference, state, merged),
+        found=dict.fromkeys((*found, *merged)), taken=merged, skipped={address: why for address, why in skipped.items() if address not in merged},
     )  # fmt: skip

@@ -1,33 +1,34 @@
 """Hoisting: the padding between convolutions moved to the first, where it stands in the way of merging them."""
 
-import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...capture.record import Capture
 from ...capture.recorder import capture
 from ...names import Where
 from ...rewrite.module_tree import with_modules
-from ..checks import EXACT, finish
+from ..checks import finish
 from ..recipe import Equality
 from ..switch_state import refuse_switched
-from .chains import Chains, Link, find_chains, link_at, real_layer
+from .chains import find_chains, link_at
 from .cost_model import CostModel, pricing
-from .linear import Layer, NotExact, layer_of, module_of, then
+from .linear import NotExact, then
+from .modules import layer_of, module_of
 from .plan import Segment, keep_matching, plan_chains
+from .rings import EVERYWHERE, layer_rings, output_rings, rings_in_words
 
 
 def hoist_padding(model: nn.Module, example: Any, *, where: Where = None, cost: CostModel = "macs") -> nn.Module:
     """A copy of `model` in which all padding of a chain of convolutions is done by its first one, so that `fold` merges
     it exactly: only of chains that `fold` would find cheaper merged.
 
-    The values near the border change, as later layers then see convolved padding instead of padding of their own: which
-    ring of pixels of which layer's output is on the recipe's step (`how`), so train on before folding. The interior
-    is checked before it returns.
+    The values near the border change, as later layers then see convolved padding instead of padding of their own. How
+    far into the model's output that reaches is on the recipe's step, in pixels (`checked`): a layer behind the chain
+    widens the ring, and one that looks at the whole map, as global pooling and attention do, carries it everywhere. The
+    rings of the chains' own outputs are there too (`how`). What lies inside is checked before it returns. Train on
+    before folding.
 
     Args:
         model: any module without switches; it is left untouched.
@@ -38,6 +39,7 @@ def hoist_padding(model: nn.Module, example: Any, *, where: Where = None, cost: 
     Raises:
         ValueError: where no padding is in the way.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 3, padding=1))
     >>> hoist_padding(net, torch.zeros(1, 3, 9, 9), cost=lambda layer, shape: 1.0)
     Sequential(
@@ -96,7 +98,7 @@ def apply_hoist_padding(
     for address in paddings:
         link_at(chains, address)
     padded = {a: _padded(model.get_submodule(a), padding, modes.get(a)) for a, padding in paddings.items()}
-    rings = _checked_rings(model, padded, chains)
+    rings = layer_rings(model, padded, chains)
     try:
         new = with_modules(model, padded)
         after = capture(new, example)
@@ -110,10 +112,11 @@ def apply_hoist_padding(
             f"{record.output_shapes}: other code looks at what is larger now"
         )
     how = {address: f"its output has changed in a ring of {ring} pixels" for address, ring in rings.items()}
+    reached = output_rings(model, new, example, rings)
+    inside = any(ring is not EVERYWHERE for ring in reached)
     return finish(
         new, model, name="hoist_padding", options={"paddings": paddings, "modes": modes}, before=record, after=after,
-        equality=Equality.INTERIOR,
-        checked=f"equal outside rings of up to {max(rings.values(), default=0)} pixels of these layers' outputs",
+        equality=Equality.INTERIOR if inside else Equality.NONE, checked=rings_in_words(reached),
         found=chains.links, taken=paddings, how=how,
     )  # fmt: skip
 
@@ -135,39 +138,3 @@ def _padded(module: nn.Module, padding: list[int], mode: str | None) -> nn.Modul
     made = module_of(layer, module.weight)  # type: ignore[arg-type]
     made.load_state_dict(module.state_dict())
     return made.train(module.training)
-
-
-def _checked_rings(model: nn.Module, padded: Mapping[str, nn.Module], chains: Chains) -> dict[str, int]:
-    """How wide a ring of each padded layer's output changes; outside of it nothing does, which is checked on noise."""
-    rings: dict[str, int] = {}
-
-    def follow(link: Link, ring: int, before: Tensor, after: Tensor) -> None:
-        for reader in link.readers or ():
-            layer, grown = reader.layer, ring
-            if layer.form == "affine":
-                old, new = (_apply(real_layer(reader, model, chains), x) for x in (before, after))
-            elif reader.address in padded:
-                old = _apply(layer_of(model.get_submodule(reader.address)), before)
-                new = _apply(layer_of(padded[reader.address]), after)
-                grown = max(math.ceil((ring + p) / s) for p, s in zip(layer.padding, layer.stride, strict=True))
-                if old.shape == new.shape:  # further up it is larger by the padding that is still to be used
-                    rings[reader.address] = max(grown, rings.get(reader.address, 0))
-                    inner = (..., *[slice(grown, side - grown) for side in old.shape[2:]])
-                    same = torch.allclose(old[inner], new[inner], rtol=EXACT, atol=EXACT)
-                    assert same, f"{reader.address} differs inside its ring"
-            else:
-                continue
-            follow(reader, grown, old, new)
-
-    for address in padded:
-        link, pair = chains.links[address], (model.get_submodule(address), padded[address])
-        if not any(link in (chains.links[other].readers or ()) for other in padded):
-            device = next(pair[0].parameters()).device
-            x = torch.randn(1, *link.in_shape[1:], dtype=torch.float64, device=device)
-            follow(link, 0, *(_apply(layer_of(module), x) for module in pair))
-    return rings
-
-
-def _apply(layer: Layer, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return module_of(layer, x)(x)

@@ -9,16 +9,13 @@ NotExact where it does not. Tensors may lie on the meta device: then only shapes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 Form = Literal["conv", "transposed", "affine"]
 
@@ -85,110 +82,6 @@ class Layer:
         return f"{self.inputs}->{self.outputs} {kernel}{stride}{' transposed' if self.form == 'transposed' else ''}"
 
 
-def why_not_linear(given: nn.Module) -> str | None:
-    """None for a module that is a linear layer as it stands, "" for one that is of no such kind, else the reason."""
-    module: Any = given
-    plain = {nn.Linear: ("forward",), **dict.fromkeys(CONVOLUTIONS, ("forward", "_conv_forward"))}
-    plain |= dict.fromkeys(TRANSPOSED, ("forward",)) | dict.fromkeys(NORMS, ("forward",))
-    base = next((cls for cls in plain if isinstance(module, cls)), None)
-    if base is None:
-        return ""
-    if any(getattr(type(module), name) is not getattr(base, name) for name in plain[base]):
-        return f"{type(module).__name__} computes in its own way"
-    if "forward" in vars(module):
-        return "it has a forward of its own, set on the instance"
-    if any(vars(module).get(f"_{name}_hooks") for name in ("forward", "forward_pre", "backward", "backward_pre")):
-        return "it has hooks"
-    if isinstance(module, NORMS) and module.running_mean is None:
-        return "it keeps no statistics to normalise by"
-    if isinstance(module, NORMS) and module.training:
-        return "it normalises by the batch, not by fixed statistics: call .eval() first"
-    if any(p.is_complex() for p in module.parameters()):
-        return "its weights are complex"
-    if getattr(module, "padding", 0) == "same" and _uneven(module):
-        return "its padding is not the same on both sides"
-    if any(name not in ("weight", "bias") for name, _ in module.named_parameters()):
-        return "its weight is computed from other parameters"
-    return None
-
-
-def _uneven(module: Any) -> bool:
-    """Whether a convolution that pads to the "same" size pads one side more than the other."""
-    return any(d * (k - 1) % 2 for d, k in zip(module.dilation, module.kernel_size, strict=True))
-
-
-def shared_parameters(model: nn.Module) -> set[int]:
-    """The ids of the parameters that several modules of `model` hold."""
-    once: set[int] = set()
-    held = [id(p) for module in model.modules() for p in module._parameters.values() if p is not None]
-    return {number for number in held if number in once or once.add(number)}
-
-
-def layer_of(module: Any, *, meta: bool = False, dims: int | None = None) -> Layer:
-    """`module`, for which `why_not_linear` is None, as a Layer in float64, or on the meta device.
-
-    What shapes it has never hangs on what the weights hold. `dims`: the spatial dimensions of its input, which a norm
-    does not know.
-    """
-
-    def read(tensor: Tensor | None) -> Any:
-        if tensor is None:
-            return None
-        tensor = tensor.detach()
-        return torch.empty_like(tensor, device="meta", dtype=torch.float64) if meta else tensor.double()
-
-    if isinstance(module, NORMS):
-        variance, mean, weight, bias = map(read, (module.running_var, module.running_mean, module.weight, module.bias))
-        scale = (variance + module.eps).rsqrt()
-        scale = scale if weight is None else scale * weight
-        shift = -mean * scale if bias is None else bias - mean * scale
-        known = next((n for n, cls in ((2, nn.BatchNorm2d), (3, nn.BatchNorm3d)) if isinstance(module, cls)), 1)
-        return Layer("affine", known if dims is None else dims, scale, shift)
-    weight, bias = read(module.weight), read(module.bias)
-    if isinstance(module, nn.Linear):
-        return Layer("conv", 0, weight, bias)
-    assert isinstance(module, nn.modules.conv._ConvNd)
-    padding: Any = module.padding
-    if isinstance(padding, str):
-        both = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-        padding = tuple(n // 2 if padding == "same" else 0 for n in both)
-    transposed = isinstance(module, TRANSPOSED)
-    if transposed:
-        weight = _swapped(weight, module.groups)
-    return Layer(
-        "transposed" if transposed else "conv", len(module.kernel_size), weight, bias, module.stride, padding,
-        module.dilation, module.output_padding, module.padding_mode, module.groups,
-    )  # fmt: skip
-
-
-def module_of(layer: Layer, like: Tensor) -> nn.Module:
-    """`layer` as a module with the dtype and device of the parameter `like`. An affine layer is a depthwise one."""
-    given = {"device": like.device, "dtype": like.dtype, "bias": layer.bias is not None}
-    made: Any
-    if layer.form == "affine":
-        layer = _as_convolution(layer, layer.outputs)
-    if layer.dims == 0:
-        made = nn.Linear(layer.inputs, layer.outputs, **given)
-    else:
-        options = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups}
-        if layer.form == "transposed":
-            options["output_padding"] = layer.output_padding
-        kind: Any = (TRANSPOSED if layer.form == "transposed" else CONVOLUTIONS)[layer.dims - 1]
-        made = kind(layer.inputs, layer.outputs, layer.kernel, padding_mode=layer.mode, **options, **given)
-    weight = _swapped(layer.weight, layer.groups) if layer.form == "transposed" else layer.weight
-    for parameter, value in ((made.weight, weight), (made.bias, layer.bias)):
-        if parameter is not None:
-            assert value is not None
-            parameter.requires_grad_(like.requires_grad)
-            if not value.is_meta:
-                parameter.data.copy_(value)
-                if value.isfinite().all() and not parameter.isfinite().all():
-                    raise NotExact(f"the merged weights are too large for {like.dtype}")
-    if like.dim() == made.weight.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
-        made = made.to(memory_format=torch.channels_last)
-    return made
-
-
 def identity(channels: int, dims: int, *, device: torch.device | str | None = None) -> Layer:
     """The layer that changes nothing."""
     return Layer("affine", dims, torch.ones(channels, dtype=torch.float64, device=device), None)
@@ -233,7 +126,7 @@ def plus(first: Layer, second: Layer) -> Layer:
         raise NotExact("a sum with a transposed convolution")
     groups = math.gcd(first.groups, second.groups) if second.form != "affine" else first.groups
     if second.form == "affine":
-        second = _as_convolution(second, groups)
+        second = as_convolution(second, groups)
     if first.stride != second.stride:
         raise NotExact(f"their strides differ, {first.stride} and {second.stride}")
     padded = {layer.mode for layer in (first, second) if any(layer.padding)}
@@ -374,7 +267,7 @@ def _blocks(layer: Layer, groups: int) -> list[Tensor]:
     return blocks
 
 
-def _as_convolution(layer: Layer, groups: int) -> Layer:
+def as_convolution(layer: Layer, groups: int) -> Layer:
     """An affine layer as a convolution of one position, with so many groups."""
     share = layer.outputs // groups
     diagonal = layer.weight.new_zeros(layer.outputs, share)
@@ -400,6 +293,6 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
 
 
-def _swapped(weight: Tensor, groups: int) -> Tensor:
+def swapped(weight: Tensor, groups: int) -> Tensor:
     """A transposed convolution's weight, in x out/groups, as out x in/groups, and back."""
     return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).contiguous()

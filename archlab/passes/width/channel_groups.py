@@ -19,7 +19,7 @@ from ...capture.example import fresh, run_example, tensors_in
 from ...capture.modes import random_states_kept
 from ...capture.record import Capture, Op
 from ...capture.recorder import capture
-from ..fold.linear import shared_parameters
+from ..fold.modules import shared_parameters
 
 COMPUTED = "has a weight that is"
 _SHUFFLES = ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")

@@ -321,5 +321,6 @@ def _finished(
     return finish(
         state.model, reference.start.model, name="fold", options={"rounds": rounds}, before=reference.start.record,
         after=state.record, equality=Equality.EXACT, checked=_checked(reference, state, merged),
-        found=dict.fromkeys((*found, *merged)), taken=merged, skipped={address: why for address, why in skipped.items() if address not in merged},
+        found=dict.fromkeys((*found, *merged)), taken=merged,
+        skipped={address: why for address, why in skipped.items() if address not in merged},
     )  # fmt: skip

@@ -129,7 +129,7 @@ def _reached(model: nn.Module, example: Any, rings: Mapping[str, int], *, far: b
 
 
 def _width(touched: Tensor, *, far: bool) -> int | None:
-    """How far from the near sides of a map, or from the far ones, all lies that is true; `EVERYWHERE`: right through."""
+    """How far from the near sides of a map, or the far ones, all lies that is true; `EVERYWHERE`: right through."""
     there = touched.flatten(0, 1).any(0).cpu()
     if not there.any():
         return 0

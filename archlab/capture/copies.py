@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.fx
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 
@@ -114,15 +115,33 @@ class _CopyResults(TorchFunctionMode):
 
 
 def refuse_wrappers(model: nn.Module) -> None:
-    """Raise for a model that is compiled or wrapped for several processes: the plain module is what can be read."""
+    """Raise for a model that is compiled or wrapped for several processes, itself or in a part: the plain module is
+    what can be read. So for layers whose parameters are not made yet."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(getattr(model, "_orig_mod", None), nn.Module):
-        raise TypeError("this model is compiled: pass the module that was given to torch.compile (._orig_mod)")
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        raise TypeError(f"{type(model).__name__} wraps the model: pass its .module, and wrap the result again")
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("a scripted model cannot be read: pass the Python module that was scripted")
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        inner = _wrapped(module)
+        if inner:
+            what = "compiled" if inner == "_orig_mod" else f"wrapped in a {type(module).__name__}"
+            do = f"set it to {path}.{inner}" if path else f"pass its .{inner}"
+            raise TypeError(f"{path or 'this model'} is {what}: {do}, and compile or wrap it again in the result")
+        lazy = [name for name, tensor in (*module._parameters.items(), *module._buffers.items()) if is_lazy(tensor)]
+        if lazy:
+            raise TypeError(
+                f"{path or 'this model'} ({type(module).__name__}) makes its {lazy[0]} when it first runs: run the "
+                "model once, model(example), then pass it"
+            )
+
+
+def _wrapped(module: nn.Module) -> str:
+    """Where a wrapper, whose code is torch's, keeps the plain module; empty for a module that is no wrapper."""
+    if isinstance(module._modules.get("_orig_mod"), nn.Module):
+        return "_orig_mod"
+    return "module" if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel) else ""
 
 
 def devices_of(model: nn.Module) -> list[int]:

@@ -28,7 +28,7 @@ class Flow:
 
     def _only_op(self, call: ModuleCall) -> Op | None:
         """The op that a call of a childless wrapper consists of, if it is one op from its input to its output."""
-        if call.last - call.first != 1 or call.execution is None or not call.tensor_out:
+        if call.last - call.first != 1 or call.execution is None or not call.tensor_out or call.hooked:
             return None
         op = self.record.ops[call.first]
         passed_on = all(v in call.inputs or v in self.record.constants for v in op.inputs)

@@ -62,6 +62,11 @@ def asks_for_a_model(frame: Any) -> bool:
     return not (_is_below(frame.f_code.co_filename, _TORCH) or is_own(frame))
 
 
+def is_library(filename: str) -> bool:
+    """Whether a file is torch's or archlab's, not a model's."""
+    return _is_below(filename, _TORCH) or _is_below(filename, _ARCHLAB)
+
+
 @cache
 def _is_torch_plumbing(filename: str) -> bool:
     return filename in _TORCH_PLUMBING

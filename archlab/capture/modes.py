@@ -1,9 +1,10 @@
 """Modes that models run under, and where in a model an error was raised."""
 
 import random
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -30,11 +31,14 @@ def failed_in(error: BaseException) -> str:
 
 @contextmanager
 def no_fused_layers() -> Iterator[None]:
-    """Without the fused kernel of transformer layers, which hides the layer's ops and rounds otherwise."""
+    """Without what hides the ops of a layer and rounds otherwise: the fused kernel of transformer layers, and code that
+    torch.compile made of a module inside the model."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    compiles = "torch._dynamo" in sys.modules  # importing it takes seconds
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if compiles else nullcontext():
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
 

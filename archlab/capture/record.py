@@ -69,6 +69,7 @@ class ModuleCall:
     mutates_input: bool = False
     returns_input: bool = False  # the output is its first input itself, perhaps changed in place
     scripted: bool = False
+    hooked: bool = False  # a hook of the module changed what it got or gave, or may change gradients
 
 
 @dataclass

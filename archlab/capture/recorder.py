@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
-from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import add_note
 from .copies import devices_of, structural_copy
@@ -30,6 +29,7 @@ from .functions import applied_by, function_of
 from .location import ORIGINS, Location, call_stack, model_frames
 from .modes import failed_in, no_fused_layers, random_states_kept, under_autocast
 from .record import Capture, Execution, ModuleCall, Op
+from .values import Values, version_of
 
 # Calls and properties that mostly ask a tensor something; they are most of what a mode sees.
 _QUESTIONS = frozenset({"__get__", "size", "dim", "numel", "stride", "is_floating_point", "is_complex", "element_size"})
@@ -44,9 +44,8 @@ _GENERATED = (None, (None, "<archlab>", None))
 def capture(model: nn.Module, example: Any) -> Capture:
     """Run `example` once and record it. `model`, its buffers and the random state are left as they were."""
     probe = structural_copy(model)
-    with ExitStack() as stack:
-        stack.enter_context(random_states_kept(devices_of(probe)))
-        return _record(probe, example, stack)
+    with random_states_kept(devices_of(probe)):
+        return _record(probe, example)
 
 
 def capture_meta(model: nn.Module, example: Any) -> Capture:
@@ -54,27 +53,34 @@ def capture_meta(model: nn.Module, example: Any) -> Capture:
 
     Raises whatever the model raises there: data-dependent control flow cannot run without data.
     """
-    with ExitStack() as stack:
-        stack.enter_context(random_states_kept(()))
-        return _record(structural_copy(model, "meta"), moved(example, device="meta"), stack)
+    with random_states_kept(()):
+        return _record(structural_copy(model, "meta"), moved(example, device="meta"))
 
 
-def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
+def _record(probe: nn.Module, example: Any) -> Capture:
     flops = FlopCounterMode(display=False)
     recorder = _Recorder(probe, flops)
-    example = fresh(example)
-    given = (example.args, example.kwargs) if isinstance(example, Call) else example
-    inputs = recorder.values_of(given)
-    stack.enter_context(no_fused_layers())
-    stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention counts no flops on a CPU
-    stack.enter_context(torch.enable_grad())
-    stack.enter_context(recorder.module_calls())
-    stack.enter_context(applied_by(recorder.apply_function))
-    stack.enter_context(flops)
+    used = fresh(example)
+    given = (used.args, used.kwargs) if isinstance(used, Call) else used
     try:
-        with recorder:
-            output = run_example(probe, example)
+        with ExitStack() as stack:
+            inputs = recorder.values_of(given)
+            stack.enter_context(no_fused_layers())
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention counts no flops on a CPU
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(recorder.module_calls())
+            stack.enter_context(applied_by(recorder.apply_function))
+            stack.enter_context(flops)
+            stack.enter_context(recorder)
+            output = run_example(probe, used)
     except Exception as error:
+        if _runs_by_itself(probe, example):
+            told = str(error).strip().split("\n")[0]
+            raise TypeError(
+                f"{failed_in(error)} runs by itself, but not in the modes of torch in which archlab records a run "
+                f"({type(error).__name__}: {told}). Nested tensors and flex attention are such: record it with padded "
+                "tensors, with F.scaled_dot_product_attention"
+            ) from error
         shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(given)) or "which holds no tensor"
         add_note(error, f"raised in {failed_in(error)}: archlab ran the model once on the example, {shapes}")
         raise
@@ -96,15 +102,22 @@ def _record(probe: nn.Module, example: Any, stack: ExitStack) -> Capture:
     )
 
 
-class _Recorder(TorchFunctionMode):
-    """Sees every call of a torch function while it is active, and every module call by global hooks.
+def _runs_by_itself(model: nn.Module, example: Any) -> bool:
+    """Whether `model`, which failed while it was recorded, runs when it is not."""
+    try:
+        with torch.no_grad():
+            run_example(model, fresh(example))
+    except Exception:  # whatever the model raises
+        return False
+    return True
 
-    Tensors are known by number: a new one gets the next, and so does one that was changed in place, with all that lie
-    on its storage. So an op's inputs and outputs say what was computed from what.
-    """
+
+class _Recorder(Values, TorchFunctionMode):
+    """Sees every call of a torch function while it is active, and every module call by global hooks."""
 
     def __init__(self, model: nn.Module, flops: FlopCounterMode):
-        super().__init__()
+        Values.__init__(self, model)
+        TorchFunctionMode.__init__(self)
         self.flops = flops
         self.paths = {id(module): path for path, module in model.named_modules()}
         self.model = model  # keeps the ids in `paths` valid
@@ -112,52 +125,9 @@ class _Recorder(TorchFunctionMode):
         self.calls: list[ModuleCall] = []
         self.stack: list[ModuleCall] = []
         self.inside_function = False
+        self.left: dict[str, ModuleCall] = {}  # path -> the call of the module there that ended last
         self.executions: list[dict[Any, Execution]] = [{}]  # per running module call, by entry frame
-        self.values: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self.aliases: dict[int, WeakIdKeyDictionary] = {}  # address of a storage -> the living tensors on it
-        self.storage_at: dict[int, int] = {}  # address of a storage -> number of the one that lies there now
-        self.storage: dict[int, int] = {}
-        self.storage_bytes: list[int] = []
         self.asked: set[int] = set()
-        self.producer: dict[int, Op] = {}
-        self.constants: dict[int, str] = {}
-        self.next_value = 0
-        named = list(model.named_parameters()) + list(model.named_buffers())
-        self.names = {id(tensor): name for name, tensor in named}
-        self.kept = [tensor for _, tensor in named]
-
-    # values
-
-    def value_of(self, tensor: Tensor) -> int:
-        value = self.values.get(tensor)
-        if value is None:
-            value = self._number(tensor)
-            if id(tensor) in self.names:
-                self.constants[value] = self.names[id(tensor)]
-        return value
-
-    def values_of(self, tree: Any) -> tuple[int, ...]:
-        return tuple(self.value_of(tensor) for tensor in tensors_in(tree))
-
-    def _number(self, tensor: Tensor) -> int:
-        self.next_value += 1
-        self.values[tensor] = self.next_value
-        address = _storage(tensor)
-        if address is not None:
-            aliases = self.aliases.setdefault(address, WeakIdKeyDictionary())
-            if not len(aliases):  # a new storage, perhaps where one lay that is gone
-                self.storage_at[address] = len(self.storage_bytes)
-                self.storage_bytes.append(tensor.untyped_storage().nbytes())
-            aliases[tensor] = None
-            self.storage[self.next_value] = self.storage_at[address]
-        return self.next_value
-
-    def _renumber_aliases(self, tensor: Tensor, op: Op) -> None:
-        """After `op` changed `tensor` in place, every tensor on its storage is a new value made by `op`."""
-        address = _storage(tensor)
-        aliases = [tensor] if address is None else list(self.aliases.get(address, [tensor]))
-        for alias in aliases:
-            self.producer[self._number(alias)] = op
 
     # locations
 
@@ -201,10 +171,19 @@ class _Recorder(TorchFunctionMode):
         if frames[0].f_code in ORIGINS:
             return self._original(frames[0])
         entry, path, method = self._entry(frames)
+        if self._in_hook(frames[-1]):
+            method = "<hook>"
         execution = running.setdefault(entry, Execution(path, method, entry.f_code))
         stack = call_stack(frames, entry)
         occurrence = execution.occurrences[stack] = execution.occurrences.get(stack, -1) + 1
         return execution, Location(stack, occurrence)
+
+    def _in_hook(self, frame: Any) -> bool:
+        """Whether `frame`, which a module call began, runs a hook of a module whose own code has ended."""
+        while frame is not None and not is_module_call(frame):
+            frame = frame.f_back
+        path = None if frame is None else self.paths.get(id(frame.f_locals["self"]))
+        return path is not None and bool(self.stack) and path != self.stack[-1].module
 
     def _original(self, frame: Any) -> tuple[Execution, Location]:
         location, (path, method, entry) = ORIGINS[frame.f_code].get(frame.f_lineno, _GENERATED)
@@ -231,14 +210,14 @@ class _Recorder(TorchFunctionMode):
         """The result of ``call(*args, **kwargs)``, issued at `frame`; noted as an op of the function `func`."""
         # 2. The call itself, with what it was given noted before: it may change that in place.
         given = tensors_in((args, kwargs))
-        versions = [_version(t) for t in given]
+        versions = [version_of(t) for t in given]
         inputs = tuple(self.value_of(t) for t in given)
         shapes = tuple(tuple(t.shape) for t in given)
         flops = self.flops.get_total_flops()
         result = call(*args, **kwargs)
         # 3. What it made and changed. A call that did neither was a question after all, or handed its input through.
         made = tensors_in(result)
-        changed = [t for t, v in zip(given, versions, strict=True) if _version(t) != v]
+        changed = [t for t, v in zip(given, versions, strict=True) if version_of(t) != v]
         if not made and not changed:
             self._note_question(func, args, frame)
             return result
@@ -257,10 +236,10 @@ class _Recorder(TorchFunctionMode):
         op.autocast = under_autocast(written[0])
         op.mutated = tuple(self.values[t] for t in changed)
         for tensor in changed:
-            self._renumber_aliases(tensor, op)
+            self.renumber_aliases(tensor, op)
         for tensor in made:
             if not any(tensor is c for c in changed):
-                self.producer[self._number(tensor)] = op
+                self.producer[self.number(tensor)] = op
         op.outputs = tuple(self.values[t] for t in written)
         op.out_shapes = tuple(tuple(t.shape) for t in written)
         op.dtype = written[0].dtype
@@ -306,6 +285,11 @@ class _Recorder(TorchFunctionMode):
             hooks.register_module_forward_pre_hook(self._enter),  # type: ignore[attr-defined]
             hooks.register_module_forward_hook(self._leave, with_kwargs=True),  # type: ignore[attr-defined]
         ]
+        for module in self.model.modules():  # global hooks run before its own, which may change what it gets and gives
+            if module._forward_pre_hooks:
+                handles.append(module.register_forward_pre_hook(self._prepared))
+            if module._forward_hooks:
+                handles.append(module.register_forward_hook(self._returned))
         try:
             yield
         finally:
@@ -326,6 +310,7 @@ class _Recorder(TorchFunctionMode):
             execution, location = self.locate(frame)
         call = ModuleCall(path, execution, location, self.stack[-1] if self.stack else None, len(self.ops))
         call.scripted = isinstance(module, torch.jit.ScriptModule)
+        call.hooked = bool(module._backward_hooks or module._backward_pre_hooks)  # what these do is not seen here
         given = tensors_in(args)
         call.inputs = tuple(self.value_of(t) for t in given)
         call.in_shapes = tuple(tuple(t.shape) for t in given)
@@ -349,15 +334,32 @@ class _Recorder(TorchFunctionMode):
         if call.dtypes[0] is None and extra:
             call.dtypes = (extra[0].dtype, None)
         changed_inside = any(self.producer[v].index >= call.first for v in call.inputs if v in self.producer)
-        call.mutates_input = now != before or changed_inside  # of a keyword only the value it has now is known
+        changed = now != before and not call.hooked  # of a keyword only the value it has now is known
+        call.mutates_input = changed or changed_inside
         first = next(iter(tensors_in((args, kwargs))), None)
         call.direct = any(first is given for given in (*args, *kwargs.values()))
-        call.returns_input = isinstance(output, Tensor) and any(output is t for t in tensors_in((args, kwargs))[:1])
+        call.returns_input = isinstance(output, Tensor) and output is first
+        self._note_output(call, output)
+        self.left[path] = call
+
+    def _note_output(self, call: ModuleCall, output: Any) -> None:
         made = tensors_in(output)
         call.outputs = tuple(self.value_of(t) for t in made)
         call.out_shapes = tuple(tuple(t.shape) for t in made)
         call.dtypes = (call.dtypes[0], made[0].dtype if made else None)
         call.tensor_out = isinstance(output, Tensor)
+
+    def _prepared(self, module: nn.Module, args: tuple) -> None:
+        """After the pre-hooks of `module`."""
+        call = self.stack[-1]
+        call.hooked |= bool(module._forward_pre_hooks_with_kwargs) or self.values_of(args) != call.inputs
+
+    def _returned(self, module: nn.Module, args: tuple, output: Any) -> None:
+        """After the hooks of `module`."""
+        call = self.left[self.paths[id(module)]]
+        if self.values_of(output) != call.outputs:
+            call.hooked = True
+            self._note_output(call, output)
 
 
 def _defines(cls: type, code: Any) -> bool:
@@ -368,14 +370,3 @@ def _defines(cls: type, code: Any) -> bool:
         if getattr(inspect.unwrap(method), "__code__", None) is code if callable(method) else False:
             return True
     return False
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
-
-
-def _storage(tensor: Tensor) -> int | None:
-    try:
-        return tensor.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):  # sparse tensors have none
-        return None

@@ -22,6 +22,7 @@ _PLAIN_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 # Methods of executions that are none of the model's own code.
 _FOREIGN = {
     "<outside>": "it runs outside the model's own methods",
+    "<hook>": "a hook computes it",
     "<archlab>": "an earlier pass put it there: a site that is switched or frozen",
 }
 
@@ -113,7 +114,7 @@ def _composed_activation(call: ModuleCall, flow: Flow, module: nn.Module) -> Ite
         return
     if call.execution.method in _FOREIGN:
         return
-    if call.in_shapes[0] != call.out_shapes[0] or call.mutates_input or any(module.children()):
+    if call.in_shapes[0] != call.out_shapes[0] or call.mutates_input or call.hooked or any(module.children()):
         return
     if any(op.params or not (op.name in POINTWISE_NAMES or op.func in ACTIVATIONS) for op in ops):
         return

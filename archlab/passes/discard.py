@@ -18,7 +18,7 @@ from ..rewrite.rewrite import rewrite
 from ..rewrite.target import Edit, Freeze, How
 from .checks import Observed, compared, finish, observe, own_tolerance
 from .recipe import Equality, forget_last_step_
-from .switch import not_chosen, put_switches, sites_named
+from .switch import not_chosen, put_switches, refuse_another_way, sites_named
 from .switch_state import example_for, forget_switches_, named_omegas, refuse_switched, set_omegas_, switches_of
 
 
@@ -129,6 +129,7 @@ def apply_discard(
     refuse_switched(model)
     found = found or sites_of(model, example)
     taken = sites_named(found, [*removed, *frozen])
+    refuse_another_way(model, example, taken, found)
     values = dict.fromkeys(removed, 1.0) | dict(frozen)
     switched = put_switches(model, example, taken, found, omegas=values)
     skipped = not_chosen(taken, considered or [site.id for site in found])

@@ -5,13 +5,14 @@ from typing import Any
 
 from torch import nn
 
+from ..capture.classes import exact_classes_asked
 from ..discovery.find import sites_of
 from ..discovery.kinds import kinds_of
 from ..discovery.select import Where, refuse_conflicts, select
 from ..discovery.site import Sites
 from ..names import closest
 from ..rewrite.inject import omega_name
-from ..rewrite.rewrite import Rewritten, rewrite
+from ..rewrite.rewrite import CannotRewrite, Rewritten, classes_told, rewrite
 from ..rewrite.target import Blend, Edit
 from .checks import difference, finish, gradient_difference, observe, own_tolerance
 from .recipe import Equality
@@ -142,6 +143,13 @@ def _refuse_switched_again(model: nn.Module) -> None:
     raise ValueError("this model has switches already: choose all kinds in one call, or discard() first")
 
 
+def refuse_another_way(model: nn.Module, example: Any, taken: Sites, found: Sites) -> None:
+    """Raise CannotRewrite where code of `model` that asks for exact classes goes another way once it is rewritten: then
+    what is switched off is not the model without its sites. Other models are not run."""
+    if exact_classes_asked(model):
+        _checked(model, example, observe(model, example), put_switches(model, example, taken, found))
+
+
 def _checked(model: nn.Module, example: Any, reference: Any, made: Rewritten) -> str:
     off = difference(reference.output, made.ran.output), gradient_difference(reference, made.ran)
     if not any(off):
@@ -151,4 +159,7 @@ def _checked(model: nn.Module, example: Any, reference: Any, made: Rewritten) ->
     if off[0] <= TREMBLES * own[0] and off[1] <= max(TREMBLES * own[1], own_tolerance(model)):
         return f"equal at omega = 0 within {off[0]:.2g}; the original differs from itself by {own[0]:.2g}"
     what, by = ("output", off[0]) if not off[0] <= TREMBLES * own[0] else ("gradients", off[1])
-    raise AssertionError(f"switched at omega = 0, its {what} differ by {by:.3g} from the original's")
+    told = f"switched at omega = 0, its {what} differ by {by:.3g} from the original's"
+    if exact_classes_asked(model):
+        raise CannotRewrite(f"{told}{classes_told(model)}")
+    raise AssertionError(told)

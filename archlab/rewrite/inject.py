@@ -22,6 +22,32 @@ def is_omega(name: str) -> bool:
     return _OMEGA.fullmatch(name) is not None
 
 
+class _Alike(type):
+    """The class of the classes made here. Each equals the class that it is derived from, ``type(layer) == Block``, also
+    as a key, ``HANDLERS[type(layer)]``: what is rewritten is still a Block to the code around it."""
+
+    def __eq__(cls, other: object) -> bool:
+        return _plain(cls) is _plain(other)
+
+    def __hash__(cls) -> int:
+        return type.__hash__(_plain(cls))
+
+
+def _plain(cls: Any) -> Any:
+    """`cls`, or the class that it was derived from when something was injected."""
+    while isinstance(cls, _Alike) and "_archlab_base" in vars(cls):
+        cls = vars(cls)["_archlab_base"]
+    return cls
+
+
+@functools.cache
+def _metaclass(base: type) -> type:
+    """That of a class derived from one with the metaclass `base`, which may be a model's own."""
+    if issubclass(base, _Alike):
+        return base
+    return _Alike if base is type else type(_Alike.__name__, (_Alike, base), {})
+
+
 def inject(module: nn.Module, runners: dict[str, Any]) -> None:
     """Give `module` a class of its own, derived from its class, whose methods are run by `runners`.
 
@@ -43,7 +69,7 @@ def inject(module: nn.Module, runners: dict[str, Any]) -> None:
         "__reduce_ex__": _refuse_pickle,
         "_apply": _apply_keeping_omegas,
     }
-    cls: Any = type(base.__name__, (base,), namespace)
+    cls: Any = _metaclass(type(base))(base.__name__, (base,), namespace)
     for name in runners:  # a base's __init_subclass__ may have wrapped them once more (Hugging Face's layers do)
         setattr(cls, name, namespace[name])
     module.__class__ = cls

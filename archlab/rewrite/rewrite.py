@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..capture.classes import exact_classes_asked
 from ..capture.copies import copied, devices_of, refuse_wrappers, structural_copy
 from ..capture.example import fresh, run_example
-from ..capture.modes import no_fused_layers, random_states_kept
+from ..capture.modes import failed_in, no_fused_layers, random_states_kept
 from ..capture.record import Capture
 from .inject import OMEGA_CALL, inject, injected, runners_of
 from .override import EditedChild, Method, WatchedChild
@@ -69,12 +70,33 @@ def rewrite(
     The copy shares no storage with `model`, which is left untouched. `run` is called with the copy, once or twice, and
     must run the example on it (default: `run_copy`). Raises CannotRewrite, naming the target.
     """
-    made = attempt(copied(model), example, edits, record=record, run=run)
+    edits = list(edits)
+    try:
+        made = attempt(copied(model), example, edits, record=record, run=run)
+    except (CannotRewrite, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever the model raises, which ran when it was recorded
+        names = [edit.target.name for edit in edits]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        told = str(error).strip().split("\n")[0]
+        raise CannotRewrite(
+            f"with {', '.join(names[:3])}{more} rewritten the model fails in {failed_in(error)}: "
+            f"{type(error).__name__}: {told}{classes_told(model)}. Leave some out with `where`"
+        ) from error
     for name, how in made.how.items():
         if how is How.REFUSED:
             raise CannotRewrite(f"{name} cannot be rewritten: {made.reasons[name]}. Leave it out with `where`")
     trace_other_modes(made.model, example)
     return made
+
+
+def classes_told(model: nn.Module) -> str:
+    """For an error about a model that goes another way once it is rewritten: where its code may decide so."""
+    asked = exact_classes_asked(model)
+    return asked and (
+        f" ({asked}, compares classes with `is`: a rewritten module has a class of its own, which equals the one that "
+        "it had: ask with == or isinstance)"
+    )
 
 
 def attempt(

@@ -1,0 +1,95 @@
+"""Models that no record can be made of as they are: refused, naming the part and what to do."""
+
+import pytest
+import torch
+from torch import nn
+from torch.overrides import _get_current_function_mode_stack
+
+import archlab as al
+
+
+class Inside(nn.Module):
+    """A model with something in it that is no plain module."""
+
+    def __init__(self, part: nn.Module):
+        super().__init__()
+        self.part, self.head = part, nn.Linear(4, 4)
+
+    def forward(self, x):
+        return torch.relu(self.head(self.part(x)))
+
+
+def _layers() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+
+CALLS = {
+    "sites": lambda net, x: al.sites(net, x),
+    "cost": lambda net, x: al.cost(net, x),
+    "remove": lambda net, x: al.remove(net, x, kinds="activation"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # lazy layers announce themselves
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("build", "told"),
+    [
+        (
+            lambda: Inside(nn.LazyLinear(4)),
+            r"part \(LazyLinear\) makes its weight when it first runs: run the model once",
+        ),
+        (lambda: Inside(nn.LazyBatchNorm1d()), r"part \(LazyBatchNorm1d\) makes its weight"),
+        (lambda: Inside(nn.DataParallel(_layers())), r"part is wrapped in a DataParallel: set it to part\.module"),
+        (lambda: nn.DataParallel(_layers()), r"this model is wrapped in a DataParallel: pass its \.module"),
+        (lambda: Inside(torch.compile(_layers(), backend="eager")), r"part is compiled: set it to part\._orig_mod"),
+    ],
+    ids=["lazy", "lazy norm", "wrapped inside", "wrapped", "compiled inside"],
+)
+def test_what_is_no_plain_module(build, told, call):
+    with pytest.raises(TypeError, match=told):
+        CALLS[call](build(), torch.randn(2, 4))
+
+
+class AloneOnly(nn.Module):
+    """Fails in the modes of torch that archlab records in, as flex attention does."""
+
+    def forward(self, x):
+        if _get_current_function_mode_stack():
+            raise TypeError("no implementation found")
+        return x
+
+
+def test_a_model_that_runs_but_not_in_the_modes_of_a_record():
+    nested = torch.nested.nested_tensor([torch.randn(3, 4), torch.randn(5, 4)], layout=torch.jagged)
+    for net, x in ((Inside(AloneOnly()), torch.randn(2, 4)), (Inside(nn.Identity()), nested)):
+        for call in CALLS.values():
+            with pytest.raises(TypeError, match=r"(part \(AloneOnly\)|head \(Linear\)) runs by itself, but not in the"):
+                call(net, x)
+
+
+def test_a_part_that_is_compiled_in_place_is_read_as_it_is_written():
+    net, x = Inside(_layers()), torch.randn(2, 4)
+    net.part.compile(backend="eager")
+    assert [site.id for site in al.sites(net, x)] == ["part/activation.0", "activation.0"]
+    thin = al.remove(net, x, kinds="activation")
+    assert torch.equal(thin(x), net.head(net.part[0](x)))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at it
+def test_compiled_functions_are_read_as_they_are_written():
+    @torch.compile(backend="eager")
+    def act(x):
+        return torch.relu(x) * 2
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return act(self.a(x))
+
+    net, x = Net(), torch.randn(2, 4)
+    assert [site.op for site in al.sites(net, x)] == ["relu"]
+    assert torch.allclose(al.remove(net, x, kinds="activation")(x), net.a(x) * 2)

@@ -4,7 +4,7 @@ import random
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -29,15 +29,22 @@ def failed_in(error: BaseException) -> str:
     return f"{paths[id(module)] or 'the model itself'} ({type(module).__name__})"
 
 
+def uncompiled() -> AbstractContextManager:
+    """While open, what torch.compile made of modules and functions runs as it is written. Not in code that is itself
+    being compiled."""
+    if torch.compiler.is_compiling() or "torch._dynamo" not in sys.modules:  # nothing was compiled; importing is slow
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
 @contextmanager
 def no_fused_layers() -> Iterator[None]:
     """Without what hides the ops of a layer and rounds otherwise: the fused kernel of transformer layers, and code that
     torch.compile made of a module inside the model."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    compiles = "torch._dynamo" in sys.modules  # importing it takes seconds
     try:
-        with torch.compiler.set_stance("force_eager") if compiles else nullcontext():
+        with uncompiled():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

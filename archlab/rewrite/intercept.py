@@ -11,10 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+from torch._compile import _disable_dynamo
 from torch.overrides import TorchFunctionMode
 
 from ..capture.frames import is_module_call, is_plumbing
 from ..capture.location import Location, instruction_of, stack_to
+from ..capture.modes import uncompiled
 from .edits import perform
 from .target import Edit, edit_at
 
@@ -43,14 +45,24 @@ class Interceptor(TorchFunctionMode):
         self.occurrences: dict = {}
 
     def run(self, function: Callable, args: tuple, kwargs: dict) -> Any:
-        """One execution: ``function(module, *args, **kwargs)`` with the edits."""
-        with self:
+        """One execution: ``function(module, *args, **kwargs)`` with the edits.
+
+        Nothing in it is compiled, as what is compiled has no frames to know an op by.
+        """
+        if "torch._dynamo" in sys.modules:
+            return self._uncompiled(function, args, kwargs)
+        return self._run(function, args, kwargs)
+
+    def _run(self, function: Callable, args: tuple, kwargs: dict) -> Any:
+        with uncompiled(), self:
             return function(self.module, *args, **kwargs)
+
+    _uncompiled = _disable_dynamo(_run)  # also where the whole model is compiled around it
 
     def issued(self, frame: Any) -> bool:
         """Whether `frame` belongs to this execution, not to a module inside, which may be of the same class."""
         while frame is not None and not is_module_call(frame):
-            if frame.f_code is Interceptor.run.__code__:
+            if frame.f_code is Interceptor._run.__code__:
                 return frame.f_locals["self"] is self
             frame = frame.f_back
         return False

@@ -133,6 +133,21 @@ def test_a_compiled_model_is_refused_and_a_switched_one_compiles():
     assert_near(al.discard(compiled)(x), compiled(x))
 
 
+def test_what_is_intercepted_is_so_in_a_compiled_model_too():
+    class Untraceable(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return torch.relu(self.a(x)) if x.sum() < 1e9 else x
+
+    net, x = Untraceable(), torch.randn(2, 4)
+    soft = switched(net, x)
+    assert al.recipe(soft).steps[-1].how == {"activation.0": "intercepted"}
+    assert torch.equal(torch.compile(soft, backend="eager")(x), net.a(x))
+
+
 def test_a_ddp_wrapped_model_is_refused_and_a_switched_one_is_wrapped(tmp_path):
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)

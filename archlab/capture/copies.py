@@ -21,6 +21,7 @@ def structural_copy(model: nn.Module, device: str | None = None) -> nn.Module:
     norm does). With ``device="meta"`` no storage is allocated.
     """
     refuse_wrappers(model)
+    _refuse_lazy(model)
     memo: dict[int, Any] = {}
     for p in model.parameters():
         if device is not None:
@@ -115,33 +116,45 @@ class _CopyResults(TorchFunctionMode):
 
 
 def refuse_wrappers(model: nn.Module) -> None:
-    """Raise for a model that is compiled or wrapped for several processes, itself or in a part: the plain module is
-    what can be read. So for layers whose parameters are not made yet."""
+    """Raise for a model that is compiled or wrapped for several processes: the plain module is what can be read."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("a scripted model cannot be read: pass the Python module that was scripted")
-    for path, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        inner = _wrapped(module)
-        if inner:
-            what = "compiled" if inner == "_orig_mod" else f"wrapped in a {type(module).__name__}"
-            do = f"set it to {path}.{inner}" if path else f"pass its .{inner}"
-            raise TypeError(f"{path or 'this model'} is {what}: {do}, and compile or wrap it again in the result")
-        lazy = [name for name, tensor in (*module._parameters.items(), *module._buffers.items()) if is_lazy(tensor)]
-        if lazy:
-            raise TypeError(
-                f"{path or 'this model'} ({type(module).__name__}) makes its {lazy[0]} when it first runs: run the "
-                "model once, model(example), then pass it"
-            )
+    inner = _wrapped(model)
+    if inner:
+        raise TypeError(f"this model is {_what(model)}: pass its .{inner}, and wrap or compile the result again")
+
+
+def wrapped_parts(model: nn.Module) -> dict[str, str]:
+    """Path -> what to do, of the parts of `model` that are compiled or wrapped: these are not rewritten."""
+    return {
+        path: f"{path} is {_what(part)}: set it to {path}.{_wrapped(part)}, and wrap or compile it again in the result"
+        for path, part in model.named_modules()
+        if _wrapped(part)
+    }
+
+
+def _what(wrapper: nn.Module) -> str:
+    return "compiled" if _wrapped(wrapper) == "_orig_mod" else f"wrapped in a {type(wrapper).__name__}"
 
 
 def _wrapped(module: nn.Module) -> str:
     """Where a wrapper, whose code is torch's, keeps the plain module; empty for a module that is no wrapper."""
-    if isinstance(module._modules.get("_orig_mod"), nn.Module):
+    if not isinstance(module, torch.jit.ScriptModule) and isinstance(module._modules.get("_orig_mod"), nn.Module):
         return "_orig_mod"
     return "module" if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel) else ""
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    """Raise TypeError where a layer has no parameters yet, and so cannot be copied."""
+    for path, module in model.named_modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if is_lazy(tensor):
+                raise TypeError(
+                    f"{path or 'this model'} ({type(module).__name__}) makes its {name} when it first runs: run the "
+                    "model once, model(example), then pass it"
+                )
 
 
 def devices_of(model: nn.Module) -> list[int]:

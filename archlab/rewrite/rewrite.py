@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..capture.classes import exact_classes_asked
-from ..capture.copies import copied, devices_of, refuse_wrappers, structural_copy
+from ..capture.copies import copied, devices_of, refuse_wrappers, structural_copy, wrapped_parts
 from ..capture.example import fresh, run_example
 from ..capture.modes import failed_in, no_fused_layers, random_states_kept
 from ..capture.record import Capture
@@ -124,8 +124,11 @@ def attempt(
     how: dict[str, How] = {}
     reasons: dict[str, str] = {}
     methods = []
+    wrapped = wrapped_parts(new)
     for group in _by_method(edits):
-        reason = _no_method(modules[group[0].target.container], group[0].target.method)
+        path = group[0].target.container
+        reason = _no_method(modules[path], group[0].target.method)
+        reason = next((told for part, told in wrapped.items() if f"{path}.".startswith(f"{part}.")), reason)
         if reason:
             how |= dict.fromkeys((e.target.name for e in group), How.REFUSED)
             reasons |= dict.fromkeys((e.target.name for e in group), reason)

@@ -6,6 +6,7 @@ from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 
 import archlab as al
+from tests.rewrite.traps import assert_near
 
 
 class Inside(nn.Module):
@@ -40,15 +41,32 @@ CALLS = {
             r"part \(LazyLinear\) makes its weight when it first runs: run the model once",
         ),
         (lambda: Inside(nn.LazyBatchNorm1d()), r"part \(LazyBatchNorm1d\) makes its weight"),
-        (lambda: Inside(nn.DataParallel(_layers())), r"part is wrapped in a DataParallel: set it to part\.module"),
         (lambda: nn.DataParallel(_layers()), r"this model is wrapped in a DataParallel: pass its \.module"),
-        (lambda: Inside(torch.compile(_layers(), backend="eager")), r"part is compiled: set it to part\._orig_mod"),
+        (lambda: torch.compile(_layers(), backend="eager"), r"this model is compiled: pass its \._orig_mod"),
     ],
-    ids=["lazy", "lazy norm", "wrapped inside", "wrapped", "compiled inside"],
+    ids=["lazy", "lazy norm", "wrapped", "compiled"],
 )
 def test_what_is_no_plain_module(build, told, call):
     with pytest.raises(TypeError, match=told):
         CALLS[call](build(), torch.randn(2, 4))
+
+
+@pytest.mark.filterwarnings("ignore:Using `torch.compile", "ignore:The .grad attribute")
+@pytest.mark.parametrize(
+    ("wrap", "inner"),
+    [(nn.DataParallel, "module"), (lambda part: torch.compile(part, backend="eager"), "_orig_mod")],
+    ids=["wrapped", "compiled"],
+)
+def test_a_wrapped_part_is_read_and_left_as_it_is(wrap, inner):
+    net, x = Inside(wrap(_layers())), torch.randn(2, 4)
+    hows = {site.id: (site.how, site.reason) for site in al.sites(net, x)}
+    assert hows["activation.0"] == ("local", "")
+    how, reason = hows[f"part.{inner}/activation.0"]
+    assert how == "refused" and f"set it to part.{inner}, and wrap or compile it again" in reason
+    assert al.cost(net, x).macs == 2 * 2 * 16
+    assert_near(al.remove(net, x, kinds="activation", where="activation.0")(x), net.head(net.part(x)))
+    with pytest.raises(ValueError, match=f"set it to part.{inner}"):
+        al.remove(net, x, kinds="activation")
 
 
 class AloneOnly(nn.Module):

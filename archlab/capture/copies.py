@@ -150,7 +150,7 @@ def _refuse_lazy(model: nn.Module) -> None:
     """Raise TypeError where a layer has no parameters yet, and so cannot be copied."""
     for path, module in model.named_modules():
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if is_lazy(tensor):
+            if tensor is not None and is_lazy(tensor):
                 raise TypeError(
                     f"{path or 'this model'} ({type(module).__name__}) makes its {name} when it first runs: run the "
                     "model once, model(example), then pass it"

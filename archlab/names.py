@@ -8,6 +8,9 @@ import fnmatch
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from .arguments import shown, wrong
+from .errors import add_note
+
 Item = TypeVar("Item")
 Where = str | Iterable[str] | Callable[[Any], bool] | None
 MOST = 12  # names in an error; of more, those nearest to what was asked for
@@ -37,8 +40,16 @@ def globs_of(where: Any) -> list[str]:
     globs = [where] if isinstance(where, str) else list(where) if isinstance(where, Iterable) else [where]
     for glob in globs:
         if not isinstance(glob, str):
-            raise TypeError(f"where must be a glob, a list of globs or a function; got {where!r}")
+            raise TypeError(wrong("where", "a glob, a list of globs or a function", where))
     return globs
+
+
+def _is_true_of(where: Callable[[Any], Any], item: Any) -> bool:
+    try:
+        return bool(where(item))
+    except Exception as error:
+        add_note(error, f"raised by where={shown(where)}, which archlab asked of {shown(item)}")
+        raise
 
 
 def matches(names: Iterable[str | None], glob: str) -> bool:
@@ -50,8 +61,8 @@ def picked(items: Iterable[Item], where: Where, names: Callable[[Item], Iterable
     """The items that `where` picks: all for None, those of which a function is true, or one of whose names matches."""
     if where is None:
         return list(items)
-    if callable(where):
-        return [item for item in items if where(item)]
+    if callable(where) and not isinstance(where, type):
+        return [item for item in items if _is_true_of(where, item)]
     globs = globs_of(where)
     return [item for item in items if any(matches(names(item), glob) for glob in globs)]
 

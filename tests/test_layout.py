@@ -11,7 +11,7 @@ import archlab as al
 PACKAGE = Path(al.__file__).parent
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file.parent != PACKAGE or file.stem != "__init__")
 
-# Which rooms a room may import, beside `files`, `names` and `errors`, which import nothing.
+# Which rooms a room may import, beside `arguments`, `files`, `names` and `errors`, which import nothing.
 ROOMS = {
     "capture": set(),
     "rewrite": {"capture"},
@@ -25,8 +25,9 @@ ROOMS = {
     "files": set(),
     "names": set(),
     "errors": set(),
+    "arguments": set(),
 }
-EVERYWHERE = {"files", "names", "errors"}
+EVERYWHERE = {"files", "names", "errors", "arguments"}
 PUBLIC = {"training", "experiments", "report"}  # rooms that studies and users' scripts import from
 FILES_PER_ROOM, LINES_PER_FILE = 12, 400
 

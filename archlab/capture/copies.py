@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
+from ..arguments import shown
+
 
 def structural_copy(model: nn.Module, device: str | None = None) -> nn.Module:
     """A copy of `model` to run: it keeps nothing for a backward, as its parameters ask for no gradient.
@@ -118,7 +120,8 @@ class _CopyResults(TorchFunctionMode):
 def refuse_wrappers(model: nn.Module) -> None:
     """Raise for a model that is compiled or wrapped for several processes: the plain module is what can be read."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
+        made = "; make one of the class first" if isinstance(model, type) else ""
+        raise TypeError(f"model must be a torch.nn.Module, got {shown(model)}{made}")
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("a scripted model cannot be read: pass the Python module that was scripted")
     inner = _wrapped(model)

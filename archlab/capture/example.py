@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from ..arguments import wrong
+
 
 class Call:
     """An example that says how the model is run once: ``fn(model, *args, **kwargs)``.
@@ -16,6 +18,8 @@ class Call:
     """
 
     def __init__(self, fn: Callable, *args: Any, **kwargs: Any):
+        if not callable(fn):
+            raise TypeError(wrong("Call: fn", "a function of the model and the arguments behind it", fn))
         self.fn, self.args, self.kwargs = fn, args, kwargs
 
 

@@ -21,12 +21,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import add_note
 from .copies import devices_of, structural_copy
 from .example import Call, fresh, moved, run_example, tensors_in
 from .frames import asks_for_a_model, is_module_call, is_plumbing
 from .functions import applied_by, function_of
 from .location import ORIGINS, Location, call_stack, model_frames
+from .misfit import misfits_told
 from .modes import failed_in, no_fused_layers, random_states_kept, under_autocast
 from .record import Capture, Execution, ModuleCall, Op
 from .values import Values, version_of
@@ -73,8 +73,8 @@ def _record(probe: nn.Module, example: Any) -> Capture:
             stack.enter_context(flops)
             stack.enter_context(recorder)
             output = run_example(probe, used)
-    except Exception as error:
-        if _runs_by_itself(probe, example):
+    except (Exception, SystemExit) as error:
+        if isinstance(error, Exception) and _runs_by_itself(probe, example):
             told = str(error).strip().split("\n")[0]
             raise TypeError(
                 f"{failed_in(error)} runs by itself, but not in the modes of torch in which archlab records a run "
@@ -82,8 +82,8 @@ def _record(probe: nn.Module, example: Any) -> Capture:
                 "tensors, with F.scaled_dot_product_attention"
             ) from error
         shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(given)) or "which holds no tensor"
-        add_note(error, f"raised in {failed_in(error)}: archlab ran the model once on the example, {shapes}")
-        raise
+        with misfits_told(probe, example, f"archlab ran the model once on the example, {shapes}"):
+            raise
     recorder.note_what_modules_hold()
     return Capture(
         ops=recorder.ops,

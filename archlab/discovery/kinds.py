@@ -17,6 +17,8 @@ A new kind is a line here, a function in `detect` that finds it, and a colour in
 from collections.abc import Iterable
 from enum import Enum
 
+from ..arguments import shown, wrong
+
 
 class Kind(str, Enum):
     """A kind of site. A string, so that JSON, frames and users' scripts can write it."""
@@ -40,15 +42,21 @@ BY_DEFAULT = tuple(kind for kind in Kind if kind not in BY_NAME_ONLY)
 
 
 def kinds_of(named: str | Iterable[str]) -> tuple[Kind, ...]:
-    """`named`, one kind or several, as kinds. Raises ValueError for none, and naming an unknown one.
+    """`named`, one kind or several, as kinds.
+
+    Raises:
+        ValueError: for none, and naming an unknown one.
+        TypeError: for what are no names.
 
     >>> kinds_of("skip"), kinds_of(["block", "gate"])
     ((<Kind.SKIP: 'skip'>,), (<Kind.BLOCK: 'block'>, <Kind.GATE: 'gate'>))
     """
+    if not isinstance(named, Iterable | None):
+        raise TypeError(wrong("kinds", f"one or several of {', '.join(KINDS)}", named))
     given = (named,) if isinstance(named, str) else tuple(named or ())
     for kind in given:
         if kind not in KINDS:
-            raise ValueError(f"kind {kind!r} is unknown: choose from {', '.join(KINDS)}")
+            raise ValueError(f"kind {shown(kind)} is unknown: choose from {', '.join(KINDS)}")
     if not given:
         raise ValueError(f"kinds names nothing: choose at least one of {', '.join(KINDS)}; got {named!r}")
     return tuple(Kind(kind) for kind in given)

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..arguments import choice
 from ..files import write_whole
 from ..measure.environment import conditions
 from ..names import closest
@@ -109,9 +110,7 @@ def cells_of(plan: Plan) -> list[Cell]:
     module = importlib.import_module(plan.study)
     if not hasattr(module, "ROWS"):
         raise ValueError(f"{plan.study}: no study; a study has ROWS, cell and report (see archlab.Study)")
-    presets = getattr(module, "PRESETS", (plan.preset,))
-    if plan.preset not in presets:
-        raise ValueError(f"preset must be one of {', '.join(presets)}, got {plan.preset!r}")
+    choice("preset", plan.preset, getattr(module, "PRESETS", (plan.preset,)))
     named = {row if isinstance(row, str) else row["name"]: row for row in module.ROWS}
     if len(named) < len(module.ROWS):
         raise ValueError(f"{plan.study}.ROWS: names must differ, got {[*named]} for {len(module.ROWS)} rows")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..arguments import number
 from .cells import cells_of
 from .executors import EXECUTORS, executor_for
 from .runner import NOT_CHOSEN, plan_for, run
@@ -51,6 +52,7 @@ def command(study: str | ModuleType | None = None) -> None:
         scratch: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("scratch"),
     ) -> None:
         try:
+            number("--time-limit", time_limit, low=0, optional=True, finite=False)
             executor_for(executor, workers)
             cells_of(plan_for(name, preset, data, seeds, stale, out, scratch))
         except ValueError as error:

@@ -14,10 +14,12 @@ from dataclasses import asdict
 
 import torch
 
+from ..arguments import text, whole
 from ..files import write_whole
 from ..names import closest
 from .cells import FINISHED, Cell, Plan, cells_of, run_cell, standing
 
+MOST_WORKERS = 1_024  # more cannot be meant
 Executor = Callable[[list[Cell], int, float | None], dict[Cell, str]]
 
 
@@ -118,8 +120,8 @@ def executor_for(name: str | None, workers: int) -> Executor:
     Raises:
         ValueError: no such executor; fewer workers than none.
     """
-    if workers < 0:
-        raise ValueError(f"workers must be at least 0, got {workers}")
+    whole("workers", workers, least=0, most=MOST_WORKERS)
+    text("executor", name or "")
     name = name or ("processes" if workers else "here")
     if name not in EXECUTORS:
         raise ValueError(f"executor: there is no {name!r}; {closest(name, EXECUTORS)}")

@@ -16,11 +16,13 @@ from typing import Any
 
 import pandas as pd
 
+from ..arguments import choice, folder, number, text, whole, wrong
 from ..files import write_whole
 from .cells import FINISHED, Cell, Plan, cells_of, name_of, of_another_scheme, standing
 from .executors import executor_for
 
 STALE = ("keep", "rerun")
+MOST_SEEDS = 10_000  # more cannot be meant
 NOT_CHOSEN = "not chosen by only"
 
 
@@ -77,6 +79,8 @@ def run(
     0   a  smoke     0    97
     1   b  smoke     0    98
     """
+    number("time_limit_s", time_limit_s, low=0, optional=True, finite=False)
+    text("only", only, "a glob on row names")
     plan, execute = plan_for(study, preset, data, seeds, stale, out, scratch), executor_for(executor, workers)
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     cells = cells_of(plan)
@@ -106,15 +110,30 @@ def plan_for(study, preset, data, seeds, stale, out, scratch) -> Plan:
     Raises:
         ValueError: an option that it does not take.
     """
-    study = study if isinstance(study, str) else study.__name__
-    if stale not in STALE:
-        raise ValueError(f"stale must be one of {', '.join(STALE)}, got {stale!r}")
-    if seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    study = _named(study)
+    text("preset", preset)
+    whole("seeds", seeds, least=1, most=MOST_SEEDS)
+    choice("stale", stale, STALE)
+    for name, value in (("data", data), ("out", out), ("scratch", scratch)):
+        folder(name, value, optional=name == "data")
     if data is not None and not Path(data).is_dir():
-        raise ValueError(f"data: {data} is no folder")
+        raise ValueError(wrong("data", "a folder that is there", str(data)))
     folders = (str(Path(folder) / name_of(study) / preset) for folder in (out, scratch))
     return Plan(study, preset, None if data is None else str(data), seeds, stale, *folders)
+
+
+def _named(study: Any) -> str:
+    """The name of a study's module, which is imported. Raises TypeError or ValueError for what is none."""
+    if not isinstance(study, str | ModuleType):
+        raise TypeError(wrong("study", "a module or its name", study))
+    name = study if isinstance(study, str) else study.__name__
+    try:
+        importlib.import_module(name)
+    except (ModuleNotFoundError, ValueError) as error:
+        if isinstance(error, ModuleNotFoundError) and not f"{name}.".startswith(f"{error.name}."):
+            raise  # something that the study imports is not there
+        raise ValueError(wrong("study", "the name of a module, as for import", name, str(error))) from error
+    return name
 
 
 def _chosen(cells: Iterable[Cell], only: str, study: str) -> list[Cell]:

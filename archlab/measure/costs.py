@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 from torch import nn
 
+from ..arguments import choice, whole
 from ..capture.record import Capture, Op
 from ..capture.recorder import capture, capture_meta
 
@@ -60,6 +61,7 @@ class Cost:
         Returns:
             module, type, params, macs, macs_share (of the whole), activations.
         """
+        whole("depth", depth, least=1, optional=True)
         if depth is None:
             return self.modules.copy()
         shown = [not path or path.count(".") < depth for path in self.modules["module"]]
@@ -102,8 +104,7 @@ def cost(model: nn.Module, example: Any, convention: Literal["macs", "paper"] = 
     >>> cost(nn.Conv2d(3, 8, 3, padding=1), torch.zeros(1, 3, 10, 10)).macs   # 100 pixels x 3 x 8 x 9
     21600
     """
-    if convention not in CONVENTIONS:
-        raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
+    choice("convention", convention, CONVENTIONS)
     try:
         record, how = capture_meta(model, example), "meta"
     except Exception as error:  # whatever the model raises without data

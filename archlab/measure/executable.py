@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ..capture.copies import copied
 from ..capture.example import Call, fresh, moved, run_example, tensors_in
+from ..capture.misfit import misfits_told
 from ..capture.modes import failed_in
-from ..errors import add_note
 from .clocks import Work
 from .environment import DTYPES
 
@@ -144,7 +144,11 @@ def make_executable(
     def work() -> Any:
         return run_example(net, given)
 
-    _run_first(name, work, device, precision)
+    if precision in HALF:
+        _run_in_half(name, work, device, precision)
+    else:
+        with misfits_told(net, given, f"archlab ran {name} on the example on {device}"):
+            work()
     batch = next((tensor.shape[0] for tensor in tensors if tensor.dim()), 1)
     if mode == "compile":
         fast, graphs = _compiled_model(name, net, given)
@@ -152,19 +156,15 @@ def make_executable(
     return Executable(_captured_model(name, work) if mode == "graph" else work, net, batch, None)
 
 
-def _run_first(name: str, work: Work, device: torch.device, precision: str) -> None:
-    """Run once, and say of what fails where in the model it was."""
+def _run_in_half(name: str, work: Work, device: torch.device, precision: str) -> None:
+    """Run once; what fails may be that the model has no such precision."""
     try:
         work()
     except Exception as error:
-        where = f"raised in {failed_in(error)}"
-        if precision in HALF:
-            raise ValueError(
-                f"{name} does not run in {precision} on {device}, itself and its inputs cast: {_summary(error)}; "
-                f"{where}"
-            ) from error
-        add_note(error, f"{where}: archlab ran {name} on the example on {device}")
-        raise
+        raise ValueError(
+            f"{name} does not run in {precision} on {device}, itself and its inputs cast: {_summary(error)}; "
+            f"raised in {failed_in(error)}"
+        ) from error
 
 
 def _channels_last(name: str, net: nn.Module, tensors: list[Tensor]) -> nn.Module:

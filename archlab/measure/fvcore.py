@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..capture.copies import copied
+from ..capture.copies import copied, refuse_wrappers
 from ..capture.example import run_example
+from ..capture.misfit import misfits_told
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def fvcore_cost(model: nn.Module, example: Any) -> Opinion:
     >>> fvcore_cost(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Tanh()), torch.zeros(1, 3, 10, 10))
     Opinion(macs=21600, uncounted={'aten::tanh': 1})
     """
+    refuse_wrappers(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it scripts on import, which torch deprecates
         try:
@@ -64,5 +66,6 @@ def fvcore_cost(model: nn.Module, example: Any) -> Opinion:
 
     analysis = FlopCountAnalysis(Once(), ())
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    with torch.no_grad():  # else it keeps every activation for a backward
+    ran = "archlab had fvcore run the model once on the example"
+    with misfits_told(model, example, ran), torch.no_grad():  # else it keeps every activation for a backward
         return Opinion(int(analysis.total()), dict(analysis.unsupported_ops()))

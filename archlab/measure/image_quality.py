@@ -1,5 +1,6 @@
 """Image quality of N x 3 x H x W images in [0, 1], one value an image: SSIM and PSNR of torchmetrics, LPIPS."""
 
+import math
 import socket
 import warnings
 from collections.abc import Iterator
@@ -11,7 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..arguments import choice, number, whole, wrong
+
 Reduction = Literal["mean", "none"]
+WIDEST = 1.5  # data ranges that values may spread over: a sharp filter leaves the range a little
 _SSIM_SIDE = 11  # of the Gaussian window
 _ANSWER_S = 10.0  # how long a download waits for an answer
 
@@ -38,14 +42,17 @@ def ssim(
         A scalar, or N values; 1 for equal images.
 
     Raises:
-        ValueError: for images of another shape, or so small that there is no whole window.
+        ValueError: for images of another shape, or so small that there is no whole window; for targets with NaN, or
+            with values that differ by much more than `data_range`.
+        TypeError: for images that are no tensors of floating-point numbers.
 
     >>> ssim(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
     tensor(1.)
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    _check(images, targets)
+    _check(images, targets, data_range, reduction)
+    whole("crop", crop, least=0)
     edge = max(crop, _SSIM_SIDE // 2)
     if min(images.shape[-2:]) <= 2 * edge:
         raise ValueError(f"ssim with crop={crop} needs more than {2 * edge} pixels a side, got {tuple(images.shape)}")
@@ -77,7 +84,7 @@ def psnr(images: Tensor, targets: Tensor, *, data_range: float = 1.0, reduction:
     """
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
-    _check(images, targets)
+    _check(images, targets, data_range, reduction)
     values = peak_signal_noise_ratio(
         images.float(), targets.float(), data_range=data_range, reduction="none", dim=(1, 2, 3)
     )
@@ -114,7 +121,9 @@ def lpips(
     Traceback (most recent call last):
     archlab.measure.image_quality.BackboneMissing: backbone alexnet.pth: no such file
     """
-    _check(images, targets)
+    _check(images, targets, 1.0, reduction)
+    if images.shape[1] != 3:
+        raise ValueError(wrong("images", "N x 3 x H x W for lpips", images, "repeat a grey channel three times"))
     network = lpips_network(net, None if backbone is None else str(backbone)).to(images.device)
     return _reduced(network(images.float(), targets.float(), normalize=True).flatten(), reduction)
 
@@ -131,8 +140,7 @@ def lpips_network(net: Literal["alex", "vgg"], backbone: str | None) -> nn.Modul
     """
     from lpips import LPIPS
 
-    if net not in ("alex", "vgg"):
-        raise ValueError(f"net must be 'alex' or 'vgg', got {net!r}")
+    choice("net", net, ("alex", "vgg"))
     if backbone is not None:
         with _old_torchvision_words():
             network = LPIPS(net=net, pnet_rand=True, verbose=False)
@@ -180,13 +188,38 @@ def _features(net: nn.Module, file: Path) -> dict[str, Tensor]:
     return {name: given[source] for name, source in wanted.items()}
 
 
-def _check(images: Tensor, targets: Tensor) -> None:
+def _check(images: Tensor, targets: Tensor, data_range: float, reduction: str) -> None:
+    """Raise for what no quality can be measured of: other kinds, values, shapes, or options."""
+    number("data_range", data_range, above=0)
+    choice("reduction", reduction, ("mean", "none"))
+    for name, given in (("images", images), ("targets", targets)):
+        if not isinstance(given, Tensor):
+            raise TypeError(wrong(name, "a tensor N x C x H x W", given, "torch.from_numpy makes one of an array"))
+        if not given.is_floating_point():
+            raise TypeError(wrong(name, "floating-point numbers", given, "of bytes make given.float() / 255"))
+        if not given.numel():
+            raise ValueError(wrong(name, "a batch of one image or more", given))
+    if images.device != targets.device:
+        raise ValueError(wrong("targets", f"on the device of images, {images.device}", str(targets.device)))
+    # What a network gives may be anything, NaN included, and so is then its quality. What it is compared with may not.
+    _check_range("targets", targets, data_range)
+    if float(images.detach().amax()) > WIDEST * data_range and bool((images == images.round()).all()):
+        _check_range("images", images, data_range)  # whole numbers: bytes, not a network that went astray
     if images.shape != targets.shape or images.ndim != 4:
         shapes = f"{tuple(images.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"expected two batches N x C x H x W of one shape, got {shapes}")
 
 
+def _check_range(name: str, images: Tensor, data_range: float) -> None:
+    low, high = (float(end) for end in images.detach().aminmax())
+    if math.isnan(low):
+        raise ValueError(f"{name} must be numbers, got NaN among them")
+    if not high - low <= WIDEST * data_range:
+        raise ValueError(
+            f"{name} must have values that differ by data_range={data_range:g} at most, got {low:g} to {high:g}; scale "
+            "them to it, or give their data_range"
+        )
+
+
 def _reduced(values: Tensor, reduction: str) -> Tensor:
-    if reduction not in ("mean", "none"):
-        raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
     return values.mean() if reduction == "mean" else values

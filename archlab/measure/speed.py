@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ..arguments import choice, number, text, whole, wrong
 from ..capture.copies import refuse_wrappers
 from ..capture.example import Call, tensors_in
 from .clocks import Clock, clock_on, timed
@@ -23,6 +24,7 @@ from .environment import DTYPES, conditions_on, fixed_settings
 from .executable import HALF, Executable, make_executable
 from .module_timer import COLUMNS, ModuleTimer
 
+MOST_SECONDS = 86_400.0  # a day
 MODES = ("eager", "compile", "graph")
 LEAST_TURNS = 3
 STEADY = 0.1  # warm: three runs in a row differ by no more than this part
@@ -173,8 +175,9 @@ def speed(
     """
     models = dict(model) if isinstance(model, Mapping) else {type(model).__name__: model}
     if not models:
-        raise ValueError("no model is given: the dict of models is empty")
-    for each in models.values():
+        raise ValueError(wrong("model", "a torch.nn.Module or a dict of some by name", model))
+    for name, each in models.items():
+        text("a name in model", name)
         refuse_wrappers(each)
     own = isinstance(model, Mapping) and isinstance(example, Mapping) and set(example) == set(models)
     examples = {name: example[name] if own else example for name in models}
@@ -265,6 +268,8 @@ def _device(device: torch.device | str | None, model: nn.Module, example: Any) -
         given = (example.args, example.kwargs) if isinstance(example, Call) else example
         tensors: list[Tensor] = [*model.parameters(), *model.buffers(), *tensors_in(given)]
         device = tensors[0].device if tensors else "cpu"
+    if not isinstance(device, str | torch.device):
+        raise TypeError(wrong("device", "a cpu or cuda device", device, "name it as 'cuda:0'"))
     try:
         where = torch.device(device)
     except RuntimeError:
@@ -289,21 +294,15 @@ def _check(
     batch: int | None,
     by_module: int | None,
 ) -> None:
-    for name, value, known in (
-        ("precision", precision, tuple(DTYPES)),
-        ("mode", mode, MODES),
-        ("memory_format", memory_format, (None, "channels_last")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, got {value!r}")
+    choice("precision", precision, DTYPES)
+    choice("mode", mode, MODES)
+    choice("memory_format", memory_format, (None, "channels_last"))
     if precision == "tf32" and (where.type != "cuda" or torch.cuda.get_device_capability(where) < (8, 0)):
         raise ValueError(f"precision='tf32' is of NVIDIA GPUs of compute capability 8.0 and later, not of {where}")
     if mode == "graph" and where.type != "cuda":
         raise ValueError(f"mode='graph' is a CUDA graph, and the device is {where}: use 'eager' or 'compile'")
-    if not seconds > 0:
-        raise ValueError(f"seconds must be above 0, got {seconds}")
-    for name, number in (("batch", batch), ("by_module", by_module)):
-        if number is not None and (isinstance(number, bool) or number < 1):
-            raise ValueError(f"{name} must be a whole number of at least 1, or None; got {number!r}")
+    number("seconds", seconds, above=0, high=MOST_SECONDS)
+    whole("batch", batch, least=1, optional=True)
+    whole("by_module", by_module, least=1, optional=True)
     if by_module is not None and mode != "eager":
         raise ValueError(f"by_module={by_module} is for mode='eager': with {mode!r} modules do not run one by one")

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ..arguments import choice, text, whole
 from ..capture.copies import copied
 from ..capture.example import Call, fresh, run_example, tensors_in, varied
 from ..capture.record import Capture
@@ -18,6 +19,8 @@ from ..rewrite.module_tree import renew_methods_, with_modules
 from .checks import compared, finish, observe
 from .recipe import Equality
 from .switch_state import refuse_switched
+
+MOST_BLOCKS = 10_000  # more cannot be meant: a copy, and a run, of each is made
 
 
 def scale_depth(
@@ -48,6 +51,7 @@ def scale_depth(
     )
     """
     refuse_switched(model)
+    text("scale_depth: span", span, "the path of a Sequential or ModuleList")
     blocks = dict(model.named_modules()).get(span)
     if not isinstance(blocks, nn.Sequential | nn.ModuleList):
         there = [p for p, m in model.named_modules() if isinstance(m, nn.Sequential | nn.ModuleList) and len(m)]
@@ -56,12 +60,10 @@ def scale_depth(
     have = len(blocks)
     if not have:
         raise ValueError(f"scale_depth: {span!r} holds no block to drop or to repeat")
-    if not isinstance(count, int) or isinstance(count, bool):
-        raise TypeError(f"scale_depth: count must be a whole number, got {count!r}")
-    if count < 1 or count == have:
-        raise ValueError(f"scale_depth: count must be at least 1 and not {have}, which {span!r} has; got {count}")
-    if init not in ("fresh", "preserve"):
-        raise ValueError(f"scale_depth: init must be 'fresh' or 'preserve', got {init!r}")
+    whole("scale_depth: count", count, least=1, most=MOST_BLOCKS)
+    if count == have:
+        raise ValueError(f"scale_depth: count must be another than {have}, which {span!r} has; nothing would change")
+    choice("scale_depth: init", init, ("fresh", "preserve"))
     record = capture(model, example)
     made = copied(model)
     grown = made.get_submodule(span)

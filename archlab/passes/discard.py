@@ -1,11 +1,11 @@
 """Removal: sites physically gone, with the modules and parameters that nothing reaches any more."""
 
 from collections.abc import Collection, Iterable, Mapping
-from numbers import Real
 from typing import Any, Literal
 
 from torch import nn
 
+from ..arguments import choice, number
 from ..capture.copies import copied
 from ..capture.dataflow import Flow
 from ..capture.recorder import capture
@@ -21,6 +21,8 @@ from .recipe import Equality, forget_last_step_
 from .switch import not_chosen, put_switches, refuse_another_way, sites_named
 from .switch_state import example_for, forget_switches_, named_omegas, refuse_switched, set_omegas_, switches_of
 
+KEEP = ("restore", "freeze")  # what may become of the sites that are not removed
+
 
 def discard(soft: nn.Module, tau: float = 0.5, *, keep: Literal["restore", "freeze"] = "restore") -> nn.Module:
     """A copy of a switched model without the sites whose omega is above `tau`, and without any switch.
@@ -34,7 +36,7 @@ def discard(soft: nn.Module, tau: float = 0.5, *, keep: Literal["restore", "free
         keep: what becomes of the other sites: "restore", the original; "freeze", blended for good at their omega.
 
     Raises:
-        ValueError: for a `tau` outside [0, 1] or where no omega is above it.
+        ValueError: for a `tau` or an omega outside [0, 1], or where no omega is above `tau`.
 
     >>> import torch
     >>> from archlab import set_omegas_, switch
@@ -46,12 +48,12 @@ def discard(soft: nn.Module, tau: float = 0.5, *, keep: Literal["restore", "free
       (1): Identity()
     )
     """
-    if not (isinstance(tau, Real) and 0 <= tau <= 1):
-        raise ValueError(f"tau must be a number in [0, 1], as omega is; got {tau!r}")
-    if keep not in ("restore", "freeze"):
-        raise ValueError(f"keep must be 'restore' or 'freeze', got {keep!r}")
+    number("tau", tau, low=0, high=1)
+    choice("keep", keep, KEEP)
     net, state = switches_of(soft)
     values = {site: omega.item() for site, omega in named_omegas(net).items()}
+    for site, omega in values.items():
+        number(f"omega of {site}", omega, low=0, high=1, remedy="call project_(soft) after each optimizer step")
     gone = [site for site, omega in values.items() if omega > tau]
     frozen = {s: w for s, w in values.items() if keep == "freeze" and s not in gone and w > 0}
     if not gone and not frozen:

@@ -10,6 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from ..arguments import wrong
+from ..capture.copies import refuse_wrappers
+
 _ATTRIBUTE = "_archlab_recipe"
 
 
@@ -71,7 +74,9 @@ class Recipe:
 
     @staticmethod
     def from_json(text: str) -> "Recipe":
-        """The recipe in `text`. Raises ValueError for text that is not one."""
+        """The recipe in `text`. Raises ValueError for text that is not one, TypeError for what is no text."""
+        if not isinstance(text, str | bytes):
+            raise TypeError(wrong("text", "a recipe as JSON text", text))
         try:
             data = json.loads(text)
             return Recipe(data["model"], tuple(_step(step) for step in data["steps"]))
@@ -114,6 +119,8 @@ def recipe(model: nn.Module) -> Recipe:
     recipe for Sequential:
       discard: 1 of 1 sites; params 20 -> 20, macs 16 -> 16; exact: equal to omega = 1 within 0 (allowed 1e-05)
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(wrong("model", "a torch.nn.Module", model))
     return getattr(model, _ATTRIBUTE, None) or Recipe(class_name(model))
 
 
@@ -174,7 +181,10 @@ def apply_steps(
     not have.
     """
     if not isinstance(steps, Recipe):
-        raise TypeError(f"expected a Recipe, got {type(steps).__name__}: Recipe.from_json reads one from text")
+        raise TypeError(wrong("recipe", "a Recipe", steps, "Recipe.from_json reads one from text"))
+    refuse_wrappers(model)
+    if modules is not None and not (isinstance(modules, Mapping) and all(map(callable, modules.values()))):
+        raise TypeError(wrong("modules", "a dict of factories by name", modules))
     if steps.model != class_name(model):
         raise ValueError(
             f"this recipe is for a {steps.model}, the model given is a {class_name(model)}: give a model of the class "

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from ..capture.copies import copied, refuse_wrappers
+from ..arguments import text, wrong
+from ..capture.copies import copied
+from ..errors import add_note
 from ..names import closest
 from ..rewrite.module_tree import with_modules
 from .checks import finish
@@ -38,6 +40,9 @@ def replace(model: nn.Module, path: str, factory: Factory, /, **kwargs: Any) -> 
       (1): LeakyReLU(negative_slope=0.2)
     )
     """
+    text("replace: path", path, "the path of a module")
+    if not callable(factory):
+        raise TypeError(wrong("replace: factory", "a function or a class that makes a module", factory))
     name = getattr(factory, "__name__", "")
     if not name.isidentifier():
         raise ValueError(f"replace: the factory needs a name that a recipe can keep, got {factory!r}: give a function")
@@ -58,7 +63,6 @@ def apply_replace(
         named = ", ".join(modules) or "nothing"
         raise ValueError(f"the recipe puts a {factory!r} at {path}: give its factory in modules, which has {named}")
     refuse_switched(model)
-    refuse_wrappers(model)
     old = dict(model.named_modules()).get(path)
     if old is None or not path:
         paths = [p for p, _ in model.named_modules() if p]
@@ -67,7 +71,11 @@ def apply_replace(
         kwargs = json.loads(json.dumps(kwargs))  # a copy: what is changed later is not what was made
     except TypeError as error:
         raise TypeError(f"replace: the arguments of {factory} must be what JSON can write: {error}") from error
-    new = modules[factory](**kwargs)
+    try:
+        new = modules[factory](**kwargs)
+    except Exception as error:
+        add_note(error, f"raised by {factory}(**{kwargs}), the factory of what archlab was to put at {path!r}")
+        raise
     if not isinstance(new, nn.Module):
         raise TypeError(f"replace: {factory} made a {type(new).__name__}, not a torch.nn.Module")
     like = next((p for m in (old, model) for p in m.parameters() if p.is_floating_point()), None)

@@ -12,6 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
+from ..arguments import file, wrong
+from ..capture.copies import refuse_wrappers
 from ..files import write_whole
 from .recipe import Recipe, recipe
 from .replay import apply
@@ -28,6 +30,8 @@ def save(model: nn.Module, path: str | Path) -> None:
     >>> load("linear.safetensors", lambda: nn.Linear(4, 2), None)
     Linear(in_features=4, out_features=2, bias=True)
     """
+    refuse_wrappers(model)
+    file("save: path", path)
     tensors, ties = _untied(model)
     metadata = {"archlab": "1", "recipe": recipe(model).to_json(), "ties": json.dumps(ties)}
     write_whole(path, as_bytes(tensors, metadata))
@@ -63,6 +67,12 @@ def load(
     >>> torch.equal(again(torch.ones(1, 4)), thin(torch.ones(1, 4)))
     True
     """
+    file("load: path", path)
+    if isinstance(factory, nn.Module) or not callable(factory):
+        remedy = "write lambda: model" if isinstance(factory, nn.Module) else ""
+        raise TypeError(wrong("load: factory", "a function that makes the original model", factory, remedy))
+    if modules is not None and not isinstance(modules, Mapping):
+        raise TypeError(wrong("load: modules", "a dict of factories by name", modules))
     tensors, metadata = _read(Path(path))
     if "recipe" not in metadata:
         raise ValueError(f"{path}: has no recipe: it was not written by archlab.save")
@@ -88,8 +98,8 @@ def load(
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+        with safe_open(str(path), framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}
     except Exception as error:
         raise ValueError(f"{path}: cannot be read as safetensors: {type(error).__name__}: {error}") from error
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from ..arguments import text
 from ..capture.copies import copied
 from ..capture.dataflow import Flow
 from ..capture.record import Capture, ModuleCall, Op
@@ -51,6 +52,8 @@ def share(model: nn.Module, example: Any, *, keep: str, drop: str) -> nn.Module:
     Removed(texture)
     """
     refuse_switched(model)
+    text("share: keep", keep, "the path of a module")
+    text("share: drop", drop, "the path of a module")
     record = capture(model, example)
     flow = Flow(record)
     kept, dropped = _seen_together(record, model, keep, drop)

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from ..capture.classes import exact_classes_asked
+from ..capture.copies import refuse_wrappers
 from ..discovery.find import sites_of
 from ..discovery.kinds import kinds_of
 from ..discovery.select import Where, refuse_conflicts, select
@@ -136,6 +137,7 @@ def sites_named(found: Sites, ids: Collection[str]) -> Sites:
 
 
 def _refuse_switched_again(model: nn.Module) -> None:
+    refuse_wrappers(model)
     try:
         switches_of(model)
     except ValueError:

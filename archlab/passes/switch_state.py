@@ -8,6 +8,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ..arguments import number, plain, wrong
+from ..capture.copies import refuse_wrappers
 from ..capture.example import moved
 from ..discovery.site import Sites
 from ..names import closest
@@ -49,12 +51,15 @@ def switches_of(soft: nn.Module) -> tuple[nn.Module, Switches]:
         if state is not None:
             assert isinstance(net, nn.Module)
             return net, state
+    if not isinstance(soft, nn.Module):
+        raise TypeError(wrong("soft", "a model with switches, as switch(model, example, kinds=...) makes it", soft))
     raise ValueError(f"this {type(soft).__name__} has no switches: make them with switch(model, example, kinds=...)")
 
 
 def refuse_switched(model: nn.Module) -> None:
-    """Raise ValueError for a model that has switches: other passes take it without."""
-    if isinstance(model, nn.Module) and vars(model).get(_ATTRIBUTE) is not None:
+    """Raise ValueError for a model that has switches, which other passes take it without; TypeError for no model."""
+    refuse_wrappers(model)
+    if vars(model).get(_ATTRIBUTE) is not None:
         raise ValueError("this model has switches: discard() them first, then reshape it")
 
 
@@ -100,8 +105,7 @@ def penalty(soft: nn.Module, *, p: float = 1.0) -> Tensor:
     >>> penalty(soft)
     tensor(0.7500, grad_fn=<MeanBackward0>)
     """
-    if not p > 0:
-        raise ValueError(f"p must be positive, got {p}")
+    number("penalty: p", p, above=0)
     omega = torch.stack(omega_parameters(soft))  # type: ignore[arg-type]
     return (1 - (omega if p == 1 else omega.clamp(min=0) ** p)).mean()
 
@@ -150,11 +154,11 @@ def set_omegas_(soft: nn.Module, value: float | Mapping[str, float]) -> None:
     [0.25, 1.0]
     """
     known = named_omegas(soft)
-    wanted = dict(value) if isinstance(value, Mapping) else dict.fromkeys(known, float(value))
+    wanted = value if isinstance(value, Mapping) else dict.fromkeys(known, value)
+    wanted = {site: plain(omega) for site, omega in wanted.items()}
     for site, omega in wanted.items():
         if site not in known:
-            raise KeyError(f"{site!r} has no switch; {closest(site, known)}")
-        if not 0 <= omega <= 1:
-            raise ValueError(f"omega of {site} must lie in [0, 1], got {omega}")
+            raise KeyError(f"{site!r} has no switch; {closest(str(site), known)}")
+        number(f"omega of {site}", omega, low=0, high=1)
     for site, omega in wanted.items():
         known[site].fill_(omega)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..arguments import folder, number, whole, wrong
 from ..files import sweep_abandoned, whole_file
 
 FILE = "checkpoint.pt"
@@ -32,6 +33,14 @@ class Checkpointing:
     save_every: int | None = None  # updates
     save_every_s: float = 60.0
     settings: Mapping[str, Any] | None = None
+
+    def __post_init__(self):
+        folder("folder", self.folder, optional=True)
+        number("time_limit_s", self.time_limit_s, low=0, optional=True, finite=False)
+        whole("save_every", self.save_every, least=1, optional=True)
+        number("save_every_s", self.save_every_s, low=0, finite=False)
+        if self.settings is not None and not isinstance(self.settings, Mapping):
+            raise TypeError(wrong("settings", "a dict of facts about the task", self.settings))
 
     def is_due(self, steps_done: int, seconds_since: float) -> bool:
         """Whether a checkpoint is to be written after so many updates, so long after the last one."""

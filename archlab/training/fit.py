@@ -15,6 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ..arguments import shown, wrong
+from ..errors import add_note
 from .checkpoint import (
     FILE,
     BadCheckpoint,
@@ -27,10 +29,10 @@ from .checkpoint import (
 )
 from .history import History
 from .identity import check_same, modules_of, settings_of, start_of
-from .optimization import Optimization, Schedule, constant
+from .optimization import Optimization, Schedule, constant, factor_at
 from .options import check_names, pick
 from .progress import Display, bar
-from .task import Task, numbered_batches
+from .task import Task, check_task, numbered_batches
 
 GROUPS = (Optimization, Checkpointing, Display)  # of the options of `fit`
 READ_EVERY = 16  # steps: reading a loss waits for the GPU, so it is done for this many at once there
@@ -126,12 +128,14 @@ def fit(
     """
     options |= {"steps": steps, "lr": lr, "schedule": schedule, "precision": precision, "clip_norm": clip_norm}
     options |= {"folder": folder, "time_limit_s": time_limit_s, "progress": progress}
+    if not isinstance(model, nn.Module):
+        raise TypeError(wrong("model", "a torch.nn.Module", model))
+    check_task(task)
     check_names("fit", options, *GROUPS)
-    optimization = Optimization(**pick(Optimization, options))
-    checkpointing = Checkpointing(**pick(Checkpointing, options))
+    optimization, checkpointing, display = (group(**pick(group, options)) for group in GROUPS)
     training = Training(model, task, optimization, checkpointing)
     training.resume_()
-    training.run_(Display(**pick(Display, options)))
+    training.run_(display)
     return training.result()
 
 
@@ -148,6 +152,7 @@ class Training:
         self.start: dict[str, Any] = {}
         self.history = History([], divergence=optimization.divergence, checkpoint=None)
         self.steps_done, self.seconds_before = 0, 0.0
+        self.reached = False  # that the loss gives a gradient to what is trained, seen at the first update
         self.begun = self.saved_at = time.monotonic()
 
     def resume_(self) -> None:
@@ -176,6 +181,7 @@ class Training:
         self.start = saved["start"]
         self.history = History(saved["rows"], divergence=self.optimization.divergence, checkpoint=path)
         self.steps_done, self.seconds_before = saved["step"], saved["seconds"]
+        self.reached = self.steps_done > 0  # seen then
 
     def run_(self, display: Display) -> None:
         """Update until the last step or the time limit, saving in between."""
@@ -202,22 +208,40 @@ class Training:
         """One update of the weights: rates, loss, gradients, optimizer, history."""
         chosen, model = self.optimization, self.model
         # The schedule is a factor on each group's own rate, so groups keep their ratio.
-        factor = chosen.schedule(step)
+        factor = factor_at(chosen.schedule, step)
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = lr * factor
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=chosen.precision == "bf16"):
-            loss = self.task.loss(model, batch)
-        if loss.numel() != 1:
-            raise ValueError(f"task.loss must return a scalar, got shape {tuple(loss.shape)}")
+            try:
+                loss = self.task.loss(model, batch)
+            except Exception as error:
+                add_note(error, f"raised by task.loss in step {step}, for {shown(batch)}, which task.batches gave")
+                raise
+        _check_loss(loss)
         penalty = chosen.penalty(model) if chosen.penalty else None
-        (loss if penalty is None else loss + chosen.penalty_weight * penalty).backward()
+        if self.reached:
+            (loss if penalty is None else loss + chosen.penalty_weight * penalty).backward()
+        else:  # the loss apart, to see that it moves the model: else the penalty alone would decide
+            loss.backward(retain_graph=penalty is not None)
+            self.note_reached()
+            if penalty is not None:
+                (chosen.penalty_weight * penalty).backward()
         if chosen.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, chosen.clip_norm)
         self.optimizer.step()
         extra = chosen.after_step(model, step) if chosen.after_step else None
         self.history.append(step, self.base_lrs[0] * factor, loss, penalty, extra)
         self.steps_done = step + 1
+
+    def note_reached(self) -> None:
+        """Note that the loss has given a gradient to something that is trained. Raises ValueError where it has not."""
+        self.reached = any(p.grad is not None for p in self.parameters)
+        if not self.reached:
+            raise ValueError(
+                "task.loss must be computed with the model that it is given: no parameter that is trained gets a "
+                "gradient from it; call the model in it, and neither detach nor copy what comes out"
+            )
 
     def save(self) -> None:
         """Write a checkpoint, where there is a folder for it, after losses and weights are seen to be finite."""
@@ -266,6 +290,17 @@ class Training:
         finished = self.steps_done >= self.optimization.steps
         rows, checkpoint = self.history.rows, self.history.checkpoint
         return Fit(pd.DataFrame(rows), finished, self.steps_done, self.seconds(), checkpoint)
+
+
+def _check_loss(loss: Any) -> None:
+    """Raise for a loss that nothing can be learned from."""
+    remedy = "return what torch computes from the model's output, without .item() and .detach()"
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"task.loss must return a scalar tensor, got {shown(loss)}; {remedy}")
+    if loss.numel() != 1:
+        raise ValueError(f"task.loss must return a scalar, got shape {tuple(loss.shape)}; take its mean, say")
+    if not loss.requires_grad or loss.is_complex():
+        raise ValueError(f"task.loss must be a real number with a gradient, got {shown(loss)}; {remedy}")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from ..arguments import wrong
+
 COLUMNS = ("phase", "step", "lr", "loss", "penalty")  # that `after_step` cannot have
 SMOOTHING = 50  # steps in the mean loss that is shown, and that is compared to tell divergence
 
@@ -40,6 +42,8 @@ class History:
     ) -> None:
         """Add an update's row; its loss and penalty, scalars on any device, are not read yet."""
         values = [loss] if penalty is None else [loss, penalty]
+        if not isinstance(extra, Mapping | None):
+            raise TypeError(wrong("what after_step returns", "a dict of numbers by name or None", extra))
         for name in extra or {}:
             if name in COLUMNS:
                 raise ValueError(f"after_step: {name!r} is a column of the history already; rename it")

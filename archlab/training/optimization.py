@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import choice, function, number, plain, whole, wrong
+
 PRECISIONS = ("fp32", "bf16")
 POINTS = 100  # of a schedule, by which it is compared
+MOST_STEPS, MOST_AHEAD = 10**7, 10_000  # updates, and batches made ahead: more cannot be meant
 
 Groups = list[dict[str, Any]]  # an optimizer's parameter groups
 Schedule = Callable[[int], float]
@@ -44,8 +47,11 @@ def cosine(steps: int, *, warmup: int = 0, final: float = 0.0) -> Schedule:
     >>> [round(cosine(5, warmup=2)(step), 2) for step in range(5)]
     [0.5, 1.0, 1.0, 0.5, 0.0]
     """
-    if not 0 <= warmup < steps:
-        raise ValueError(f"warmup must be at least 0 and below steps={steps}, got {warmup}")
+    whole("steps", steps, least=1)
+    whole("warmup", warmup, least=0)
+    if warmup >= steps:
+        raise ValueError(wrong("warmup", f"below steps={steps}", warmup))
+    number("final", final, low=0)
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -54,6 +60,19 @@ def cosine(steps: int, *, warmup: int = 0, final: float = 0.0) -> Schedule:
         return final + (1 - final) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
     return factor
+
+
+def check_schedule(name: str, schedule: Schedule) -> None:
+    """Check that `schedule` is a function of a step, and its first factor. Raises TypeError or ValueError."""
+    function(name, schedule, "the step", remedy="archlab.training.cosine makes one")
+    factor_at(schedule, 0)
+
+
+def factor_at(schedule: Schedule, step: int) -> float:
+    """The factor that `schedule` gives at `step`. Raises TypeError or ValueError for what is none."""
+    factor = plain(schedule(step))
+    number(f"what schedule({step}) returns", factor, low=0)
+    return float(factor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +93,19 @@ class Optimization:
     prefetch: int = 0
 
     def __post_init__(self):
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if self.prefetch < 0:
-            raise ValueError(f"prefetch must be at least 0, got {self.prefetch}")
+        choice("precision", self.precision, PRECISIONS)
+        whole("steps", self.steps, least=1, most=MOST_STEPS)
+        whole("prefetch", self.prefetch, least=0, most=MOST_AHEAD)
+        number("lr", self.lr, above=0)
+        number("clip_norm", self.clip_norm, above=0, optional=True, remedy="None clips nothing")
+        number("penalty_weight", self.penalty_weight)
+        number("divergence", self.divergence, above=0, finite=False, remedy="float('inf') never stops")
+        check_schedule("schedule", self.schedule)
+        remedy = "torch.optim.Adam, say, or functools.partial(torch.optim.AdamW, weight_decay=1e-2)"
+        function("optimizer", self.optimizer, "parameter groups", remedy=remedy)
+        function("groups", self.groups, "the model", optional=True)
+        function("penalty", self.penalty, "the model", optional=True)
+        function("after_step", self.after_step, "the model", "the step", optional=True)
 
     def optimizer_for(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of the parameters that are trained, each group with a learning rate of its own.
@@ -88,11 +114,26 @@ class Optimization:
             ValueError: where no parameter is trained.
         """
         given = self.groups(model) if self.groups else [{"params": [p for p in model.parameters() if p.requires_grad]}]
+        if isinstance(given, Tensor | Mapping) or not all(
+            isinstance(group, Mapping) and "params" in group for group in given
+        ):
+            raise TypeError(wrong("what groups(model) returns", 'a list of dicts with "params" each', given))
         given = [{"lr": self.lr, **group, "params": list(group["params"])} for group in given]
+        for group in given:
+            number("the lr of a parameter group", group["lr"], low=0)
         given = [group for group in given if group["params"]]
         if not given:
             raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient: nothing to train")
-        return self.optimizer(given)
+        try:
+            optimizer = self.optimizer(given)
+        except (TypeError, ValueError) as error:
+            rule = "a function of parameter groups with an lr each"
+            raise ValueError(wrong("optimizer", rule, self.optimizer, str(error))) from error
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(wrong("what optimizer makes", "a torch.optim.Optimizer", optimizer))
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise ValueError("optimizer must update from one gradient, got LBFGS, which asks for several; use Adam")
+        return optimizer
 
     def identity(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """What must be the same for a checkpoint to be gone on with. A schedule is compared by its values.
@@ -105,7 +146,7 @@ class Optimization:
             "clip_norm": self.clip_norm,
             "penalty_weight": self.penalty_weight,
             "optimizer": type(optimizer).__name__,
-            "schedule": [float(self.schedule(step)) for step in range(0, self.steps, max(1, self.steps // POINTS))],
+            "schedule": [factor_at(self.schedule, step) for step in range(0, self.steps, max(1, self.steps // POINTS))],
         }
         for index, group in enumerate(optimizer.param_groups):
             facts = {key: value for key, value in group.items() if key != "params"}

@@ -132,7 +132,7 @@ class Evaluations:
         if phase not in self.saved or self.saved[phase]["decided"] != repr(decided):
             states = random_states()
             with torch.no_grad():
-                found = qualities_of(self.task, model, columns=("phase",))
+                found = qualities_of(self.task, model, columns=("phase",), untouched=phase == "original")
             values = {name: float(value) for name, value in found.items()}
             set_random_states_(states)
             self.saved[phase] = {"decided": repr(decided), "values": values}

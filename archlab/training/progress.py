@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from ..arguments import flag, function, text
+
 BAR_S, LINE_S = 0.3, 60.0  # at most this often
 
 
@@ -22,6 +24,11 @@ class Display:
     progress: bool
     title: str = "fit"
     describe: Callable[[nn.Module], str] | None = None
+
+    def __post_init__(self):
+        flag("progress", self.progress)
+        text("title", self.title)
+        function("describe", self.describe, "the model", optional=True)
 
 
 @contextlib.contextmanager

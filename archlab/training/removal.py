@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from ..arguments import flag
 from ..discovery.select import Where
 from ..passes.switch import switch
 from ..passes.switch_state import omegas, set_omegas_, switches_of
@@ -20,8 +21,9 @@ from .fit import GROUPS
 from .options import check_names, names_of, pick
 from .phases import Evaluations, Phases
 from .removal_phases import DECIDED, NEAR, RemovalPhases, RemovalSettings
-from .task import Task
+from .task import Task, check_task
 
+PER_PHASE = {"steps", "groups", "penalty", "penalty_weight", "after_step", "title", "describe"}  # options of `fit`
 LEAST_TRAVEL = 3.0  # lr_ω · steps, below which a site may not get across [0, 1] whatever the task says
 
 
@@ -91,8 +93,9 @@ def learn_to_remove(
                 it can cross [0, 1] three times; less is warned about.
             lr_tune: Rate of the weights in the last phase; default `lr`.
             schedule, tune_schedule: Factors on the rates of phase 1 and 4, each counting its steps from 0.
-            and those of `archlab.training.fit`, in every phase: among them `optimizer` (Adam, for weights and ω),
-                `clip_norm` (none), `save_every_s` (60), `settings`.
+            and those of `archlab.training.fit`, in every phase, but for what makes a phase (`penalty`, `groups`,
+                `after_step`): among them `optimizer` (Adam, for weights and ω), `clip_norm` (none), `save_every_s`
+                (60), `settings`.
 
     Returns:
         The thin model, what was decided, and the histories.
@@ -129,9 +132,18 @@ def learn_to_remove(
             stacklevel=2,
         )
         evaluate = options.pop("judge")
+    check_task(task)
+    flag("evaluate", evaluate)
     check_names("learn_to_remove", options, RemovalSettings, *GROUPS)
+    if own := sorted(PER_PHASE & options.keys()):
+        raise TypeError(f"learn_to_remove has no option {own[0]!r}, which its phases set themselves; leave it out")
     chosen = RemovalSettings(lam=lam, p=p, tau=tau, keep=keep, **pick(RemovalSettings, options))
     of_fit = {name: value for name, value in options.items() if name not in names_of(RemovalSettings)}
+    # Checked before any phase, as `fit` will: an option is not to end an evaluation that took its time.
+    first = {"steps": chosen.soft_steps, "lr": chosen.lr, "schedule": chosen.schedule, "folder": folder}
+    first |= {"precision": "fp32", "clip_norm": None, "time_limit_s": time_limit_s, "progress": progress}
+    for group in GROUPS:
+        group(**pick(group, first | of_fit))
     if chosen.travel < LEAST_TRAVEL:
         warnings.warn(
             f"lr_omega × soft_steps is {chosen.travel:.3g}, below {LEAST_TRAVEL:g}: Adam moves ω by about lr_omega a "

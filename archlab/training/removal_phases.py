@@ -21,9 +21,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..passes.discard import discard
+from ..arguments import choice, number, whole
+from ..passes.discard import KEEP, discard
 from ..passes.switch_state import omega_parameters, omegas, penalty, project_, set_omegas_
-from .optimization import Schedule, constant
+from .optimization import MOST_STEPS, Schedule, check_schedule, constant, factor_at
 from .phases import Evaluations, Phases
 
 NEAR = 0.1  # a site with |ω - τ| up to this is reported as near τ: another seed may well decide it otherwise
@@ -50,17 +51,17 @@ class RemovalSettings:
     tune_schedule: Schedule = constant
 
     def __post_init__(self):
-        if not 0 <= self.tau <= 1:
-            raise ValueError(f"tau must lie in [0, 1], as ω does; got {self.tau:g}")
-        if not (self.lam >= 0 and math.isfinite(self.lam)):
-            raise ValueError(f"lam must be a finite number, at least 0; got {self.lam:g}")
-        if not (self.p > 0 and math.isfinite(self.p)):
-            raise ValueError(f"p must be a finite number above 0; got {self.p:g}")
-        if self.keep not in ("restore", "freeze"):
-            raise ValueError(f"keep must be 'restore' or 'freeze', got {self.keep!r}")
+        number("tau", self.tau, low=0, high=1)
+        number("lam", self.lam, low=0)
+        number("p", self.p, above=0)
+        choice("keep", self.keep, KEEP)
         for name, least in (("soft_steps", 1), ("push_steps", 0), ("tune_steps", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            whole(name, getattr(self, name), least=least, most=MOST_STEPS)
+        number("lr", self.lr, above=0, remedy="to learn ω alone, freeze the weights by requires_grad_(False)")
+        number("lr_omega", self.lr_omega, above=0, remedy="at 0 no site would be removed")
+        number("lr_tune", self.lr_tune, above=0, optional=True)
+        check_schedule("schedule", self.schedule)
+        check_schedule("tune_schedule", self.tune_schedule)
 
     @property
     def omega_start(self) -> float:
@@ -70,7 +71,7 @@ class RemovalSettings:
     @property
     def travel(self) -> float:
         """How far ω can move in the soft phase: Adam moves it by about its rate a step."""
-        return self.lr_omega * sum(self.schedule(step) for step in range(self.soft_steps))
+        return self.lr_omega * sum(factor_at(self.schedule, step) for step in range(self.soft_steps))
 
     def facts(self, sites: int) -> dict[str, Any]:
         """The numbers, for reports; λ and K together, as each site feels λ/K."""

@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from ..arguments import flag
 from ..discovery.kinds import BY_DEFAULT
 from ..discovery.select import Where
 from ..discovery.survey import sites
@@ -14,7 +15,7 @@ from ..passes.switch import switch
 from ..passes.switch_state import omegas, set_omegas_
 from ..rewrite.target import How
 from .progress import bar
-from .task import Task, qualities_of
+from .task import Task, check_task, qualities_of
 
 COLUMNS = ("site", "kind")  # of the table, before the qualities
 
@@ -47,7 +48,9 @@ def sensitivity(
         quality least comes first. Sites that cannot be rewritten are in ``.attrs["refused"]``, with the reason.
 
     Raises:
-        ValueError: where no site is chosen, or none of those chosen can be rewritten.
+        ValueError: where no site is chosen, or none of those chosen can be rewritten; where the untouched model has no
+            quality, or a quality that is NaN.
+        TypeError: where `task.quality` returns something else than named numbers.
 
     >>> net = nn.Sequential(nn.ReLU(), nn.Sigmoid())
     >>> x = torch.tensor([[-1.0, 2.0]])
@@ -57,6 +60,8 @@ def sensitivity(
     0  activation.0  activation  0.575      -0.116
     1  activation.1  activation  1.000       0.310
     """
+    check_task(task)
+    flag("progress", progress)
     example = task.example if example is None else example
     found = sites(model, example, kinds=kinds, where=where)
     refused = {site.id: site.told for site in found if site.how is How.REFUSED}
@@ -64,7 +69,7 @@ def sensitivity(
     if not present:
         site, how = next(iter(refused.items()))
         raise ValueError(f"none of the {len(refused)} chosen sites can be rewritten; {site} is {how}")
-    untouched = dict(qualities_of(task, model, columns=COLUMNS))
+    untouched = qualities_of(task, model, columns=COLUMNS, untouched=True)
     if twice := [name for name in untouched if f"delta_{name}" in untouched]:
         raise ValueError(f"task.quality: 'delta_{twice[0]}' is the column of what {twice[0]!r} changes by; rename it")
     rows = []
@@ -77,7 +82,12 @@ def sensitivity(
             for site in omegas(soft)["site"]:
                 set_omegas_(soft, 0.0)
                 set_omegas_(soft, {site: 1.0})
-                values = qualities_of(task, soft, columns=COLUMNS)
+                values = qualities_of(task, soft, columns=COLUMNS, untouched=False)
+                if values.keys() != untouched.keys():
+                    raise ValueError(
+                        f"task.quality must name the same qualities each time: {', '.join(untouched)} of the untouched "
+                        f"model, got {', '.join(values)} without {site}"
+                    )
                 deltas = {f"delta_{name}": value - untouched[name] for name, value in values.items()}
                 rows.append({"site": site, "kind": kind.value, **values, **deltas})
                 show(len(rows), lambda site=site: site)

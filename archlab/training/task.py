@@ -1,19 +1,25 @@
 """What is needed to train and evaluate a model."""
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
+
+from ..arguments import function, plain, shown, text, wrong
+from ..errors import add_note
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is needed to train and to evaluate a model.
+    """What is needed to train and to evaluate a model; checked, as far as it can be without one, when it is made.
 
     Args:
         example: Runs the model once: a tensor, a tuple of arguments, a dict of keyword arguments, or a `Call`.
@@ -26,6 +32,9 @@ class Task:
         measures: Says, for those who print the qualities, which way each is better.
         settings: JSON-able facts that the functions hang on, such as the name of the data or a crop; a checkpoint of
             a task with other ones is refused.
+
+    Raises:
+        TypeError: for a function that is none, or does not take these arguments.
     """
 
     example: Any
@@ -35,18 +44,58 @@ class Task:
     measures: tuple = ()
     settings: Mapping[str, Any] | None = None
 
+    def __post_init__(self):
+        remedy = "it must give the same batch whenever it is asked: index into your data by the step"
+        function("Task: batches", self.batches, "the step", remedy=remedy)
+        if isinstance(self.loss, _Loss):
+            remedy = f"write lambda model, batch: {type(self.loss).__name__}()(model(batch[0]), batch[1])"
+            raise TypeError(wrong("Task: loss", "a function of the model and a batch", self.loss, remedy))
+        function("Task: loss", self.loss, "the model", "a batch")
+        function("Task: quality", self.quality, "the model")
+        if not isinstance(self.settings, Mapping | None):
+            raise TypeError(wrong("Task: settings", "a dict of facts or None", self.settings))
+        if isinstance(self.measures, str) or not isinstance(self.measures, Iterable):
+            raise TypeError(wrong("Task: measures", "a tuple", self.measures))
 
-def qualities_of(task: Task, model: nn.Module, *, columns: tuple[str, ...]) -> Mapping[str, float]:
-    """``task.quality(model)``, to stand beside the `columns` of a table.
+
+def check_task(task: Task) -> None:
+    """Raise TypeError for what is no Task."""
+    if not isinstance(task, Task):
+        raise TypeError(wrong("task", "an al.Task", task, "make one: Task(example, batches, loss, quality)"))
+
+
+def qualities_of(task: Task, model: nn.Module, *, columns: tuple[str, ...], untouched: bool) -> dict[str, float]:
+    """``task.quality(model)`` as plain numbers, to stand beside the `columns` of a table.
+
+    A model that was changed may be so bad that a quality is NaN; of the `untouched` one that is an error.
 
     Raises:
-        ValueError: a quality has the name of one of them, which it would overwrite.
+        TypeError: for what are no named numbers.
+        ValueError: for none, for one with the name of a column, which it would overwrite, and for NaN.
     """
-    values = task.quality(model)
-    for name in values:
+    try:
+        values = task.quality(model)
+    except Exception as error:
+        add_note(error, "raised by task.quality")
+        raise
+    rule = "return a dict of numbers by name"
+    if not isinstance(values, Mapping):
+        raise TypeError(f"task.quality must {rule}, got {shown(values)}" + '; write {"quality": …}')
+    if not values:
+        raise ValueError(f"task.quality must {rule}, got {{}}: there is nothing to compare by")
+    found = {}
+    for name, value in values.items():
+        text("a name that task.quality returns", name)
         if name in columns:
             raise ValueError(f"task.quality: {name!r} is a column of the table that its values stand in; rename it")
-    return values
+        found[name] = plain(value)
+        where = f"what task.quality returns as {name!r}"
+        if isinstance(found[name], bool) or not isinstance(found[name], Real):
+            raise TypeError(wrong(where, "a number", value, "take the mean, say"))
+        found[name] = float(found[name])
+        if untouched and math.isnan(found[name]):
+            raise ValueError(f"{where} is NaN for the untouched model: nothing can be compared with it")
+    return found
 
 
 def numbered_batches(task: Task, steps: Iterable[int], *, prefetch: int) -> Generator[tuple[int, Any], None, None]:
@@ -54,7 +103,16 @@ def numbered_batches(task: Task, steps: Iterable[int], *, prefetch: int) -> Gene
 
     def make(step: int) -> Any:
         with torch.no_grad():
-            return task.batches(step)
+            try:
+                return task.batches(step)
+            except StopIteration as error:
+                raise RuntimeError(
+                    f"task.batches must give a batch at every step, got StopIteration at {step}; take the step modulo "
+                    "the number of batches"
+                ) from error
+            except Exception as error:
+                add_note(error, f"raised by task.batches({step})")
+                raise
 
     if prefetch == 0:
         for step in steps:

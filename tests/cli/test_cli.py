@@ -319,7 +319,7 @@ def test_speed_and_profile_of_another_method(archlab):
         (("speed", "--precision", "tf32"), "precision='tf32' is of NVIDIA GPUs"),
         (("speed", "--mode", "graph"), "mode='graph' is a CUDA graph, and the device is cpu"),
         (("speed", "--mode", "fast"), "'fast'"),
-        (("speed", "--seconds", "0"), "seconds must be above 0"),
+        (("speed", "--seconds", "0"), "seconds must be a finite number above 0"),
         (("speed", "--device", "gpu"), "device must be a cpu or cuda device, got 'gpu'"),
         (("profile", "--depth", "0"), "'--depth'"),
         (("profile", "--chart", "parts.gif"), "--chart parts.gif: name a file that ends in .png, .pdf, .svg"),

@@ -368,12 +368,12 @@ def test_processes_without_a_number_are_one(lab):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"preset": "huge"}, "preset must be one of smoke, cpu, got 'huge'"),
-        ({"preset": "smoke", "stale": "drop"}, "stale must be one of keep, rerun, got 'drop'"),
-        ({"preset": "smoke", "seeds": 0}, "seeds must be at least 1, got 0"),
-        ({"preset": "smoke", "workers": -1}, "workers must be at least 0, got -1"),
+        ({"preset": "huge"}, "preset must be one of 'smoke', 'cpu', got 'huge'"),
+        ({"preset": "smoke", "stale": "drop"}, "stale must be one of 'keep', 'rerun', got 'drop'"),
+        ({"preset": "smoke", "seeds": 0}, "seeds must be a whole number of at least 1, got 0"),
+        ({"preset": "smoke", "workers": -1}, "workers must be a whole number of at least 0, got -1"),
         ({"preset": "smoke", "executor": "cloud"}, "executor: there is no 'cloud'; there are here, processes"),
-        ({"preset": "smoke", "data": "nowhere"}, "data: nowhere is no folder"),
+        ({"preset": "smoke", "data": "nowhere"}, "data must be a folder that is there, got 'nowhere'"),
     ],
 )
 def test_bad_options(lab, options, said):
@@ -419,7 +419,7 @@ def test_the_command_line(lab, monkeypatch, capsys):
     helped = capsys.readouterr().out
     assert "A study of nothing much." in helped and "--time-limit" in helped
     assert call(lab, "--preset", "huge") == 2
-    assert "preset must be one of smoke, cpu" in capsys.readouterr().err
+    assert "preset must be one of 'smoke', 'cpu'" in capsys.readouterr().err
     assert call(lab, "--executor", "cloud") == 2
     assert "there are here, processes" in capsys.readouterr().err
     assert call(lab, "--time-limit", "0") == 75

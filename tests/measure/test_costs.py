@@ -113,7 +113,7 @@ def test_the_published_table(part, blocks, params, paper_g, macs_g):
 
 
 def test_unknown_convention():
-    with pytest.raises(ValueError, match=r"convention must be one of macs, paper, got 'flops'"):
+    with pytest.raises(ValueError, match=r"convention must be one of 'macs', 'paper', got 'flops'"):
         al.cost(nn.ReLU(), torch.zeros(1), convention="flops")  # type: ignore[arg-type]
 
 

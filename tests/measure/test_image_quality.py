@@ -121,7 +121,7 @@ def test_shapes_that_do_not_fit_are_named(measure, shapes):
 @pytest.mark.parametrize("measure", [ssim, psnr])
 def test_an_unknown_reduction_is_named(measure):
     image = torch.zeros(1, 3, 16, 16)
-    with pytest.raises(ValueError, match="'mean' or 'none', got 'sum'"):
+    with pytest.raises(ValueError, match="one of 'mean', 'none', got 'sum'"):
         measure(image, image, reduction="sum")
 
 
@@ -147,7 +147,7 @@ def test_a_backbone_of_another_network_is_named(tmp_path):
 
 def test_an_unknown_network_is_named():
     image = torch.zeros(1, 3, 64, 64)
-    with pytest.raises(ValueError, match="net must be 'alex' or 'vgg', got 'squeeze'"):
+    with pytest.raises(ValueError, match="net must be one of 'alex', 'vgg', got 'squeeze'"):
         lpips(image, image, net="squeeze")  # type: ignore[arg-type]
 
 

@@ -356,7 +356,7 @@ def test_depth_names_what_it_cannot_do():
         al.scale_depth(net, IMAGE, span="1", count=2, init="preserve")
     with pytest.raises(ValueError, match="not a Sequential or ModuleList"):
         al.scale_depth(net, IMAGE, span="0", count=2)
-    with pytest.raises(ValueError, match="not 1, which '1' has"):
+    with pytest.raises(ValueError, match="another than 1, which '1' has"):
         al.scale_depth(net, IMAGE, span="1", count=1)
 
     class Named(nn.Module):

@@ -306,9 +306,9 @@ def test_a_failing_batch_is_not_swallowed_by_the_thread():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"precision": "fp16"}, "precision must be one of fp32, bf16, got 'fp16'"),
-        ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"prefetch": -1}, "prefetch must be at least 0, got -1"),
+        ({"precision": "fp16"}, "precision must be one of 'fp32', 'bf16', got 'fp16'"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"prefetch": -1}, "prefetch must be a whole number of at least 0, got -1"),
         ({"groups": lambda model: []}, "no parameter that requires a gradient"),
     ],
 )
@@ -330,7 +330,7 @@ def test_progress_shows_the_mean_of_the_last_losses(capsys, monkeypatch):
 
 
 def test_cosine_refuses_a_warmup_as_long_as_the_training():
-    with pytest.raises(ValueError, match="warmup must be at least 0 and below steps=10, got 10"):
+    with pytest.raises(ValueError, match="warmup must be below steps=10, got 10"):
         cosine(10, warmup=10)
 
 

@@ -1,12 +1,12 @@
 """What a layer costs, for the planner: multiply-adds, measured time, or the user's function."""
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ...arguments import function, number, wrong
 from .linear import Layer
 from .modules import module_of
 from .plan import LayerCost, by_macs
@@ -18,8 +18,11 @@ def pricing(model: nn.Module, cost: CostModel) -> LayerCost:
     """The cost as a function of a layer and its shapes; each layer is priced once."""
     if cost == "macs":
         return by_macs
-    if not (cost == "latency" or callable(cost)):
-        raise ValueError(f"cost must be 'macs', 'latency' or a function of (module, input shape), got {cost!r}")
+    if cost != "latency":
+        rule = "'macs', 'latency' or a function of a module and its input shape"
+        if not callable(cost):
+            raise (ValueError if isinstance(cost, str) else TypeError)(wrong("cost", rule, cost))
+        function("cost", cost, "a module", "its input shape")
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     known: dict[tuple, float] = {}
 
@@ -28,8 +31,7 @@ def pricing(model: nn.Module, cost: CostModel) -> LayerCost:
         if key not in known:
             module = module_of(layer, like.detach())
             value = _latency(module, in_shape, like) if cost == "latency" else cost(module, in_shape)
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                raise ValueError(f"cost must give a finite number; for {module} on {in_shape} it gave {value!r}")
+            number(f"what cost gives for {module} on {in_shape}", value)
             known[key] = float(value)
         return known[key]
 

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import nn
 
+from ...arguments import choice, whole, wrong
 from ...capture.copies import copied
 from ...capture.dataflow import Flow
 from ...capture.record import Capture, ModuleCall
@@ -21,6 +23,7 @@ from ..recipe import Equality
 from ..switch_state import refuse_switched
 from .layers import DOWN, UP, Coarser, Down, DownStage, Finer, Rescaled, Up, UpStage
 
+MOST_KERNEL = 255  # a larger one cannot be meant
 FACTORS = (1 / 8, 1 / 4, 1 / 2, 2, 4, 8)
 # Activations that a recipe may name without the caller's help.
 NAMED_ACTIVATIONS = {
@@ -80,11 +83,16 @@ def scale_resolution(
     )
     """
     if activation is not None and not (isinstance(activation, type) and issubclass(activation, nn.Module)):
-        raise TypeError(f"scale_resolution: activation must be a class of modules, or None; got {activation!r}")
+        raise TypeError(wrong("scale_resolution: activation", "a class of modules or None", activation))
     if activation is not None and NAMED_ACTIVATIONS.get(activation.__name__, activation) is not activation:
         raise ValueError(
             f"scale_resolution: an activation called {activation.__name__} is torch's own in a recipe: rename yours"
         )
+    try:
+        _ = None if activation is None else activation()
+    except TypeError as error:
+        rule = "a class of modules that needs no argument, or None"
+        raise TypeError(wrong("scale_resolution: activation", rule, activation, str(error))) from error
     return apply_scale_resolution(
         model, example, span=span, factor=factor, down=down, up=up, kernel=kernel,
         activation=None if activation is None else activation.__name__,
@@ -101,6 +109,11 @@ def sweep_resolution(
     >>> {factor: sum(p.numel() for p in net.parameters()) for factor, net in nets.items()}
     {2: 444, 4: 740, 8: 1036}
     """
+    if isinstance(factors, str | Real) or not isinstance(factors, Iterable):
+        raise TypeError(wrong("sweep_resolution: factors", "a list of factors", factors))
+    factors = list(factors)
+    if not factors:
+        raise ValueError(wrong("sweep_resolution: factors", "a list of one factor or more", factors))
     return {
         factor: copied(model) if factor == 1 else scale_resolution(model, example, span=span, factor=factor, **options)
         for factor in factors
@@ -122,15 +135,19 @@ def apply_scale_resolution(
     """The step ``scale_resolution`` of a recipe; an activation that torch.nn has not must be in `modules`."""
     refuse_switched(model)
     for name, value, allowed in (("factor", factor, FACTORS), ("down", down, DOWN), ("up", up, UP)):
-        if value not in allowed:
-            raise ValueError(f"scale_resolution: {name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
-    if not (isinstance(kernel, int) and kernel > 0 and kernel % 2):
-        raise ValueError(f"scale_resolution: kernel must be an odd number, got {kernel!r}")
+        choice(f"scale_resolution: {name}", value, allowed)
+    whole("scale_resolution: kernel", kernel, least=1, most=MOST_KERNEL)
+    if not kernel % 2:
+        raise ValueError(wrong("scale_resolution: kernel", "odd, so that it has a middle", kernel))
     known = NAMED_ACTIVATIONS | dict(modules)
     if activation is not None and activation not in known:
         raise ValueError(f"the recipe's activation {activation!r} must be given in modules")
-    if not isinstance(span, str) and (len(span) != 2 or not all(isinstance(end, str) for end in span)):
-        raise ValueError(f"scale_resolution: span is a path, or the paths of its first and last module; got {span!r}")
+    if not isinstance(span, str):
+        rule = "the path of a module, or the two paths of the first and the last"
+        if not isinstance(span, tuple | list) or not all(isinstance(end, str) for end in span):
+            raise TypeError(wrong("scale_resolution: span", rule, span))
+        if len(span) != 2:
+            raise ValueError(wrong("scale_resolution: span", rule, span))
     first, last = (span, span) if isinstance(span, str) else span
     record = capture(model, example)
     entries, exits = _ends(record, model, first, last)

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from ...arguments import choice, function, number, text, whole, wrong
 from ...capture.recorder import capture
 from ...names import Where, chosen, globs_of
 from ..checks import finish
@@ -16,6 +17,7 @@ from .resize import Init, rewidthed
 from .verify import mixed_channels, preserved
 
 Ratio = float | Mapping[str, float]
+MOST_CHANNELS, MOST_RATIO = 2**16, 100  # of a layer, and of new to old ones: more cannot be meant
 
 
 def scale_width(
@@ -62,12 +64,23 @@ def scale_width(
     refuse_switched(model)
     if (ratio is None) == (widths is None):
         raise ValueError("scale_width: give a ratio or widths, one of the two")
+    if widths is not None and not isinstance(widths, Mapping):
+        raise TypeError(wrong("scale_width: widths", "a dict of channel counts by glob", widths))
+    given = widths if widths is not None else ratio if isinstance(ratio, Mapping) else {"*": ratio}
+    if not given:
+        raise ValueError("scale_width: " + ("widths" if ratio is None else "ratio") + " names no layer, got {}")
+    for glob, value in given.items():
+        text("scale_width: a key of ratio or widths", glob, "a glob on module paths")
+        if widths is not None:
+            whole(f"scale_width: the width of {glob!r}", value, least=1, most=MOST_CHANNELS)
+        else:
+            number(f"scale_width: the ratio of {glob!r}", value, above=0, high=MOST_RATIO)
     if where is not None and not isinstance(ratio, int | float):
         raise ValueError("scale_width: where narrows a ratio that is one number; here globs are the keys")
-    if init not in ("fresh", "prune", "preserve"):
-        raise ValueError(f"scale_width: init must be 'fresh', 'prune' or 'preserve', got {init!r}")
-    if not (isinstance(round_to, int) and round_to > 0):
-        raise ValueError(f"scale_width: round_to must be a positive number, got {round_to!r}")
+    choice("scale_width: init", init, ("fresh", "prune", "preserve"))
+    whole("scale_width: round_to", round_to, least=1, most=MOST_CHANNELS)
+    if not isinstance(importance, str):
+        function("scale_width: importance", importance, "a group of layers")
     asked: dict[str, Any] = dict(widths) if widths is not None else {}
     if isinstance(ratio, Mapping):
         asked = dict(ratio)

@@ -1,0 +1,73 @@
+"""A model that fails on its example: where in the model, and what about the example does not fit it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..arguments import shown
+from ..errors import add_note
+from .example import Call, tensors_in
+from .modes import failed_in
+
+_FORMS = "a tensor, a tuple of arguments, a dict of keyword arguments, or an al.Call"
+
+
+@contextmanager
+def misfits_told(model: nn.Module, example: Any, doing: str) -> Iterator[None]:
+    """Say of what `model` raises while open where that was; `doing` says what archlab did.
+
+    Raises:
+        TypeError: the example, or something in it, is of another kind than models take.
+        ValueError: the example is of another dtype or device than the model, or empty.
+        RuntimeError: the model ends the program.
+        What the model raises, with a note, where nothing is seen to be wrong with the example.
+    """
+    try:
+        yield
+    except Exception as error:
+        note = f"raised in {failed_in(error)}: {doing}"
+        add_note(error, note)
+        told = _misfit(model, example, error)
+        if told is None:
+            raise
+        add_note(told, note)
+        raise told from error
+    except SystemExit as error:
+        raise RuntimeError(f"the model ends the program: SystemExit({error.code!r}), in {failed_in(error)}") from error
+
+
+def _misfit(model: nn.Module, example: Any, error: Exception) -> Exception | None:
+    """The error that says what is wrong with the example, or None where that is not seen."""
+    said = f"the model raised {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    given = (example.args, example.kwargs) if isinstance(example, Call) else example
+    leaves = given if isinstance(given, (tuple, dict)) else (given,)
+    arrays = [x for x in tree_leaves(leaves) if type(x).__module__ == "numpy" and getattr(x, "shape", ())]
+    if arrays:
+        return TypeError(f"example must hold tensors, got {shown(arrays[0])}; torch.from_numpy makes one of it. {said}")
+    if not isinstance(example, Tensor | tuple | dict | Call) and not tensors_in(example):
+        return TypeError(f"example must be {_FORMS}, got {shown(example)}. {said}")
+    if isinstance(example, list):
+        return TypeError(
+            f"example must be {_FORMS}, got a list, which is handed on as one argument; give a tuple of arguments. "
+            + said
+        )
+    tensors = tensors_in(given)
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    for tensor in tensors if weight is not None else ():
+        if tensor.device != weight.device:
+            return ValueError(
+                f"example must be on the model's device, {weight.device}, got a tensor on {tensor.device}; move it "
+                f"with .to({str(weight.device)!r}). {said}"
+            )
+        other = tensor.is_floating_point() and tensor.dtype is not weight.dtype
+        if other or ("type" in str(error) and not tensor.is_floating_point() and not tensor.is_complex()):
+            return ValueError(
+                f"example must be of the model's dtype, {weight.dtype}, where it meets weights, got a tensor of "
+                f"{tensor.dtype}; cast it with .to({weight.dtype}). {said}"
+            )
+    if any(not tensor.numel() for tensor in tensors):
+        return ValueError(f"example must hold values, got an empty tensor; give a batch of one or more. {said}")
+    return None

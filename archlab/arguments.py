@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
+_REAL: Any = Real  # NumPy's numbers are registered as such
+_WHOLE: Any = Integral
 _SHOWN = 80  # characters of a value in an error
 
 
@@ -76,7 +78,7 @@ def number(
         rule += f" of at least {low:g}" if low > -math.inf else f" above {above:g}" if above > -math.inf else ""
         rule += f" up to {high:g}" if high < math.inf else ""
     rule += " or None" if optional else ""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, _REAL):
         raise TypeError(wrong(name, rule, value, remedy or _unquoted(value)))
     if not (low <= value <= high and value > above) or (finite and not math.isfinite(value)):
         raise ValueError(wrong(name, rule, value, remedy))
@@ -98,7 +100,7 @@ def whole(
     if value is None and optional:
         return
     rule = f"a whole number of at least {least}" + (" or None" if optional else "")
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    if isinstance(value, bool) or not isinstance(value, _WHOLE):
         raise TypeError(wrong(name, rule, value, remedy or _unquoted(value)))
     if value < least:
         raise ValueError(wrong(name, rule, value, remedy))
@@ -141,7 +143,7 @@ def file(name: str, value: Any) -> None:
         ValueError: for an empty one, and for a folder.
     """
     _path(name, value, "the path of a file")
-    if os.path.isdir(value):
+    if os.path.isdir(str(value)):
         raise ValueError(wrong(name, "the path of a file", value, "which is a folder"))
 
 
@@ -156,7 +158,7 @@ def folder(name: str, value: Any, *, optional: bool = False) -> None:
         return
     rule = "the path of a folder" + (", or None" if optional else "")
     _path(name, value, rule)
-    if os.path.isfile(value):
+    if os.path.isfile(str(value)):
         raise ValueError(wrong(name, rule, value, "which is a file"))
 
 

@@ -1,5 +1,6 @@
 """A model that fails on its example: where in the model, and what about the example does not fit it."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -55,8 +56,8 @@ def _misfit(model: nn.Module, example: Any, error: Exception) -> Exception | Non
             + said
         )
     tensors = tensors_in(given)
-    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-    for tensor in tensors if weight is not None else ():
+    weights = [p for p in model.parameters() if p.is_floating_point()][:1]
+    for weight, tensor in itertools.product(weights, tensors):
         if tensor.device != weight.device:
             return ValueError(
                 f"example must be on the model's device, {weight.device}, got a tensor on {tensor.device}; move it "
@@ -68,6 +69,6 @@ def _misfit(model: nn.Module, example: Any, error: Exception) -> Exception | Non
                 f"example must be of the model's dtype, {weight.dtype}, where it meets weights, got a tensor of "
                 f"{tensor.dtype}; cast it with .to({weight.dtype}). {said}"
             )
-    if any(not tensor.numel() for tensor in tensors):
+    if not all(tensor.numel() for tensor in tensors):
         return ValueError(f"example must hold values, got an empty tensor; give a batch of one or more. {said}")
     return None

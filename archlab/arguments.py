@@ -12,8 +12,6 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
-_REAL: Any = Real  # NumPy's numbers are registered as such
-_WHOLE: Any = Integral
 _SHOWN = 80  # characters of a value in an error
 
 
@@ -78,9 +76,13 @@ def number(
         rule += f" of at least {low:g}" if low > -math.inf else f" above {above:g}" if above > -math.inf else ""
         rule += f" up to {high:g}" if high < math.inf else ""
     rule += " or None" if optional else ""
-    if isinstance(value, bool) or not isinstance(value, _REAL):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(wrong(name, rule, value, remedy or _unquoted(value)))
-    if not (low <= value <= high and value > above) or (finite and not math.isfinite(value)):
+    try:
+        size = float(value)
+    except OverflowError:
+        size = math.inf
+    if not (low <= size <= high and size > above) or (finite and not math.isfinite(size)):
         raise ValueError(wrong(name, rule, value, remedy))
 
 
@@ -100,11 +102,11 @@ def whole(
     if value is None and optional:
         return
     rule = f"a whole number of at least {least}" + (" or None" if optional else "")
-    if isinstance(value, bool) or not isinstance(value, _WHOLE):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(wrong(name, rule, value, remedy or _unquoted(value)))
-    if value < least:
+    if int(value) < least:
         raise ValueError(wrong(name, rule, value, remedy))
-    if most is not None and value > most:
+    if most is not None and int(value) > most:
         raise ValueError(wrong(name, f"{most} at most", value, remedy))
 
 

@@ -132,8 +132,7 @@ class Evaluations:
         if phase not in self.saved or self.saved[phase]["decided"] != repr(decided):
             states = random_states()
             with torch.no_grad():
-                found = qualities_of(self.task, model, columns=("phase",), untouched=phase == "original")
-            values = {name: float(value) for name, value in found.items()}
+                values = qualities_of(self.task, model, columns=("phase",), untouched=phase == "original")
             set_random_states_(states)
             self.saved[phase] = {"decided": repr(decided), "values": values}
             if self.path is not None:

@@ -694,7 +694,7 @@ def test_a_device_that_is_not_there_is_named():
 
 
 def test_no_model_and_what_is_no_model():
-    with pytest.raises(ValueError, match="a dict of some by name, got {}"):
+    with pytest.raises(ValueError, match=r"a dict of some by name, got \{\}"):
         al.speed({}, X)
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got"):
         al.speed({"a": X}, X)  # type: ignore[dict-item]

@@ -448,7 +448,7 @@ def test_a_deep_stack_is_planned_and_a_bad_cost_is_named():
     net = nn.Sequential(*(nn.Linear(2, 2) for _ in range(90)))
     folded = al.fold(net, torch.zeros(1, 2))
     assert layers_of(folded) == ["89"]
-    with pytest.raises(ValueError, match="what cost gives for .* must be a finite number, got nan"):
+    with pytest.raises(ValueError, match=r"what cost gives for .* must be a finite number, got nan"):
         al.fold(nn.Sequential(conv(), conv()), IMAGE, cost=lambda layer, shape: float("nan"))
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ..arguments import choice, number
+from ..arguments import choice, number, wrong
 from ..capture.copies import copied
 from ..capture.dataflow import Flow
 from ..capture.recorder import capture
@@ -129,6 +129,12 @@ def apply_discard(
 
     """
     refuse_switched(model)
+    if not isinstance(frozen, Mapping):
+        raise TypeError(wrong("discard: frozen", "a dict of omegas by site", frozen))
+    for site, omega in frozen.items():
+        number(f"discard: omega of {site}", omega, low=0, high=1)
+    if isinstance(removed, str):
+        raise TypeError(wrong("discard: removed", "a list of sites", removed))
     found = found or sites_of(model, example)
     taken = sites_named(found, [*removed, *frozen])
     refuse_another_way(model, example, taken, found)

@@ -4,7 +4,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import nn
 
 from ..arguments import wrong
 from ..capture.copies import refuse_wrappers
+from ..names import closest
+from .strict_json import strict_json, within_bounds
 
 _ATTRIBUTE = "_archlab_recipe"
 
@@ -74,14 +76,22 @@ class Recipe:
 
     @staticmethod
     def from_json(text: str) -> "Recipe":
-        """The recipe in `text`. Raises ValueError for text that is not one, TypeError for what is no text."""
+        """The recipe in `text`.
+
+        Text of any origin may be given: it is read within bounds, and nothing in it is run. Raises ValueError, which
+        says what is wrong, for text that is not a recipe, TypeError for what is no text.
+        """
         if not isinstance(text, str | bytes):
             raise TypeError(wrong("text", "a recipe as JSON text", text))
         try:
-            data = json.loads(text)
-            return Recipe(data["model"], tuple(_step(step) for step in data["steps"]))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"this is not a recipe: {type(error).__name__}: {error}") from error
+            data = _object(strict_json(text), "it", required=("model", "steps"), known=("model", "steps"))
+            if not isinstance(data["model"], str):
+                raise ValueError(f"model must be the name of a class, got {data['model']!r:.80}")
+            if not isinstance(data["steps"], list) or len(data["steps"]) > _MOST_STEPS:
+                raise ValueError(f"steps must be a list of at most {_MOST_STEPS} steps")
+            return Recipe(data["model"], tuple(_step(step, number) for number, step in enumerate(data["steps"], 1)))
+        except ValueError as error:
+            raise ValueError(f"this is not a recipe: {error}. Recipe.to_json() writes one") from error
 
     def __repr__(self) -> str:
         lines = [f"recipe for {self.model}:"]
@@ -96,18 +106,62 @@ class Recipe:
         return "\n".join(lines)
 
 
-def _step(data: Mapping[str, Any]) -> Step:
+def _step(data: Any, number: int) -> Step:
     """A step as JSON holds it; steps of before `skipped` and `checked` had `left`, and both in `equality`."""
-    step = dict(data)
+    what = f"step {number}"
+    known = (*(f.name for f in fields(Step)), "left")
+    step = dict(_object(data, what, required=("name", "options"), known=known))
     if "checked" not in step:
         step["skipped"], text = step.pop("left", {}), str(step.get("equality", ""))
         interior = text.startswith("equal in the interior")
         step["checked"] = text.partition(": ")[2] or text
         step["equality"] = "none" if text.startswith("none") else "interior" if interior else "exact"
+    for name, value in step.items():
+        rule, fits = _FIELDS[name]
+        if not fits(value):
+            raise ValueError(f"{name} of {what} must be {rule}, got {value!r:.80}")
+    for name, value in step["options"].items():
+        if name != "kwargs":  # of a factory, which knows what it takes
+            within_bounds(f"{name} of {what}", value)
     step["equality"] = Equality(step["equality"])
     for name in ("found", "taken", "idle", "otherwise"):
         step[name] = tuple(step.get(name, ()))
     return Step(**step)
+
+
+def _object(data: Any, what: str, *, required: tuple[str, ...], known: tuple[str, ...]) -> dict[str, Any]:
+    """`data`, which must be an object with the `required` names and no other than the `known` ones."""
+    if not isinstance(data, dict):
+        raise ValueError(f"{what} must be an object with {' and '.join(required)}, got {data!r:.80}")
+    for name in required:
+        if name not in data:
+            raise ValueError(f"{what} has no {name}")
+    for name in data.keys() - set(known):
+        raise ValueError(f"{what} has a {name!r:.80}, which no recipe has; {closest(name, known)}")
+    return data
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _mapping(kind: type) -> Callable[[Any], bool]:
+    """Whether a value is a dict to values of `kind`; JSON's keys are strings."""
+    return lambda value: isinstance(value, dict) and all(type(item) is kind for item in value.values())
+
+
+_MOST_STEPS = 1000
+# What each field of a step must be, in words and as a test.
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "name": ("the name of a pass", lambda value: isinstance(value, str)),
+    "options": ("an object", lambda value: isinstance(value, dict)),
+    **dict.fromkeys(("found", "taken", "otherwise", "idle"), ("a list of names", _names)),
+    **dict.fromkeys(("skipped", "how"), ("an object of texts", _mapping(str))),
+    **dict.fromkeys(("before", "after"), ("an object of whole numbers", _mapping(int))),
+    "equality": (f"one of {', '.join(Equality)}", lambda value: value in tuple(Equality)),
+    "checked": ("a text", lambda value: isinstance(value, str)),
+    "training": ("true, false or null", lambda value: value is None or isinstance(value, bool)),
+}
 
 
 def recipe(model: nn.Module) -> Recipe:
@@ -192,7 +246,7 @@ def apply_steps(
         )
     if recipe(model).steps:
         raise ValueError("the model given has a recipe already: apply a recipe to the model it began with")
-    for step in steps.steps:
+    for number, step in enumerate(steps.steps, 1):
         if step.name not in passes:
             raise ValueError(f"step {step.name!r} is unknown: this archlab has {', '.join(sorted(passes))}")
         options = dict(step.options)
@@ -203,7 +257,12 @@ def apply_steps(
             signature.bind(model, example, **options)
         except TypeError as error:
             raise ValueError(f"step {step.name!r} does not take the options {list(step.options)}: {error}") from error
-        model = _in_mode(model, step, lambda model, call=passes[step.name], o=options: call(model, example, **o))
+        try:
+            model = _in_mode(model, step, lambda model, call=passes[step.name], o=options: call(model, example, **o))
+        except Exception as error:  # options that do not fit this model, or are none
+            told = str(error).strip().split("\n")[0]
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise ValueError(f"step {number} of the recipe, {step.name}, cannot be applied: {kind}{told}") from error
         *before, made = recipe(model).steps
         with_step(
             model, Recipe(steps.model, tuple(before)), replace(made, skipped=step.skipped)

@@ -125,7 +125,15 @@ def not_chosen(taken: Sites, considered: Collection[str]) -> dict[str, str]:
 
 def sites_named(found: Sites, ids: Collection[str]) -> Sites:
     """The sites with these ids, in the order they ran. Raises ValueError naming those that the model lacks."""
+    if not isinstance(ids, Collection) or isinstance(ids, str) or not all(isinstance(name, str) for name in ids):
+        raise ValueError(f"the recipe must name its sites in a list, got {ids!r:.80}")
+    if not ids:
+        raise ValueError("the recipe names no site: a step that changes nothing is none")
     wanted = set(ids)
+    if len(wanted) < len(ids):
+        raise ValueError(
+            f"the recipe names a site twice: {', '.join(sorted({n for n in ids if list(ids).count(n) > 1}))}"
+        )
     missing = sorted(wanted - {site.id for site in found})
     if missing:
         raise ValueError(

@@ -95,6 +95,8 @@ def fold(model: nn.Module, example: Any, *, where: Where = None, cost: CostModel
 def apply_fold(model: nn.Module, example: Any, *, rounds: list[Round]) -> nn.Module:
     """The step ``fold`` of a recipe: these merges, whatever they cost. Raises ValueError for one that is not exact."""
     refuse_switched(model)
+    if not isinstance(rounds, list) or not rounds:
+        raise ValueError(f"fold: rounds must be a list of one at least, got {rounds!r:.80}")
     reference = _reference(model, example)
     state = reference.start
     found = list(find_chains(model, state.record).links)

@@ -95,8 +95,17 @@ def apply_hoist_padding(
     """
     record = record or capture(model, example)
     chains = find_chains(model, record)
-    for address in paddings:
+    if not isinstance(paddings, dict) or not paddings:
+        raise ValueError(f"hoist_padding: paddings must name a layer at least, got {paddings!r:.80}")
+    for address, padding in paddings.items():
         link_at(chains, address)
+        sides = getattr(model.get_submodule(address), "kernel_size", None)
+        sizes = padding if isinstance(padding, list | tuple) else ()
+        if not isinstance(sides, tuple) or [type(size) for size in sizes] != [int] * len(sides) or min(sizes) < 0:
+            raise ValueError(
+                f"hoist_padding: the padding of {address} must be a whole number a side of a convolution, got "
+                f"{padding!r:.80}"
+            )
     padded = {a: _padded(model.get_submodule(a), padding, modes.get(a)) for a, padding in paddings.items()}
     rings = layer_rings(model, padded, chains)
     try:

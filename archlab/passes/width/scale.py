@@ -119,6 +119,8 @@ def scale_width(
 
 def apply_scale_width(model: nn.Module, example: Any, *, layers: dict[str, dict[str, Any]], init: Init) -> nn.Module:
     """The step ``scale_width`` of a recipe: these channels of these layers."""
+    if not isinstance(layers, dict) or not layers:
+        raise ValueError(f"scale_width: layers must name a layer at least, got {layers!r:.80}")
     return _made(model, example, layers, init, [], {})
 
 

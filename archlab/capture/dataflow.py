@@ -1,5 +1,7 @@
 """Questions about the data flow of a recorded run: what was computed from what, who reads it, where gradients go."""
 
+from collections.abc import Iterable
+
 from .record import Capture, ModuleCall, Op
 
 # Names of the functions that hand the elements of a tensor on in another shape, perhaps as a view.
@@ -23,6 +25,10 @@ class Flow:
                 if made is not None:
                     bits |= self._ancestors[made.index]
             self._ancestors.append(bits)
+        self._descendants: list[int] = [0] * len(record.ops)  # likewise
+        for op in reversed(record.ops):
+            self._descendants[op.index] = self._read_by(op.outputs) | 1 << op.index
+        self._changes = [(op.index, value) for op in record.ops for value in op.mutated]
         self.lifted = {op: call for call in record.calls if (op := self._only_op(call)) is not None}
         self.graded = self._graded()
 
@@ -51,15 +57,15 @@ class Flow:
 
     def ops_between(self, value: int, of: int) -> int:
         """The ops on the way from `of` to `value`, as bits."""
-        below = 0
-        for op in self.record.ops:
-            if any(v == of or self._made_in(v, below) for v in op.inputs):
-                below |= 1 << op.index
-        return below & self.ancestors(value)
+        return self._read_by((of,)) & self.ancestors(value)
 
-    def _made_in(self, value: int, bits: int) -> bool:
-        made = self.record.producer.get(value)
-        return made is not None and bool(bits >> made.index & 1)
+    def _read_by(self, values: Iterable[int]) -> int:
+        """The ops that read one of `values`, and all that is computed from them, as bits."""
+        bits = 0
+        for value in values:
+            for op in self.consumers.get(value, ()):
+                bits |= self._descendants[op.index]
+        return bits
 
     def dead_without(self, value: int, user: Op) -> list[Op]:
         """The ops whose work `user` alone needs, through its operand `value`."""
@@ -89,8 +95,8 @@ class Flow:
     def changed_later(self, value: int) -> bool:
         """Whether an op changes it in place, itself or through a view of it."""
         storage, made = self.record.storage.get(value), self.record.producer.get(value)
-        later = self.record.ops[0 if made is None else made.index + 1 :]
-        return any(v == value or self._lies_on(v, storage) for op in later for v in op.mutated)
+        first = 0 if made is None else made.index + 1
+        return any(i >= first and (v == value or self._lies_on(v, storage)) for i, v in self._changes)
 
     def _lies_on(self, value: int, storage: int | None) -> bool:
         return storage is not None and self.record.storage.get(value) == storage

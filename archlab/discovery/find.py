@@ -13,10 +13,11 @@ from torch import nn
 from ..capture.dataflow import Flow
 from ..capture.record import Capture, ModuleCall, Op
 from ..capture.recorder import capture
-from ..rewrite.target import target_of
-from .detect import Found, in_call, in_op
+from ..rewrite.target import issued, target_of
+from .detect import seen_in
 from .kinds import Kind
 from .loops import by_line
+from .occurrence import Found
 from .site import Site, Sites, Skipped
 
 
@@ -28,8 +29,7 @@ def sites_of(model: nn.Module, example: Any) -> Sites:
 def find(record: Capture, *, modules: dict[str, nn.Module]) -> Sites:
     """All sites of one recorded run. `modules` maps paths to the modules of the recorded model."""
     flow = Flow(record)
-    seen = [item for op in record.ops for item in in_op(op, flow)]
-    seen += [item for call in record.calls for item in in_call(call, flow, modules[call.module])]
+    seen = list(seen_in(flow, modules))
     found = sorted((item for item in seen if isinstance(item, Found)), key=lambda f: f.order)
     skipped = Counter(item for item in seen if isinstance(item, Skipped))
     return Sites(_merged(found, flow), (replace(item, calls=count) for item, count in skipped.items()), record)
@@ -37,49 +37,81 @@ def find(record: Capture, *, modules: dict[str, nn.Module]) -> Sites:
 
 def _merged(found: list[Found], flow: Flow) -> list[Site]:
     """One Site for the same line in several executions of a container; numbered per container and kind."""
-    groups = by_line(found, flow)
-    numbers: Counter[tuple[str, Kind]] = Counter()
-    calls_of: dict[tuple, list[ModuleCall]] = {}
-    for call in flow.record.calls:
-        calls_of.setdefault((call.module, call.outputs), []).append(call)
+    groups = list(by_line(found, flow).items())
+    names = _names(groups)
+    freed = _Freed(flow)
     sites = []
-    for (path, _, location, kind, dropped, _), group in groups.items():
-        name = f"{path}/{kind}.{numbers[path, kind]}" if path else f"{kind}.{numbers[path, kind]}"
-        numbers[path, kind] += 1
-        params, macs = _freed(group, flow, calls_of)
+    for ((_, _, location, *_), group), name in zip(groups, names, strict=True):
+        first = group[0]
+        params, macs = freed.by(group)
+        target = target_of(
+            name,
+            [f.source for f in group],
+            flow,
+            kept=first.kept,
+            source=first.reader and issued(first.reader, flow)[1],
+            dropped=first.dropped,
+            damped=first.damped,
+            every=location.occurrence is None,
+            inside=first.inside,
+        )
         sites.append(
             Site(
                 id=name,
-                kind=kind,
-                op=group[0].op,
-                shape=group[0].source.out_shapes[0],
+                kind=first.kind,
+                op=first.op,
+                shape=first.source.out_shapes[0],
                 calls=len(group),
                 params=params,
                 macs=macs,
-                span=group[0].span,
+                span=first.span,
                 grad=any(f.result in flow.graded for f in group),
-                target=target_of(
-                    name, [f.source for f in group], flow, dropped=dropped, every=location.occurrence is None
-                ),
+                target=target,
             )
         )
     return sites
 
 
-def _freed(group: list[Found], flow: Flow, calls_of: dict) -> tuple[int, int]:
-    """Parameters and multiply-adds that go with a site: ops whose work nothing else needs."""
-    dead: set[Op] = set()
-    for f in group:
-        if f.kind is Kind.BLOCK:
-            assert isinstance(f.source, ModuleCall)
-            for call in calls_of[f.source.module, f.source.outputs[:1]]:
-                dead.update(flow.record.ops[call.first : call.last])
-            continue
-        user = flow.record.producer[f.result]
-        if f.dropped is None:
-            dead.add(user)
-        else:
-            dead.update(flow.dead_without(user.inputs[f.dropped], user))
-    kept = {name for op in flow.record.ops if op not in dead for name in op.params}
-    gone = {name for op in dead for name in op.params} - kept
-    return sum(flow.record.params.get(name, 0) for name in gone), sum(op.macs for op in dead)
+def _names(groups: list[tuple[tuple, list[Found]]]) -> list[str]:
+    """The id of each: its container, its kind, and its number there. The late ones are numbered behind the others."""
+    numbers: Counter[tuple[str, Kind]] = Counter()
+    names = {}
+    for late in (False, True):
+        for (path, *_), group in groups:
+            first = group[0]
+            if late is first.late:
+                names[id(group)] = f"{path}/{first.kind}.{numbers[path, first.kind]}".removeprefix("/")
+                numbers[path, first.kind] += 1
+            elif first.late and first.was is not None:
+                numbers[path, first.was] += 1
+    return [names[id(group)] for _, group in groups]
+
+
+class _Freed:
+    """What goes with a site: ops whose work nothing else needs, their parameters and their multiply-adds."""
+
+    def __init__(self, flow: Flow):
+        self.flow = flow
+        self.readers: dict[str, set[Op]] = {}  # of each parameter
+        for op in flow.record.ops:
+            for name in op.params:
+                self.readers.setdefault(name, set()).add(op)
+        self.calls: dict[tuple, list[ModuleCall]] = {}
+        for call in flow.record.calls:
+            self.calls.setdefault((call.module, call.outputs), []).append(call)
+
+    def by(self, group: list[Found]) -> tuple[int, int]:
+        """How many parameters and multiply-adds go with the site that these are the occurrences of."""
+        record = self.flow.record
+        dead: set[Op] = set()
+        for f in group:
+            if isinstance(f.source, ModuleCall):
+                for call in self.calls[f.source.module, f.source.outputs[:1]]:
+                    dead.update(record.ops[call.first : call.last])
+            elif f.dropped:
+                for number in f.dropped:
+                    dead.update(self.flow.dead_without(f.source.inputs[number], f.source))
+            else:
+                dead.add(f.source)
+        gone = {name for op in dead for name in op.params if self.readers[name] <= dead}
+        return sum(record.params.get(name, 0) for name in gone), sum(op.macs for op in dead)

@@ -9,8 +9,7 @@ from collections import Counter
 
 from ..capture.dataflow import Flow
 from ..capture.record import Capture, Execution, Op
-from ..rewrite.target import issued
-from .detect import Found
+from .occurrence import Found
 
 
 def by_line(found: list[Found], flow: Flow) -> dict[tuple, list[Found]]:
@@ -21,20 +20,20 @@ def by_line(found: list[Found], flow: Flow) -> dict[tuple, list[Found]]:
     issuers = _issuers(flow.record)
     lines: dict[tuple, list[Found]] = {}
     for f in found:
-        execution, location, module = issued(f.source, flow)
+        execution, location, module = f.issued(flow)
         lines.setdefault((execution.module, execution.entry, location.every, f.kind, f.dropped, module), []).append(f)
     groups: dict[tuple, list[Found]] = {}
     for (path, entry, every, *rest), line in lines.items():
         alike = len(issuers[path, entry, every]) == 1 and _turns_are_alike(line, flow)
         for f in line:
-            groups.setdefault((path, entry, every if alike else issued(f.source, flow)[1], *rest), []).append(f)
+            groups.setdefault((path, entry, every if alike else f.issued(flow)[1], *rest), []).append(f)
     return dict(sorted(groups.items(), key=lambda item: item[1][0].order))
 
 
 def _issuers(record: Capture) -> dict[tuple, set[str]]:
-    """For each line of each container's code, the functions and the modules that it called."""
+    """For each line of each container's code, the functions, with how many tensors, and the modules that it called."""
     found: dict[tuple, set[str]] = {}
-    issued_there = [(op.execution, op.location, op.name) for op in record.ops]
+    issued_there = [(op.execution, op.location, f"{op.name} {len(op.inputs)}") for op in record.ops]
     issued_there += [(call.execution, call.location, f"({call.module})") for call in record.calls]
     for execution, location, name in issued_there:
         if execution is not None and location is not None:
@@ -49,7 +48,7 @@ def _turns_are_alike(line: list[Found], flow: Flow) -> bool:
     """
     executions: dict[Execution, list[Found]] = {}
     for f in line:
-        executions.setdefault(issued(f.source, flow)[0], []).append(f)
+        executions.setdefault(f.issued(flow)[0], []).append(f)
     for execution, turns in executions.items():
         first, *others = (_weights_before(f, execution, flow) for f in turns)
         if others and any(each != others[0] for each in others):

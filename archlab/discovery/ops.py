@@ -39,14 +39,56 @@ ACTIVATIONS: dict[Callable, str] = _names(
 )
 # Off by default, as are activations whose output multiplies a map: without them values are no longer shares.
 SOFTMAX: dict[Callable, str] = _names(
-    softmax=[F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax], softmin=[F.softmin]
+    softmax=[F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax],
+    softmin=[F.softmin],
+    log_softmax=[F.log_softmax, torch.log_softmax, torch.special.log_softmax, Tensor.log_softmax],
 )
-# A module call made of these alone, at least one of them non-linear, is one composed activation.
-POINTWISE_NAMES = frozenset(
-    "add add_ sub sub_ rsub mul mul_ div div_ pow pow_ square exp sqrt clamp clamp_ clamp_min neg erf tanh sigmoid "
-    "abs minimum maximum true_divide __pow__ __rpow__ __rsub__ __rdiv__ __rtruediv__ sin cos type_as to float".split()
+# Functions of one tensor, value by value, and of several of one shape: an activation may be spelled with them. The names
+# are those of torch's functions without the underscores of what is in place or behind an operator.
+NONLINEAR = frozenset(
+    "pow rpow float_power square sqrt rsqrt exp exp2 expm1 log log2 log10 log1p abs absolute erf erfc sin cos tan sinc "
+    "asin arcsin acos arccos atan arctan sinh cosh asinh arcsinh acosh arccosh atanh arctanh clamp clip clamp_min "
+    "clamp_max reciprocal rtruediv rdiv logaddexp minimum maximum fmin fmax heaviside xlogy".split()
 )
-NONLINEAR_NAMES = frozenset("pow pow_ square exp sqrt clamp clamp_ clamp_min erf abs minimum maximum sin cos".split())
-ADDS = frozenset({torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__})
+LINEAR = frozenset(
+    "add radd iadd sub isub rsub mul rmul imul multiply div divide truediv itruediv true_divide neg negative positive to "
+    "type_as float double half bfloat16 clone contiguous gt lt ge le eq ne greater less logical_not logical_and "
+    "logical_or".split()
+)
+POINTWISE = NONLINEAR | LINEAR
+# What may close the two ways round an activation: ``x * sigmoid(x)``, ``where(x > 0, x, 0.1 * x)``.
+CLOSING = frozenset(
+    "mul rmul imul multiply div divide truediv itruediv true_divide rtruediv where masked_fill minimum maximum min max "
+    "fmin fmax pow logaddexp xlogy".split()
+)
+# What hands a value on as it is, so that a residual's shortcut may pass it.
+HANDING_ON = frozenset("clone contiguous to type_as float double half bfloat16 positive alias".split())
+REDUCTIONS = frozenset(
+    "sum mean norm vector_norm linalg_vector_norm var std var_mean std_mean amax amin max min logsumexp prod cumsum "
+    "nansum nanmean".split()
+)
+
+
+def plain_name(func: Callable) -> str:
+    """The name of a function of torch without underscores: ``pow`` for ``pow_``, ``__pow__`` and ``torch.pow``."""
+    return getattr(func, "__name__", str(func)).strip("_")
+
+
+def _of_all(*names: str) -> set[Callable]:
+    """torch's functions and methods of these names, also in place."""
+    homes = (torch, Tensor)
+    found = (getattr(home, f"{name}{end}", None) for home in homes for name in names for end in ("", "_"))
+    return {function for function in found if function is not None}
+
+
+# Functions that add two terms: under which name `rewrite.blend.SUMS` knows what is left without one of them.
+SUM_NAMES: dict[Callable, str] = {
+    **dict.fromkeys(_of_all("add") | {Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}, "add"),
+    **dict.fromkeys(_of_all("sub", "subtract") | {Tensor.__sub__, Tensor.__isub__}, "sub"),
+    **dict.fromkeys(_of_all("rsub") | {Tensor.__rsub__}, "rsub"),
+    **{function: name for name in ("addcmul", "addcdiv", "lerp", "addmm", "baddbmm") for function in _of_all(name)},
+}
+ADDS = frozenset(function for function, name in SUM_NAMES.items() if name == "add")
 MULS = frozenset({torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__, torch.multiply})
-CONCATENATIONS = frozenset({torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack})
+STACKS = frozenset({torch.stack})
+CONCATENATIONS = frozenset({torch.cat, torch.concat, torch.concatenate, torch.hstack, torch.vstack})

@@ -40,7 +40,7 @@ def refuse_conflicts(taken: Iterable[Site]) -> None:
     """Raise ValueError where both operands of one add are to go."""
     seen: dict[tuple, Site] = {}
     for site in taken:
-        if site.target.dropped is not None:
+        if site.target.dropped:
             other = seen.setdefault(site.target.key, site)
             if other is not site:
                 raise ValueError(f"{other.id} and {site.id} are the two operands of one add: choose one of the kinds")

@@ -93,12 +93,15 @@ def _of_tensors(a: Tensor, b: Tensor) -> float:
         return 0.0
     if not (a.is_floating_point() or a.is_complex()):
         return math.inf
-    wide = torch.complex128 if a.is_complex() else torch.float64
-    a, b = a.detach().to(wide), b.detach().to(wide)
+    a, b = _wide(a.detach()), _wide(b.detach())
     finite = a.isfinite()
     if not torch.equal(finite, b.isfinite()) or not finite.any():
         return math.nan
     return float((a[finite] - b[finite]).abs().max() / a[finite].abs().max().clamp(min=1e-30))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
 def compare(model: nn.Module, other: nn.Module, example: Any) -> float:
@@ -123,7 +126,7 @@ def gradient_difference(a: Observed, b: Observed, changed: Collection[str] = ())
     largest = max((float(a.gradients[n].abs().max()) for n in names if a.gradients[n].numel()), default=0.0)
     if not names or not math.isfinite(largest) or not largest:
         return 0.0
-    parts = [(a.gradients[n].double() - b.gradients[n].double()).abs().max() for n in names if a.gradients[n].numel()]
+    parts = [(_wide(a.gradients[n]) - _wide(b.gradients[n])).abs().max() for n in names if a.gradients[n].numel()]
     worst = float(torch.stack([part.cpu() for part in parts]).max())
     return worst / largest if math.isfinite(worst) else math.nan
 

@@ -208,8 +208,7 @@ def _ends(record: Capture, site: Site) -> Iterator[str]:
         for op in record.ops
         if op.execution.entry is target.entry and target.location in (op.location, op.location.every)
     )
-    assert target.dropped is not None
-    value = add.inputs[target.dropped]
+    value = next(v for v in (add.inputs[k] for k in target.dropped) if v not in record.constants)
     while (op := record.producer.get(value)) is not None:
         if op.params:
             yield from (name for name in op.params if name in record.params)

@@ -161,7 +161,7 @@ def _discarded(
     rewritten = rewrite(model, example, edits, record=found.record, run=lambda net: capture(net, example))
     thin, after = rewritten.model, rewritten.ran
     # 2. The modules and parameters that it does not reach any more; then it runs as it will.
-    identities = {sites[s].module or "" for s in gone if sites[s].target.dropped is None}
+    identities = {sites[s].module or "" for s in gone if not sites[s].target.dropped}
     ran = drop_unreached(thin, found.record, after, lambda net: observe(net, example), identities=identities)
     # 3. The same as switched off?
     allowed = own_tolerance(model)

@@ -7,6 +7,9 @@ Why `torch.lerp` for a ReLU as well: in `python -m studies.bench --only 'blend/*
 rival gains on it, neither PReLU nor an autograd function that keeps a single tensor.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -17,23 +20,95 @@ def blend(original: Tensor, target: Tensor, omega: Omega) -> Tensor:
     """``(1 - omega) * original + omega * target`` in the dtype of `original`; both of one shape."""
     if target.dtype != original.dtype:
         target = target.to(original.dtype)
+    if original.is_complex():  # a complex weight would get a complex gradient
+        return original * _real(1 - omega, original) + target * _real(omega, original)
     if isinstance(omega, Tensor):
         omega = omega.to(original.dtype)
     return torch.lerp(original, target, omega)
 
 
-def damp(a: Tensor, b: Tensor, omega: Omega, drop: int) -> Tensor:
-    """``a + b`` with the leaving operand (number `drop`, 0 or 1) times ``1 - omega``.
+def damp(x: Tensor, omega: Omega) -> Tensor:
+    """``(1 - omega) * x`` in the dtype of `x`: what goes of a sum, on its way in.
 
-    The operands keep their order: the layout of a sum in memory is that of its first operand, and kernels that come
-    later may round otherwise on another.
+    The sum itself runs as it did, so that rounding and the layout in memory are the original's.
     """
-    share = 1 - omega
-    if isinstance(share, Tensor):
-        share = share.to((a, b)[drop].dtype)
-    return a * share + b if drop == 0 else a + b * share
+    return x * _real(1 - omega, x)
 
 
-def damp_into(like: Tensor, a: Tensor, b: Tensor, omega: Omega, drop: int) -> Tensor:
-    """`damp` for an add that worked in place on `like`: the result has its dtype, as there."""
-    return damp(a, b, omega, drop).to(like.dtype)
+def _real(factor: Omega, x: Tensor) -> Omega:
+    """`factor` in the dtype of `x`, where that is real."""
+    return factor.to(x.dtype) if isinstance(factor, Tensor) and not x.is_complex() else factor
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A function whose value is the sum of two terms, each of which may go.
+
+    `terms` says which of its tensor operands each term has for itself; the first of a term's is the one to damp, as the
+    function is linear in it. `rest` says what the function gives without a term: the operand of this number, or a
+    function of all its arguments, None standing for the operands of the term that has gone.
+    """
+
+    terms: tuple[tuple[int, ...], tuple[int, ...]]
+    rest: tuple[int | Callable[..., Tensor], int | Callable[..., Tensor]]
+
+
+def _second_of_add(input, other, *, alpha=1):
+    return other * alpha
+
+
+def _second_of_sub(input, other, *, alpha=1):
+    return other * -alpha
+
+
+def _first_of_rsub(input, other, *, alpha=1):
+    return input * -alpha
+
+
+def _product(input, tensor1, tensor2, *, value=1):
+    return tensor1 * tensor2 * value
+
+
+def _quotient(input, tensor1, tensor2, *, value=1):
+    return tensor1 / tensor2 * value
+
+
+def _start(input, end, weight):
+    return input * (1 - weight)
+
+
+def _end(input, end, weight):
+    return end * weight
+
+
+def _input(input, left, right, *, beta=1, alpha=1):
+    return input if beta == 1 else input * beta
+
+
+def _matrix_product(input, left, right, *, beta=1, alpha=1):
+    return torch.matmul(left, right) * alpha
+
+
+SUMS = {
+    "add": Sum(((0,), (1,)), (1, 0)),
+    "add scaled": Sum(((0,), (1,)), (_second_of_add, 0)),
+    "sub": Sum(((0,), (1,)), (_second_of_sub, 0)),
+    "rsub": Sum(((0,), (1,)), (1, _first_of_rsub)),
+    "addcmul": Sum(((0,), (1, 2)), (_product, 0)),
+    "addcdiv": Sum(((0,), (1, 2)), (_quotient, 0)),
+    "lerp": Sum(((0,), (1,)), (_end, _start)),
+    "addmm": Sum(((0,), (1, 2)), (_matrix_product, _input)),
+    "baddbmm": Sum(((0,), (1, 2)), (_matrix_product, _input)),
+}
+
+
+def rest_of_stack(tensors: Sequence[Tensor | None], dim: int = 0) -> Tensor:
+    """A stack in which zeros stand for the operands that are None: its sum or mean is that of the others."""
+    like = next(t for t in tensors if t is not None)
+    return torch.stack([torch.zeros_like(like) if t is None else t for t in tensors], dim)
+
+
+def rest_of_cat(tensors: Sequence[Tensor | None], dim: int = 0, axis: int | None = None) -> Tensor:
+    """A concatenation without the operands that are None."""
+    kept = [t for t in tensors if t is not None]
+    return kept[0] if len(kept) == 1 else torch.cat(kept, dim if axis is None else axis)

@@ -5,7 +5,8 @@ blending replaces it by a mixture of both. An op that works in place is edited a
 its operand from then on, and is copied back where the operand came from outside.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from ..capture.example import tensors_in
 from ..capture.modes import under_autocast
-from .blend import blend, damp, damp_into
+from .blend import blend, damp
 from .target import GRAPH_ONLY, Blend, Edit, Freeze, Target
 
 
@@ -21,6 +22,7 @@ def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: d
     """The edited result of ``func(*args, **kwargs)``, the op or call at the edit's target. ω is read from `owner`."""
     target, action = edit.target, edit.action
     assert not isinstance(action, GRAPH_ONLY), "only a graph can be wired otherwise"
+    assert target.source is None, "what stands is not at hand here"
     operands = tensors_in((args, kwargs))
     first = operands[0]
     omega = None
@@ -28,25 +30,27 @@ def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: d
         omega = getattr(owner, action.omega)
     elif isinstance(action, Freeze):
         omega = action.omega
-    if target.dropped is not None:
-        a, b = operands
-        kept = operands[target.kept]
-        if omega is None:
-            result = kept.to(first.dtype) if target.in_place else _recast(kept, target)
-        elif target.in_place:
-            a = a if kept is first else a.clone()  # it is overwritten below; the gradient of omega needs it as it was
-            result = damp_into(first, a, b, omega, target.dropped)
-        else:
-            result = damp(a, b, omega, target.dropped)
+    if target.dropped and omega is not None:
+        goes = target.in_place and 0 in target.damped  # it is overwritten below; the gradient of ω needs it as it was
+        damped = {k: damp(first.clone() if goes else operands[k], omega) for k in target.damped}
+        args, kwargs = _exchanged((args, kwargs), damped)
+        result = func(*args, **kwargs)
     elif omega is None:
-        result = _recast(first, target)
+        if isinstance(target.kept, int):
+            kept = operands[target.kept]
+        else:
+            args, kwargs = _exchanged((args, kwargs), dict.fromkeys(target.dropped))
+            kept = target.kept(*args, **kwargs)
+        result = kept.to(first.dtype) if target.in_place else _recast(kept, target)
     else:
-        x = first.clone() if target.in_place else first
+        assert isinstance(target.kept, int)
+        x = operands[target.kept]
         if target.in_place:
-            args, kwargs = _swap(args, kwargs, first, x.clone())
+            x = x.clone()
+            args, kwargs = _exchanged((args, kwargs), {0: first.clone()})
         result = blend(func(*args, **kwargs), x, omega)
-    if target.in_place and result is not first:
-        return first.copy_(result)
+    if target.in_place:
+        return result if result is first else first.copy_(result)
     return result.clone() if target.changed_later and any(result is o for o in operands) else result
 
 
@@ -62,5 +66,15 @@ def _recast(kept: Tensor, target: Target) -> Tensor:
     return recast(kept, *target.recast) if target.recast else kept
 
 
-def _swap(args: tuple, kwargs: dict, old: Tensor, new: Tensor) -> tuple[tuple, dict]:
-    return tuple(new if a is old else a for a in args), {k: new if v is old else v for k, v in kwargs.items()}
+def _exchanged(arguments: tuple[tuple, dict], new: Mapping[int, Any]) -> tuple[tuple, dict]:
+    """(args, kwargs) with other values in the place of the tensors of these numbers."""
+    numbers = itertools.count()
+
+    def mapped(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return new.get(next(numbers), value)
+        if type(value) in (tuple, list):
+            return type(value)(mapped(v) for v in value)
+        return {k: mapped(v) for k, v in value.items()} if type(value) is dict else value
+
+    return mapped(arguments)

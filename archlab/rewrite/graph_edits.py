@@ -1,6 +1,8 @@
 """Edits of a traced graph: targets removed, blended, wired otherwise; and what is then dead taken out."""
 
+import itertools
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 from torch import fx
@@ -8,7 +10,7 @@ from torch.fx.node import map_arg
 
 from ..capture.dataflow import RESHAPES
 from ..capture.location import Location
-from .blend import blend, damp, damp_into
+from .blend import blend, damp
 from .edits import recast
 from .guards import Untraceable
 from .target import Blend, Edit, Freeze, Rewire, Target, Wrap, edit_at
@@ -24,22 +26,22 @@ def edit_graph(graph: fx.Graph, edits: dict[Location, Edit], mutating: set[Locat
     # Asserts and the like are dead from the start, and kept; what only takes a part of something is not.
     idle = {node for node in graph.nodes if not node.users and node.target not in (operator.getitem, getattr)}
     found = set()
-    for node in list(graph.nodes):
-        edit = edit_at(edits, node.meta.get("location"))
-        if edit is not None:
-            found.add(edit.target.location)
-            if isinstance(edit.action, Rewire):
-                _rewire(graph, node, edit.target, edit.action)
-            elif isinstance(edit.action, Wrap):
-                _wrap(graph, node, edit.action)
-            else:
-                _edit(graph, node, edit)
+    edited = [(node, edit) for node in graph.nodes if (edit := edit_at(edits, node.meta.get("location"))) is not None]
+    anchors = {node: _anchor(graph, node, edit.target) for node, edit in edited if edit.target.source is not None}
+    for node, edit in edited:
+        found.add(edit.target.location)
+        if isinstance(edit.action, Rewire):
+            _rewire(graph, node, edit.target, edit.action)
+        elif isinstance(edit.action, Wrap):
+            _wrap(graph, node, edit.action)
+        else:
+            _edit(graph, node, edit, anchors.get(node))
     _drop_dead(graph, idle, mutating)
     graph.lint()
     return found
 
 
-def _edit(graph: fx.Graph, node: fx.Node, edit: Edit) -> None:
+def _edit(graph: fx.Graph, node: fx.Node, edit: Edit, anchor: fx.Node | None) -> None:
     target, action = edit.target, edit.action
     operands = _operands(node)
     first = operands[0]
@@ -52,28 +54,19 @@ def _edit(graph: fx.Graph, node: fx.Node, edit: Edit) -> None:
             omega = graph.get_attr(action.omega)
         elif isinstance(action, Freeze):
             omega = action.omega
-        if target.dropped is not None:
-            a, b = operands
-            kept = operands[target.kept]
-            if omega is None:
-                result = kept
-                if not target.in_place:
-                    result = _recast_node(graph, kept, target)
-                elif target.recast:  # elsewhere nothing of the first operand may be kept alive
-                    result = graph.call_method("type_as", (kept, first))
-            elif target.in_place:
-                if given and kept is not first:  # as in `perform`
-                    a = graph.call_method("clone", (a,))
-                result = graph.call_function(damp_into, (first, a, b, omega, target.dropped))
-            else:
-                result = graph.call_function(damp, (a, b, omega, target.dropped))
-        elif omega is None:
-            result = _recast_node(graph, first, target)
+        kept = anchor.all_input_nodes[0] if anchor else operands[target.kept] if isinstance(target.kept, int) else None
+        if omega is None:
+            result = _rest(graph, node, kept, operands, target)
+        elif target.dropped:
+            result = _damped_node(graph, node, operands, omega, target, given=given)
         else:
-            result = _blend_node(graph, node, first, omega, in_place=target.in_place, given=given)
+            assert kept is not None
+            result = _blend_node(graph, node, kept, omega, target, given=given)
         if target.in_place and given and result is not first:
             result = graph.call_method("copy_", (first, result))
-    _stand_in(graph, node, result, operands, target)
+    if anchor is not None:
+        graph.erase_node(anchor)
+    _stand_in(graph, node, result, operands if kept is None else [*operands, kept], target)
 
 
 def _rewire(graph: fx.Graph, node: fx.Node, target: Target, action: Rewire) -> None:
@@ -113,19 +106,61 @@ def _at(graph: fx.Graph, location: Location) -> fx.Node:
     return found
 
 
-def _recast_node(graph: fx.Graph, kept: fx.Node, target: Target) -> fx.Node:
-    return graph.call_function(recast, (kept, *target.recast)) if target.recast else kept
+def _anchor(graph: fx.Graph, node: fx.Node, target: Target) -> fx.Node:
+    """A node that holds, until `node` is edited, what will stand for it: the operand of an op before it."""
+    assert target.source is not None and isinstance(target.kept, int)
+    turn = target.source.occurrence
+    occurrence = node.meta["location"].occurrence if turn is None else turn
+    source = _at(graph, Location(target.source.stack, occurrence))
+    with graph.inserting_before(node):
+        return graph.call_function(operator.pos, (_operands(source)[target.kept],))
 
 
-def _blend_node(graph: fx.Graph, node: fx.Node, first: fx.Node, omega: Any, *, in_place: bool, given: bool) -> fx.Node:
-    if not in_place:
-        node.meta.pop("location", None)  # it is no site of its own from now on
-        with graph.inserting_after(node):
-            return graph.call_function(blend, (node, first, omega))
-    x = graph.call_method("clone", (first,)) if given else first
-    scratch = graph.call_method("clone", (first,))
-    original = graph.node_copy(node, lambda n: scratch if n is first else n)
-    original.meta.pop("location", None)
+def _rest(graph: fx.Graph, node: fx.Node, kept: fx.Node | None, operands: list[fx.Node], target: Target) -> fx.Node:
+    """What stands for `node` where it is removed."""
+    if kept is None:
+        kept = graph.call_function(target.kept, *_exchanged(node, dict.fromkeys(target.dropped)))  # type: ignore[arg-type]
+    if not target.in_place:
+        return graph.call_function(recast, (kept, *target.recast)) if target.recast else kept
+    if target.recast and kept is not operands[0]:  # elsewhere nothing of the first operand may be kept alive
+        return graph.call_method("type_as", (kept, operands[0]))
+    return kept
+
+
+def _damped_node(
+    graph: fx.Graph, node: fx.Node, operands: list[fx.Node], omega: Any, target: Target, *, given: bool
+) -> fx.Node:
+    """`node` with what goes damped on its way in."""
+    damped = {}
+    for number in target.damped:
+        operand = operands[number]
+        if target.in_place and given and not number:  # as in `perform`
+            operand = graph.call_method("clone", (operand,))
+        damped[number] = graph.call_function(damp, (operand, omega))
+    return _anew(graph, node, damped)
+
+
+def _anew(graph: fx.Graph, node: fx.Node, new: Mapping[int, fx.Node]) -> fx.Node:
+    """A copy of `node` with other tensor operands at these numbers, that is no site of its own from now on."""
+    made = graph.node_copy(node)
+    made.args, made.kwargs = _exchanged(node, new)
+    made.meta.pop("location", None)
+    return made
+
+
+def _exchanged(node: fx.Node, new: Mapping[int, Any]) -> tuple[Any, Any]:
+    """The arguments of `node` with other values in the place of the tensor operands of these numbers."""
+    numbers = itertools.count()
+    return map_arg((node.args, node.kwargs), lambda n: new.get(next(numbers), n) if holds_tensor(n) else n)
+
+
+def _blend_node(graph: fx.Graph, node: fx.Node, x: fx.Node, omega: Any, target: Target, *, given: bool) -> fx.Node:
+    if not target.in_place:
+        original = _anew(graph, node, {})
+    else:
+        first = _operands(node)[0]
+        x = graph.call_method("clone", (x,)) if given else x
+        original = _anew(graph, node, {0: graph.call_method("clone", (first,))})
     return graph.call_function(blend, (original, x, omega))
 
 

@@ -284,7 +284,7 @@ def _note_calls(modules: dict[str, nn.Module], method: Method, edits: list[Edit]
 
 def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, record: Capture, omegas: list[Omega]) -> How:
     target = edit.target
-    if isinstance(edit.action, GRAPH_ONLY):
+    if isinstance(edit.action, GRAPH_ONLY) or target.source is not None:  # beyond what one op has at hand
         del method.edits[target.location]
         return How.REFUSED
     if target.module is None:

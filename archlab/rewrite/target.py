@@ -4,7 +4,7 @@ A `Target` is one op or one module call, in every execution of its container. An
 Nothing here knows why something is to change: kinds of site belong to `discovery`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -36,8 +36,8 @@ class How(str, Enum):
 class Target:
     """One op or module call that is to change, in every execution of one container.
 
-    `dropped` is the tensor operand that goes with it, `kept` the one that stays: of an add one of two. Where `dropped`
-    is None, what goes is the op's or the module's own work, and its input stands for its output.
+    `dropped` are the tensor operands that go with it: of an add one of two. Where there are none, what goes is the op's
+    or the module's own work. `kept` is what then stands for its output.
     """
 
     name: str  # in errors, and of its switch
@@ -46,8 +46,10 @@ class Target:
     entry: Any  # code object of the method's first frame
     location: Location  # in that code
     module: str | None = None  # path of the child that is called, where it is a module call
-    kept: int = 0
-    dropped: int | None = None
+    kept: int | Callable = 0  # the operand of this number, or a function of the arguments, None for those dropped
+    source: Location | None = None  # of the op that `kept` is an operand of, where that is another one
+    dropped: tuple[int, ...] = ()
+    damped: tuple[int, ...] = ()  # those of them that a switch scales: the op is linear in them
     in_place: bool = False  # it changes its first operand in place
     changed_later: bool = False  # what it makes is changed in place afterwards
     recast: tuple[torch.dtype, bool] | None = None  # `edits.recast`, where what stays has another dtype
@@ -113,12 +115,14 @@ def edit_at(edits: Mapping[Location, Edit], location: Location | None) -> Edit |
     return None if location is None else edits.get(location) or edits.get(location.every)
 
 
-def issued(source: Op | ModuleCall, flow: Flow) -> tuple[Execution, Location, str | None]:
+def issued(
+    source: Op | ModuleCall, flow: Flow, *, inside: bool = False
+) -> tuple[Execution, Location, str | None]:
     """Where an op or a module call was issued: its container's execution, the location in it, the path of the child.
 
-    An op that is all that a child's call does counts as issued where the child was called.
+    An op that is all that a child's call does counts as issued where the child was called, or `inside` of it.
     """
-    call = flow.lifted.get(source) if isinstance(source, Op) else source
+    call = source if isinstance(source, ModuleCall) else None if inside else flow.lifted.get(source)
     execution, location = (call.execution, call.location) if call else (source.execution, source.location)
     assert execution is not None and location is not None
     return execution, location, call.module if call else None
@@ -129,33 +133,38 @@ def target_of(
     sources: Sequence[Op | ModuleCall],
     flow: Flow,
     *,
-    dropped: int | None = None,
+    kept: int | Callable = 0,
+    source: Location | None = None,
+    dropped: tuple[int, ...] = (),
+    damped: tuple[int, ...] = (),
     every: bool = False,
+    inside: bool = False,
 ) -> Target:
     """The target that these occurrences of one op, or of one module call, in the executions of one container are.
 
-    `dropped`: which of an op's two tensor operands goes; None: the input stands for the output. `every`: of a line in
-    a loop, all occurrences, also where the loop is of another length.
+    `kept`, `source`, `dropped`, `damped`: as for `Target`. `every`: of a line in a loop, all occurrences, also where the
+    loop is of another length. `inside`: as for `issued`.
     """
-    execution, location, module = issued(sources[0], flow)
-    location = location.every if every else location
-    kept = 0 if dropped is None else 1 - dropped
-    recasts = (_recast(source, kept) for source in sources if isinstance(source, Op))
+    execution, location, module = issued(sources[0], flow, inside=inside)
+    recasts = (_recast(op, kept, dropped) for op in sources if isinstance(op, Op) and source is None)
     return Target(
         name=name,
         container=execution.module,
         method=execution.method,
         entry=execution.entry,
-        location=location,
+        location=location.every if every else location,
         module=module,
         kept=kept,
+        source=source.every if source is not None and every else source,
         dropped=dropped,
+        damped=damped,
         in_place=any(s.mutated if isinstance(s, Op) else s.mutates_input for s in sources),
         changed_later=any(flow.changed_later(source.outputs[0]) for source in sources),
         recast=next(filter(None, recasts), None),
     )
 
 
-def _recast(op: Op, kept: int) -> tuple[torch.dtype, bool] | None:
-    """The dtype of the result and whether autocast is on, where operand `kept` of `op` has another dtype."""
-    return None if op.dtype is None or op.in_dtypes[kept] is op.dtype else (op.dtype, op.autocast)
+def _recast(op: Op, kept: int | Callable, dropped: tuple[int, ...]) -> tuple[torch.dtype, bool] | None:
+    """The dtype of the result and whether autocast is on, where what stays of `op` has another dtype."""
+    left = kept if isinstance(kept, int) else next(k for k in range(len(op.inputs)) if k not in dropped)
+    return None if op.dtype is None or op.in_dtypes[left] is op.dtype else (op.dtype, op.autocast)

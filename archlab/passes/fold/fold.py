@@ -280,7 +280,7 @@ def _merged(
         layer = plus(first, others[0] if others else identity(first.inputs, first.dims, device=first.weight.device))
         new[links[0].address] = module_of(layer, _weight(model, links[0]))
         drop = 1 - made.ops[0].inputs.index(links[0].outputs[0])
-        gone.append(Edit(target_of(address, made.ops, chains.flow, dropped=drop)))
+        gone.append(Edit(target_of(address, made.ops, chains.flow, kept=1 - drop, dropped=(drop,))))
     rewritten = attempt(with_modules(model, new), example, _distinct(gone), record=record, run=run)
     for name, how in rewritten.how.items():
         if how in (How.REFUSED, How.INTERCEPTED):
@@ -292,7 +292,8 @@ def _merged(
 def _scale_gone(link: Link, number: int, ops: tuple[Op, ...], chains: Chains) -> Edit:
     """The edit that removes an op that scales or shifts: the parameter goes, the data stays."""
     constant = next(i for i, value in enumerate(ops[0].inputs) if value in chains.flow.record.constants)
-    return Edit(target_of(f"{link.address}, line {number}", ops, chains.flow, dropped=constant))
+    name = f"{link.address}, line {number}"
+    return Edit(target_of(name, ops, chains.flow, kept=1 - constant, dropped=(constant,)))
 
 
 def _distinct(edits: Iterable[Edit]) -> list[Edit]:

@@ -57,6 +57,11 @@ def is_own(frame: Any) -> bool:
     return _is_below(frame.f_code.co_filename, _ARCHLAB) and not frame.f_globals.get("MODEL_CODE", False)
 
 
+def is_of_switch(frame: Any) -> bool:
+    """Whether `frame` runs the arithmetic of a switch: such a file says ``SWITCH_CODE = True``."""
+    return frame.f_globals.get("SWITCH_CODE", False)
+
+
 def asks_for_a_model(frame: Any) -> bool:
     """Whether `frame`, which asks something of a tensor, is a model's code: neither torch's nor archlab's own."""
     return not (_is_below(frame.f_code.co_filename, _TORCH) or is_own(frame))

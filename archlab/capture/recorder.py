@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .copies import devices_of, structural_copy
 from .example import Call, fresh, moved, run_example, tensors_in
-from .frames import asks_for_a_model, is_module_call, is_plumbing
+from .frames import asks_for_a_model, is_module_call, is_of_switch, is_plumbing
 from .functions import applied_by, function_of
 from .location import ORIGINS, Location, call_stack, model_frames
 from .misfit import misfits_told
@@ -170,6 +170,9 @@ class _Recorder(Values, TorchFunctionMode):
             return running.setdefault(None, Execution(top, "<torch>", None)), Location((), 0)
         if frames[0].f_code in ORIGINS:
             return self._original(frames[0])
+        if is_of_switch(frame):  # of an op that is intercepted
+            top = self.stack[-1].module if self.stack else ""
+            return running.setdefault("<archlab>", Execution(top, "<archlab>", None)), Location((), 0)
         entry, path, method = self._entry(frames)
         if self._in_hook(frames[-1]):
             method = "<hook>"

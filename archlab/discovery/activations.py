@@ -114,8 +114,10 @@ class _Ways:
     def _root(self, op: Op) -> int | None:
         known = op.func in ACTIVATIONS or plain_name(op.func) in POINTWISE | CLOSING
         data = self.data(op)
-        if not known or not data or any(
-            shape != op.out_shapes[0] for shape, v in zip(op.in_shapes, op.inputs, strict=True) if v in data
+        if (
+            not known
+            or not data
+            or any(shape != op.out_shapes[0] for shape, v in zip(op.in_shapes, op.inputs, strict=True) if v in data)
         ):
             return None
         first, *others = (self.line(v, op) for v in data)
@@ -225,7 +227,14 @@ def _judged(op: Op, root: int, parts: set[Op], ways: _Ways) -> Iterator[Found | 
         call = flow.lifted.get(op)
         within = call is not None and call.inputs != op.inputs
         yield Found(
-            op.index, Kind.GATE if gate else Kind.ACTIVATION, name, op, kept=kept, reader=reader, late=True, inside=within
+            op.index,
+            Kind.GATE if gate else Kind.ACTIVATION,
+            name,
+            op,
+            kept=kept,
+            reader=reader,
+            late=True,
+            inside=within,
         )
         return
     yield Skipped(execution.module, name, Kind.ACTIVATION, reason, module)
@@ -241,7 +250,7 @@ def _keeps_off_zero(op: Op) -> bool:
 def _normalizes(op: Op, root: int, ways: _Ways) -> bool:
     """Whether what `op` makes, or its like, is summed up and put together again with what it was made of.
 
-    A norm that only follows an activation is none of its business, but an exponential that is divided by its own sum is.
+    A norm that only follows an activation is not its business, but an exponential that is divided by its own sum is.
     """
     flow, made_of = ways.flow, ways.near(root)
     shares = plain_name(op.func) in ("exp", "exp2")

@@ -14,7 +14,7 @@ from ..capture.record import ModuleCall, Op
 from .activations import known_activation, spelled_activations
 from .kinds import Kind
 from .occurrence import FOREIGN, Found
-from .ops import ACTIVATIONS, CONCATENATIONS, POINTWISE, SOFTMAX, STACKS, SUM_NAMES, NONLINEAR, plain_name
+from .ops import ACTIVATIONS, CONCATENATIONS, NONLINEAR, POINTWISE, SOFTMAX, STACKS, SUM_NAMES, plain_name
 from .site import ANY, Skipped
 from .sums import in_stack, in_sum
 

@@ -43,16 +43,16 @@ SOFTMAX: dict[Callable, str] = _names(
     softmin=[F.softmin],
     log_softmax=[F.log_softmax, torch.log_softmax, torch.special.log_softmax, Tensor.log_softmax],
 )
-# Functions of one tensor, value by value, and of several of one shape: an activation may be spelled with them. The names
-# are those of torch's functions without the underscores of what is in place or behind an operator.
+# Functions of one tensor, value by value, and of several of one shape: an activation may be spelled with them. They are
+# named as torch's functions are, without the underscores of what is in place or behind an operator.
 NONLINEAR = frozenset(
     "pow rpow float_power square sqrt rsqrt exp exp2 expm1 log log2 log10 log1p abs absolute erf erfc sin cos tan sinc "
     "asin arcsin acos arccos atan arctan sinh cosh asinh arcsinh acosh arccosh atanh arctanh clamp clip clamp_min "
     "clamp_max reciprocal rtruediv rdiv logaddexp minimum maximum fmin fmax heaviside xlogy".split()
 )
 LINEAR = frozenset(
-    "add radd iadd sub isub rsub mul rmul imul multiply div divide truediv itruediv true_divide neg negative positive to "
-    "type_as float double half bfloat16 clone contiguous gt lt ge le eq ne greater less logical_not logical_and "
+    "add radd iadd sub isub rsub mul rmul imul multiply div divide truediv itruediv true_divide neg negative positive "
+    "to type_as float double half bfloat16 clone contiguous gt lt ge le eq ne greater less logical_not logical_and "
     "logical_or".split()
 )
 POINTWISE = NONLINEAR | LINEAR

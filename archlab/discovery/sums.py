@@ -48,7 +48,9 @@ def in_sum(op: Op, flow: Flow, counted: int) -> Iterator[Found | Skipped]:
     shortcut = _shortcut(first, second, flow)
     if shortcut is None:
         above = [_ancestors(term, flow) for term in values]
-        lighter = 1 if _with_parameters(above[1] & ~above[0], flow) <= _with_parameters(above[0] & ~above[1], flow) else 0
+        lighter = (
+            1 if _with_parameters(above[1] & ~above[0], flow) <= _with_parameters(above[0] & ~above[1], flow) else 0
+        )
         yield found(Kind.JOIN, lighter, late=not known)
         return
     # The term that the other was computed from is the shortcut; the way round it is the branch.
@@ -66,7 +68,9 @@ def in_stack(op: Op, flow: Flow) -> Iterator[Found | Skipped]:
     if not any(below):
         return
     execution, _, module = issued(op, flow)
-    if not all(_sums_up(reader, op) for reader in flow.consumers.get(op.outputs[0], ())) or len(set(values)) < len(values):
+    if not all(_sums_up(reader, op) for reader in flow.consumers.get(op.outputs[0], ())) or len(set(values)) < len(
+        values
+    ):
         reason = "a stack that is not summed up: without an operand it would have another shape"
     elif execution.method in FOREIGN:
         reason = FOREIGN[execution.method]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+SWITCH_CODE = True  # what it computes is no part of the model itself: see `capture.frames`
 Omega = Tensor | float
 
 

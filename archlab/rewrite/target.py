@@ -115,9 +115,7 @@ def edit_at(edits: Mapping[Location, Edit], location: Location | None) -> Edit |
     return None if location is None else edits.get(location) or edits.get(location.every)
 
 
-def issued(
-    source: Op | ModuleCall, flow: Flow, *, inside: bool = False
-) -> tuple[Execution, Location, str | None]:
+def issued(source: Op | ModuleCall, flow: Flow, *, inside: bool = False) -> tuple[Execution, Location, str | None]:
     """Where an op or a module call was issued: its container's execution, the location in it, the path of the child.
 
     An op that is all that a child's call does counts as issued where the child was called, or `inside` of it.
@@ -142,8 +140,8 @@ def target_of(
 ) -> Target:
     """The target that these occurrences of one op, or of one module call, in the executions of one container are.
 
-    `kept`, `source`, `dropped`, `damped`: as for `Target`. `every`: of a line in a loop, all occurrences, also where the
-    loop is of another length. `inside`: as for `issued`.
+    `kept`, `source`, `dropped`, `damped`: as for `Target`. `every`: of a line in a loop, all occurrences, also where
+    the loop is of another length. `inside`: as for `issued`.
     """
     execution, location, module = issued(sources[0], flow, inside=inside)
     recasts = (_recast(op, kept, dropped) for op in sources if isinstance(op, Op) and source is None)

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from archlab.rewrite.blend import blend, damp
 
 
-
 def damped(a, b, w, drop):
     """``a + b`` as a switch runs it, with operand number `drop` damped."""
     return damp(a, w) + b if drop == 0 else a + damp(b, w)

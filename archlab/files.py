@@ -29,7 +29,11 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, file = _begun(path)
+    try:
+        temporary, file = _begun(path)
+    except OSError as error:
+        error.filename = str(path)  # the name that is known
+        raise
     try:
         with file:
             yield file

@@ -22,7 +22,8 @@ def command(study: str | ModuleType | None = None) -> None:
         if __name__ == "__main__":
             command()
 
-    Exit status: 0 finished, 1 a cell failed, 2 wrong usage, 75 the time limit came first (call it again).
+    Exit status: 0 finished, 1 a cell failed or the report could not be written, 2 wrong usage, 75 the time limit came
+    first (call it again), 143 stopped by SIGTERM.
 
     Args:
         study: Another than the one that runs: its module, or that one's name.
@@ -45,21 +46,27 @@ def command(study: str | ModuleType | None = None) -> None:
         seeds: Annotated[int, typer.Option(help="Run every row with so many seeds.")] = 1,
         time_limit: Annotated[float | None, typer.Option(help="Minutes; the next call goes on.")] = None,
         workers: Annotated[int, typer.Option(help="Processes, a cell each; 0: here, one by one.")] = 0,
+        cell_limit: Annotated[
+            float | None, typer.Option(help="Minutes, after which a cell that runs is killed.")
+        ] = None,
         executor: Annotated[str | None, typer.Option(help=f"{', '.join(EXECUTORS)}; default: by --workers.")] = None,
         stale: Annotated[str, typer.Option(help="Results of older code: keep (and mark) or rerun.")] = "keep",
         only: Annotated[str, typer.Option(help="Glob on row names.")] = "*",
         out: Annotated[Path, typer.Option(help="Where reports go.")] = Path("reports"),
         scratch: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("scratch"),
     ) -> None:
+        cell_limit_s = None if cell_limit is None else 60 * cell_limit
         try:
             number("--time-limit", time_limit, low=0, optional=True, finite=False)
-            executor_for(executor, workers)
+            number("--cell-limit", cell_limit, above=0, optional=True)
+            executor_for(executor, workers, cell_limit_s)
             cells_of(plan_for(name, preset, data, seeds, stale, out, scratch))
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         rows = run(
             name, preset=preset, data=data, seeds=seeds, workers=workers, executor=executor, stale=stale, only=only,
             out=out, scratch=scratch, time_limit_s=None if time_limit is None else 60 * time_limit,
+            cell_limit_s=cell_limit_s,
         )  # fmt: skip
         kept = int(rows["stale"].to_numpy().sum()) if len(rows) else 0
         if kept:
@@ -70,6 +77,8 @@ def command(study: str | ModuleType | None = None) -> None:
             asked = [why for why in missing.values() if why != NOT_CHOSEN]
             if asked:
                 raise typer.Exit(1 if any(why.startswith(("failed", "killed")) for why in asked) else TRY_AGAIN)
+        if rows.attrs["unwritten"]:
+            raise typer.Exit(1)
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(help=module.__doc__)(main)

@@ -4,72 +4,169 @@ It is given cells in an order in which each stands after those it needs, a numbe
 `time.monotonic`) at which to stop, and returns how each cell ended: "finished", or why not.
 """
 
+import contextlib
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
 
-from ..arguments import text, whole
+from ..arguments import number, text, whole
 from ..files import write_whole
 from ..names import closest
-from .cells import FINISHED, Cell, Plan, cells_of, run_cell, standing
+from .attempts import ELSEWHERE, FINISHED, OUT_OF_TIME, run_cell
+from .cells import Cell, Plan, cells_of, standing
+from .lease import is_held
+from .signals import die_with, sigterm_as_exception
 
 MOST_WORKERS = 1_024  # more cannot be meant
 Executor = Callable[[list[Cell], int, float | None], dict[Cell, str]]
+POLL_S, ELSEWHERE_S = 0.02, 0.5  # between looks at workers, and at what another runner runs
+GRACE_S = 5.0  # that a worker has to end in order
 
 
 def here(cells: list[Cell], workers: int, deadline: float | None) -> dict[Cell, str]:
     """Run cells in this process, one after another, whatever the number of workers."""
-    return {cell: told(cell, run_cell(cell, deadline)) for cell in cells}
+
+    def begin(cell: Cell, slot: int) -> Callable[[], str]:
+        outcome = run_cell(cell, deadline)
+        return lambda: outcome
+
+    return _in_order(cells, 1, deadline, begin)
 
 
-def processes(cells: list[Cell], workers: int, deadline: float | None) -> dict[Cell, str]:
-    """Run cells in processes of their own, at most `workers` at once (one at least), each after those it needs."""
-    workers = max(1, workers)
-    outcomes: dict[Cell, str] = {}
-    waiting, running = list(cells), {}
-    free = list(range(workers))
+def processes(
+    cells: list[Cell], workers: int, deadline: float | None, *, cell_limit_s: float | None = None
+) -> dict[Cell, str]:
+    """Run cells in processes of their own, at most `workers` at once (one at least), each after those it needs.
+
+    A process that runs for longer than `cell_limit_s` is killed. None outlives this call.
+    """
+    workers, started = max(1, workers), []
+
+    def begin(cell: Cell, slot: int) -> Callable[[], str | None]:
+        try:
+            started.append(_spawned(cell, slot, workers, deadline, cell_limit_s))
+        except OSError as error:
+            outcome = f"failed: {type(error).__name__}: {error}"
+            return lambda: outcome
+        return started[-1].outcome
+
     try:
-        while waiting or running:
-            for cell in list(waiting):
-                lost = [need for need in cell.needs.values() if outcomes.get(need, FINISHED) != FINISHED]
-                if standing(cell):
-                    outcome = FINISHED
-                elif lost:
-                    outcome = f"waits for {lost[0].label}"
-                elif deadline is not None and time.monotonic() >= deadline:
-                    outcome = "out of time"
-                elif free and all(outcomes.get(need) == FINISHED for need in cell.needs.values()):
-                    waiting.remove(cell)
-                    slot = free.pop(0)
-                    running[cell] = slot, _spawn(cell, slot, workers, deadline)
-                    continue
-                else:
-                    continue
-                waiting.remove(cell)
-                outcomes[cell] = told(cell, outcome)
-            for cell, (slot, process) in list(running.items()):
-                if process.poll() is not None:
-                    del running[cell]
-                    free.append(slot)
-                    outcomes[cell] = told(cell, _outcome(cell, process.returncode))
-            time.sleep(0.02)
+        return _in_order(cells, workers, deadline, begin)
     finally:
-        for _, process in running.values():
-            process.terminate()
+        for worker in started:
+            worker.end()
+
+
+def _in_order(
+    cells: list[Cell], places: int, deadline: float | None, begin: Callable[[Cell, int], Callable[[], str | None]]
+) -> dict[Cell, str]:
+    """Begin cells, each after those it needs and at most as many at once as there are `places`, and wait for all.
+
+    What another runner runs is waited for, and run if that one gives it up. `begin` is given a cell and the number of
+    a free place, and returns a function that says how the cell ended, or None while it runs.
+    """
+    outcomes: dict[Cell, str] = {}
+    waiting, running, awaited = list(cells), {}, set()
+    free = list(range(places))
+    while waiting or running:
+        before = len(waiting), len(running)
+        for cell in list(waiting):
+            if not free:
+                break
+            lost = [need for need in cell.needs.values() if outcomes.get(need, FINISHED) != FINISHED]
+            late, held = deadline is not None and time.monotonic() >= deadline, is_held(cell.lease)
+            if standing(cell):
+                outcome = FINISHED
+            elif lost:
+                outcome = f"waits for {lost[0].label}"
+            elif late:
+                outcome = ELSEWHERE if held else OUT_OF_TIME
+            elif held:
+                if cell not in awaited:
+                    awaited.add(cell)
+                    print(f"{cell.label}: {ELSEWHERE}, waiting for it", file=sys.stderr, flush=True)
+                continue
+            elif any(need not in outcomes for need in cell.needs.values()):
+                continue
+            else:
+                waiting.remove(cell)
+                slot = free.pop(0)
+                running[cell] = slot, begin(cell, slot)
+                continue
+            waiting.remove(cell)
+            outcomes[cell] = told(cell, outcome)
+        for cell, (slot, ended) in list(running.items()):
+            if (outcome := ended()) is not None:
+                del running[cell]
+                free.append(slot)
+                if outcome == ELSEWHERE:  # another runner took it in the last moment
+                    waiting.insert(0, cell)
+                else:
+                    outcomes[cell] = told(cell, outcome)
+        if before == (len(waiting), len(running)):
+            time.sleep(POLL_S if running else ELSEWHERE_S)
     return outcomes
 
 
-def _spawn(cell: Cell, slot: int, workers: int, deadline: float | None) -> subprocess.Popen:
+@dataclass(eq=False)
+class _Worker:
+    """A process that runs one cell."""
+
+    cell: Cell
+    process: subprocess.Popen
+    said: Path  # how the cell ended
+    limit_s: float | None
+    began: float = field(default_factory=time.monotonic)
+
+    def outcome(self) -> str | None:
+        """How the cell ended; None while it runs."""
+        status = self.process.poll()
+        if status is None:
+            if self.limit_s is None or time.monotonic() - self.began < self.limit_s:
+                return None
+            self.end(grace_s=0.0)
+            return f"killed: it ran longer than the limit of {self.limit_s / 60:g} min a cell; see {_log(self.cell)}"
+        if self.said.exists():
+            outcome = self.said.read_text(encoding="utf-8")
+            self.said.unlink(missing_ok=True)
+            return outcome
+        how = f"killed by signal {-status}" if status < 0 else f"failed: it ended the program, with status {status}"
+        return f"{how}; see {_log(self.cell)}"
+
+    def end(self, *, grace_s: float = GRACE_S) -> None:
+        """End the process, and those that it started."""
+        if self.process.poll() is None and grace_s:
+            self._signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(grace_s)
+        if self.process.poll() is None:
+            self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+            self.process.wait()
+        self.said.unlink(missing_ok=True)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number) if os.name == "posix" else self.process.send_signal(number)
+
+
+def _spawned(cell: Cell, slot: int, workers: int, deadline: float | None, limit_s: float | None) -> _Worker:
+    said = cell.home / f"outcome-{uuid.uuid4().hex}.txt"
     given = {
         "plan": asdict(cell.plan),
         "key": cell.key,
         "left_s": None if deadline is None else deadline - time.monotonic(),
+        "said": str(said),
+        "parent": os.getpid(),
     }
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
@@ -78,29 +175,32 @@ def _spawn(cell: Cell, slot: int, workers: int, deadline: float | None) -> subpr
     if len(gpus) > 1:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     cell.home.mkdir(parents=True, exist_ok=True)
-    with open(cell.home / "log.txt", "ab") as log:
-        code = f"from {work.__module__} import {work.__name__}; {work.__name__}()"
-        return subprocess.Popen(
-            [sys.executable, "-c", code, json.dumps(given)], stdout=log, stderr=subprocess.STDOUT, env=environment
-        )
+    code = f"from {work.__module__} import {work.__name__}; {work.__name__}()"
+    words = [sys.executable, "-c", code, json.dumps(given)]
+    with open(_log(cell), "ab") as log:  # a session of its own: with the process ends what it started
+        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+    return _Worker(cell, process, said, limit_s)
+
+
+def _log(cell: Cell) -> Path:
+    return cell.home / "log.txt"
 
 
 def work() -> None:
-    """What a worker process does: one cell, found again by its key; its outcome goes to a file beside the log."""
+    """What a worker process does: one cell, found again by its key; its outcome goes to a file that is named to it.
+
+    Raises:
+        RuntimeError: there is no such cell any more.
+    """
     given = json.loads(sys.argv[1])
-    plan = Plan(**given["plan"])
+    die_with(given["parent"])
     deadline = None if given["left_s"] is None else time.monotonic() + given["left_s"]
-    (cell,) = [cell for cell in cells_of(plan) if cell.key == given["key"]]
-    outcome = run_cell(cell, deadline)
-    write_whole(cell.home / "outcome.txt", outcome.encode())
-
-
-def _outcome(cell: Cell, status: int) -> str:
-    told = cell.home / "outcome.txt"
-    if status == 0 and told.exists():
-        return told.read_text(encoding="utf-8")
-    how = f"killed by signal {-status}" if status < 0 else f"failed with exit status {status}"
-    return f"{how}; see {cell.home / 'log.txt'}"
+    with sigterm_as_exception():
+        for cell in cells_of(Plan(**given["plan"])):
+            if cell.key == given["key"]:
+                write_whole(given["said"], run_cell(cell, deadline).encode())
+                return
+    raise RuntimeError(f"there is no cell {given['key']} any more: the study or its data changed after the run began")
 
 
 def told(cell: Cell, outcome: str) -> str:
@@ -114,15 +214,20 @@ def told(cell: Cell, outcome: str) -> str:
 EXECUTORS: dict[str, Executor] = {"here": here, "processes": processes}
 
 
-def executor_for(name: str | None, workers: int) -> Executor:
-    """The executor of that name; without one, `here` for no workers and `processes` for some.
+def executor_for(name: str | None, workers: int, cell_limit_s: float | None = None) -> Executor:
+    """The executor of that name; without one, `here` for no workers and no limit, and `processes` else.
 
     Raises:
-        ValueError: no such executor; fewer workers than none.
+        ValueError: no such executor; fewer workers than none; a limit that cannot be or cannot be kept.
     """
     whole("workers", workers, least=0, most=MOST_WORKERS)
     text("executor", name or "")
-    name = name or ("processes" if workers else "here")
+    number("cell_limit_s", cell_limit_s, above=0, optional=True)
+    name = name or ("processes" if workers or cell_limit_s else "here")
     if name not in EXECUTORS:
         raise ValueError(f"executor: there is no {name!r}; {closest(name, EXECUTORS)}")
-    return EXECUTORS[name]
+    if cell_limit_s is None:
+        return EXECUTORS[name]
+    if EXECUTORS[name] is not processes:
+        raise ValueError(f"cell_limit_s: {name!r} cannot stop a cell that hangs; 'processes' can")
+    return functools.partial(processes, cell_limit_s=cell_limit_s)

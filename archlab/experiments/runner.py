@@ -4,11 +4,13 @@ A study is a module with `ROWS`, `cell` and `report` (see `Study`). One file a f
 `reports/<study>/<preset>/rows.csv` is derived; what cells keep while they run lies in `scratch/`.
 """
 
+import errno
 import fnmatch
 import importlib
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -18,9 +20,14 @@ import pandas as pd
 
 from ..arguments import choice, folder, number, text, whole, wrong
 from ..files import write_whole
-from .cells import FINISHED, Cell, Plan, cells_of, name_of, of_another_scheme, standing
-from .executors import executor_for
+from .attempts import FINISHED
+from .cells import Cell, Plan, cells_of, name_of, of_another_scheme, standing
+from .executors import ELSEWHERE_S, executor_for
+from .lease import lease
+from .results import RESERVED
+from .signals import sigterm_as_exception
 
+CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STALE = ("keep", "rerun")
 MOST_SEEDS = 10_000  # more cannot be meant
 NOT_CHOSEN = "not chosen by only"
@@ -35,12 +42,16 @@ def run(
     time_limit_s: float | None = None,
     workers: int = 0,
     executor: str | None = None,
+    cell_limit_s: float | None = None,
     stale: str = "keep",
     only: str = "*",
     out: str | Path = "reports",
     scratch: str | Path = "scratch",
 ) -> pd.DataFrame:
     """Run what is missing of a study, and return its rows; with every cell finished, write its report as well.
+
+    Several may run one study in the same folders at once: each runs what no other does and waits for the rest. A
+    finished study needs no folder that can be written to.
 
     Args:
         study: Its module, or that one's name.
@@ -50,7 +61,9 @@ def run(
         time_limit_s: Stops between cells, and inside those that mind `scratch.time_left_s()`; the next call goes on.
         workers: 0 runs the cells here, one after another; else so many processes at once, each with one cell, a GPU
             each where there are several. A cell that fails or is killed is named in "missing"; the others go on.
-        executor: A name in `archlab.experiments.executors.EXECUTORS`; None: by `workers`.
+        executor: A name in `archlab.experiments.executors.EXECUTORS`; None: by `workers` and `cell_limit_s`.
+        cell_limit_s: A cell that runs longer, as one that hangs does, is killed and named; the others go on. With it
+            cells run in processes, one at once where `workers` is 0.
         stale: What happens to a result whose code has changed since. "keep" takes it and marks the row, as an hour of
             training is not thrown away for an edit; "rerun" makes a new one. The old file stays either way.
         only: A glob on row names; these run, and the rows that they need.
@@ -60,8 +73,9 @@ def run(
 
     Returns:
         A row a finished cell, with the columns row, what a row's dict says, preset, seed, the cell's values, stale,
-        seconds. `attrs` holds "missing" {cell: why}, "folders" {row: where its first seed worked} and "conditions"
-        (preset, data, seeds, wall time, device, versions, commit).
+        seconds. `attrs` holds "missing" {cell: why}, "folders" {row: where its first seed worked}, "conditions"
+        (preset, data, seeds, wall time, device, versions, commit) and "unwritten": why rows.csv or the report could
+        not be written.
 
     Raises:
         ValueError: an unknown preset or option, a missing data folder, or rows that do not add up.
@@ -81,7 +95,8 @@ def run(
     """
     number("time_limit_s", time_limit_s, low=0, optional=True, finite=False)
     text("only", only, "a glob on row names")
-    plan, execute = plan_for(study, preset, data, seeds, stale, out, scratch), executor_for(executor, workers)
+    plan = plan_for(study, preset, data, seeds, stale, out, scratch)
+    execute = executor_for(executor, workers, cell_limit_s)
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     cells = cells_of(plan)
     chosen = _chosen(cells, only, plan.study)
@@ -93,15 +108,59 @@ def run(
             "finish and report them",
             file=sys.stderr,
         )
-    outcomes = execute(chosen, workers, deadline)
+    with sigterm_as_exception():
+        outcomes = execute(chosen, workers, deadline)
     outcomes |= {cell: FINISHED if standing(cell) else NOT_CHOSEN for cell in cells if cell not in outcomes}
+    for cell in cells:
+        if outcomes[cell] == FINISHED and not standing(cell):
+            outcomes[cell] = "finished by code that was edited after this run began; run again"
     rows = _rows(plan, cells)
     rows.attrs["missing"] = {cell.label: outcome for cell, outcome in outcomes.items() if outcome != FINISHED}
-    plain = [name for name in rows if not rows[name].map(lambda value: isinstance(value, list | dict)).any()]
-    write_whole(Path(plan.out) / "rows.csv", rows[plain].to_csv(index=False).encode())
-    if not rows.attrs["missing"]:
-        importlib.import_module(plan.study).report(rows, Path(plan.out))
+    rows.attrs["unwritten"] = [why for write in (_write_rows, _report) if (why := _tried(write, plan, rows))]
     return rows
+
+
+def _tried(write: Callable[[Plan, pd.DataFrame], None], plan: Plan, rows: pd.DataFrame) -> str | None:
+    """Write something that results are shown by; None, or why a full disk or a locked folder did not let it."""
+    try:
+        write(plan, rows)
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        print(f"not written: {error}", file=sys.stderr)
+        return str(error)
+    return None
+
+
+def _write_rows(plan: Plan, rows: pd.DataFrame) -> None:
+    """Write rows.csv, unless it is there as it should be."""
+    plain = [name for name in rows if not rows[name].map(lambda value: isinstance(value, list | dict)).any()]
+    path, content = Path(plan.out) / "rows.csv", rows[plain].to_csv(index=False).encode()
+    if not path.is_file() or path.read_bytes() != content:
+        write_whole(path, content)
+
+
+def _report(plan: Plan, rows: pd.DataFrame) -> None:
+    """Write the study's report, if all is there."""
+    if not rows.attrs["missing"]:
+        with _alone(Path(plan.scratch)):
+            importlib.import_module(plan.study).report(rows, Path(plan.out))
+
+
+@contextmanager
+def _alone(scratch: Path) -> Iterator[None]:
+    """While open, no other runner that works in the folder reports."""
+    mine = None
+    while mine is None:
+        with ExitStack() as stack:
+            try:
+                mine = stack.enter_context(lease(scratch / "report.json")) if scratch.is_dir() else True
+            except OSError:  # it can only be read, or is full: nobody works there
+                mine = True
+            if mine is not None:
+                yield
+            else:
+                time.sleep(ELSEWHERE_S)
 
 
 def plan_for(study, preset, data, seeds, stale, out, scratch) -> Plan:
@@ -161,10 +220,9 @@ def _rows(plan: Plan, cells: Iterable[Cell]) -> pd.DataFrame:
     for cell in cells:
         if (result := standing(cell)) is not None:
             said = {} if isinstance(cell.row, str) else {k: v for k, v in cell.row.items() if k != "name"}
+            values = {name: value for name, value in result["values"].items() if name not in RESERVED}
             last = {"stale": result["stale"], "seconds": result["seconds"]}
-            rows.append(
-                {"row": cell.name, **said, "preset": plan.preset, "seed": cell.seed, **result["values"], **last}
-            )
+            rows.append({"row": cell.name, **said, "preset": plan.preset, "seed": cell.seed, **values, **last})
             results.append(result)
             folders.setdefault(cell.name, str(cell.home / result["content"]))
     frame = pd.DataFrame(rows)
@@ -172,7 +230,7 @@ def _rows(plan: Plan, cells: Iterable[Cell]) -> pd.DataFrame:
     made: dict[str, Any] = {"preset": plan.preset, "data": Path(plan.data).name if plan.data else "default"}
     made |= {"seeds": plan.seeds, "wall_s": sum(result["seconds"] for result in results)}
     for name in results[0]["conditions"] if results else ():
-        values = dict.fromkeys(result["conditions"].get(name) for result in results)
-        made[name] = ", ".join(str(value) for value in values if value is not None) or None
+        values = [result["conditions"].get(name) for result in results]
+        made[name] = ", ".join(dict.fromkeys(str(value) for value in values if value is not None)) or None
     frame.attrs["conditions"] = made
     return frame

@@ -20,7 +20,9 @@ class Study(Protocol):
     """What a study module has.
 
     `ROWS`: names, or dicts with a "name" and whatever else JSON can write; a row stands after those it needs.
-    `cell` returns a row's values; they should say the steps that were trained. `report` writes what a person reads.
+    `cell` returns a row's values, a dict of what JSON can write, with other names than "row", "preset", "seed", "stale"
+    and "seconds"; they should say the steps that were trained. It may be called again after any kill, and then gets the
+    folder that it worked in: give its trainings the same start, seeds set. `report` writes what a person reads.
 
     A row's result depends on the code that its `cell` reaches, name by name: functions, classes and constants of the
     study's module, of what that imports from beside it, and of archlab's rooms passes, measure and training. There

@@ -27,7 +27,7 @@ from .measure.costs import Cost, cost
 from .measure.fvcore import fvcore_cost
 from .measure.image_quality import BackboneMissing, lpips, lpips_network, psnr, ssim
 from .measure.speed import Speed, speed
-from .passes.depth import scale_depth
+from .passes.depth.scale import scale_depth
 from .passes.discard import discard, remove
 from .passes.fold.fold import fold
 from .passes.fold.hoist_padding import hoist_padding

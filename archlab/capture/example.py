@@ -89,13 +89,17 @@ def tensors_in(tree: Any) -> list[Tensor]:
 def _collect(tree: Any, found: list[Tensor], inside: set[int]) -> None:
     if isinstance(tree, Tensor):
         found.append(tree)
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
-            _collect(item, found, inside)
-    elif isinstance(tree, Mapping):
-        for item in tree.values():
-            _collect(item, found, inside)
-    elif hasattr(tree, "__dict__") and not isinstance(tree, (nn.Module, type)) and not callable(tree):
-        if id(tree) not in inside:  # an object may hold itself
-            for item in vars(tree).values():
-                _collect(item, found, inside | {id(tree)})
+    elif id(tree) not in inside:  # an object may hold itself
+        for item in parts_of(tree).values():
+            _collect(item, found, inside | {id(tree)})
+
+
+def parts_of(tree: Any) -> dict[Any, Any]:
+    """What a tuple, a list, a dict or an object holds, by place or name; nothing for anything else."""
+    if isinstance(tree, (tuple, list)):
+        return dict(enumerate(tree))
+    if isinstance(tree, Mapping):
+        return dict(tree)
+    if hasattr(tree, "__dict__") and not isinstance(tree, (nn.Module, type)) and not callable(tree):
+        return vars(tree)
+    return {}

@@ -73,6 +73,19 @@ def _differentiated(model: nn.Module, example: Any) -> Observed:
     return Observed(output, gradients)
 
 
+def draws_random_numbers(model: nn.Module, example: Any) -> bool:
+    """Whether `model` takes numbers from torch's generators when it runs the example: dropout in training does."""
+    gpus = devices_of(model)
+
+    def states() -> list[Tensor]:
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(gpu) for gpu in gpus)]
+
+    with random_states_kept(gpus, seed=0), no_fused_layers(), torch.no_grad():
+        before = states()
+        run_example(structural_copy(model), fresh(example))
+        return any(not torch.equal(a, b) for a, b in zip(before, states(), strict=True))
+
+
 def difference(a: Any, b: Any) -> float:
     """Largest difference of two outputs, relative to the largest value of the first.
 

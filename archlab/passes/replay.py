@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from .depth import scale_depth
+from .depth.scale import scale_depth
 from .discard import apply_discard
 from .fold.fold import apply_fold
 from .fold.hoist_padding import apply_hoist_padding

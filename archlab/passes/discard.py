@@ -8,6 +8,7 @@ from torch import nn
 from ..arguments import choice, number, wrong
 from ..capture.copies import copied
 from ..capture.dataflow import Flow
+from ..capture.example import tensors_in
 from ..capture.recorder import capture
 from ..discovery.find import sites_of
 from ..discovery.kinds import kinds_of
@@ -17,6 +18,7 @@ from ..rewrite.module_tree import drop_unreached, restore
 from ..rewrite.rewrite import rewrite
 from ..rewrite.target import Edit, Freeze, How
 from .checks import Observed, compared, draws_random_numbers, finish, observe, own_tolerance
+from .depth.outputs import left_of, only, with_output
 from .depth.places import close_ranks_
 from .recipe import Equality, forget_last_step_
 from .switch import not_chosen, put_switches, refuse_another_way, sites_named
@@ -170,9 +172,15 @@ def _discarded(
     # 2. The modules and parameters that it does not reach any more; then it runs as it will.
     identities = {sites[s].module or "" for s in gone if not sites[s].target.dropped}
     ran = drop_unreached(thin, found.record, after, lambda net: observe(net, example), identities=identities)
-    ran = _in_closed_ranks(thin, model, example, ran)
     # 3. The same as switched off?
-    allowed = own_tolerance(model)
+    allowed, lost = own_tolerance(model), 0
+    there, left = tensors_in(reference.output), tensors_in(ran.output)
+    if len(left) < len(there):
+        at = left_of(reference.output, ran.output)
+        lost = len(there) - len(at[0])
+        reference, ran = (
+            observe(net, with_output(example, only(places))) for net, places in zip((decided, thin), at, strict=True)
+        )
     try:
         within = compared(reference, ran, allowed=allowed, what="removed")
     except AssertionError:
@@ -181,6 +189,8 @@ def _discarded(
         quiet = [observe(copied(net).eval(), example) for net in (decided, thin)]
         within = compared(*quiet, allowed=allowed, what="removed")
         within += " in evaluation mode, as what was removed drew random numbers in this one"
+    within += f" in all outputs but the {lost} that only what was removed gave" if lost else ""
+    _close_ranks(thin, model, example)
     told = within if within.startswith("not") else f"equal to omega = 1 within {within} (allowed {allowed:.2g})"
     considered = {*gone, *frozen, *skipped}
     return finish(
@@ -192,20 +202,21 @@ def _discarded(
     )  # fmt: skip
 
 
-def _in_closed_ranks(thin: nn.Module, model: nn.Module, example: Any, ran: Observed) -> Observed:
-    """What `thin` does once the layers left of a stack have the first places in its cache; as they were, in place, where
-    they compute with their places."""
+def _close_ranks(thin: nn.Module, model: nn.Module, example: Any) -> None:
+    """Give the layers left of a stack the first places in its cache, in place; not where they compute with these."""
     moved = close_ranks_(thin, model)
     if not moved:
-        return ran
-    again = observe(thin, example)
+        return
+    first = with_output(example, only([0]))  # the others are a cache, whose entries are in another order now
+    closed = observe(thin, first)
+    for module, name, old, _ in moved:
+        setattr(module, name, old)
     try:
-        compared(ran, again, allowed=own_tolerance(model), what="at other places")
+        compared(observe(thin, first), closed, allowed=own_tolerance(model), what="at other places")
     except AssertionError:
-        for module, name, place in moved:
-            setattr(module, name, place)
-        return ran
-    return again
+        return
+    for module, name, _, new in moved:
+        setattr(module, name, new)
 
 
 def _physical(how: How, site: Site) -> How:

@@ -1,5 +1,5 @@
-"""Outputs of one network at two depths side by side: what it gives for each block (a cache, hidden states) differs in
-number."""
+"""Outputs of two networks that differ in their layers, side by side: what they give for each layer (a cache, hidden
+states) differs in number."""
 
 from collections.abc import Callable, Iterator
 from itertools import count as counter
@@ -20,6 +20,24 @@ def aligned(before: Any, after: Any, have: int, count: int) -> tuple[list[int], 
     pairs = list(_pairs(_numbered(before, counter(), ()), _numbered(after, counter(), ()), have, count))
     found = [pair for pair in pairs if pair is not None]
     return None if len(found) < len(pairs) else ([a for a, _ in found], [b for _, b in found])
+
+
+def left_of(before: Any, after: Any) -> tuple[list[int], list[int]]:
+    """The tensors of an output that are left in another, in which the same things hold fewer, as `aligned` gives them.
+
+    So a cache has empty entries for layers that were removed.
+    """
+    pairs = list(_left(_numbered(before, counter(), ()), _numbered(after, counter(), ())))
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def _left(a: Any, b: Any) -> Iterator[tuple[int, int]]:
+    if isinstance(a, int) and isinstance(b, int):
+        yield a, b
+    elif isinstance(a, dict) and isinstance(b, dict):
+        for key in a:
+            if key in b:
+                yield from _left(a[key], b[key])
 
 
 def _numbered(tree: Any, numbers: Iterator[int], inside: tuple[int, ...]) -> Any:

@@ -96,13 +96,14 @@ def place_(block: nn.Module, old: int, new: int) -> None:
                 vars(module)[name] = new
 
 
-def close_ranks_(model: nn.Module, before: nn.Module) -> list[tuple[nn.Module, str, int]]:
+def close_ranks_(model: nn.Module, before: nn.Module) -> list[tuple[nn.Module, str, int, int]]:
     """Let the layers of `model` that have a place take the first ones, where some that `before` had are gone.
 
     A cache asks its first entry how long the text is, and of a layer that is gone the entry stays empty. Entries may be
-    of several kinds (windows): a layer takes the place of one of its kind. What was changed, and was before, is given.
+    of several kinds (windows): a layer takes the place of one of its kind. What was changed is given:
+    the module, the attribute, and its places before and after.
     """
-    changed: list[tuple[nn.Module, str, int]] = []
+    changed: list[tuple[nn.Module, str, int, int]] = []
     for span in _containers(before):
         container = before.get_submodule(span)
         stack = Stack(before, span, sum(1 for _ in container.children()))
@@ -122,7 +123,7 @@ def close_ranks_(model: nn.Module, before: nn.Module) -> list[tuple[nn.Module, s
             left = ((place, module) for place, module in entries if module is not None)
             for (old, module), new in zip(left, places, strict=False):
                 if old != new:
-                    changed.append((module, attribute, old))
+                    changed.append((module, attribute, old, new))
                     vars(module)[attribute] = new
     return changed
 

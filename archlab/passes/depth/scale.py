@@ -46,6 +46,7 @@ def scale_depth(
         ValueError: for a span that is no such container, a count that changes nothing or is below 1, blocks that the
             model does not call, and where blocks cannot start as identities.
 
+    >>> import torch
     >>> scale_depth(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), torch.zeros(1, 4), span="", count=3)
     Sequential(
       (0): Linear(in_features=4, out_features=4, bias=True)

@@ -76,10 +76,10 @@ def scale_depth(
     if new:
         prototypes, skipped = _prototypes(model, example, span, {n: names[n] for n in sources}, init)
         for place, (name, source) in enumerate(zip(new, sources, strict=True), have):
-            children[name] = copy.deepcopy(prototypes[source])
+            block = children[name] = copy.deepcopy(prototypes[source])
             if init == "fresh":
-                reset_(children[name], model)
-            place_(children[name], source, place)
+                reset_(block, model)
+            place_(block, source, place)
     children.update(behind)
     stack.resize_(count, sources)
     renew_methods_(made)
@@ -94,7 +94,7 @@ def scale_depth(
         raise ValueError(
             f"scale_depth: {uncalled[0]} is not called: the code around {span!r} names the blocks it calls"
         )
-    pairs = aligned(*outputs, have, count)
+    pairs = aligned(outputs[0], outputs[-1], have, count)
     shapes = [_shapes(r, at) for r, at in zip((record, after), pairs, strict=True)] if pairs else [None, ()]
     if pairs is None or shapes[0] != shapes[1]:
         raise ValueError(

@@ -56,11 +56,12 @@ class _Plan:
         return self.segment or self.behind[0].first
 
     def segments(self) -> list[Segment]:
-        found, waiting = [], [self]
+        found: list[Segment] = []
+        waiting: list[_Plan] = [self]
         while waiting:
             plan = waiting.pop()
             found += [plan.segment] if plan.segment is not None else []
-            waiting += reversed(plan.behind)
+            waiting += plan.behind[::-1]
         return found
 
 

@@ -74,16 +74,20 @@ def output_rings(model: nn.Module, hoisted: nn.Module, example: Any, rings: Mapp
     for number, (old, new) in enumerate(zip(tensors_in(before.output), tensors_in(after.output), strict=True)):
         touched = [torch.ones_like(old, dtype=torch.bool) if sides is None else sides[number] for sides in (near, far)]
         if old.dim() - 2 in dims:
-            widths = [_width(there, far=far) for there, far in zip(touched, (False, True), strict=True)]
-            ring = EVERYWHERE if EVERYWHERE in widths else max(width for width in widths if width is not None)
+            sides = [_width(there, far=far) for there, far in zip(touched, (False, True), strict=True)]
+            widths = [width for width in sides if width is not None]
+            ring = EVERYWHERE if len(widths) < len(sides) else max(widths)
         else:
             ring = EVERYWHERE if any(there.any() for there in touched) else 0
         found.append(ring)
-        if ring is not EVERYWHERE:
-            inner = (..., *[slice(ring, max(ring, side - ring)) for side in old.shape[2:]])
-            apart = difference(old[inner], new[inner])
+        if ring is not None:
+            apart = difference(*(_inside(output, ring) for output in (old, new)))
             assert not apart > allowed, f"inside its ring, output {number} differs by {apart:.2g}"
     return found
+
+
+def _inside(output: Tensor, ring: int) -> Tensor:
+    return output[(..., *[slice(ring, max(ring, side - ring)) for side in output.shape[2:]])]
 
 
 def rings_in_words(rings: Sequence[int | None]) -> str:
@@ -118,7 +122,8 @@ def _reached(model: nn.Module, example: Any, rings: Mapping[str, int], *, far: b
 
         net.get_submodule(address).register_forward_hook(spoil)
     with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings(action="ignore"))  # of what the flags would do on other devices
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # of what the flags would do on other devices
         for library in (torch.backends.mkldnn, torch.backends.cudnn):  # their convolutions spread it within a tile
             stack.enter_context(library.flags(enabled=False))
         try:

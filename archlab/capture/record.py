@@ -39,7 +39,10 @@ class Op:
     params: tuple[str, ...] = ()  # names of the parameters and buffers among the inputs
     options: dict = field(default_factory=dict)  # non-tensor keyword arguments
     positional: tuple = ()  # positional arguments; None stands where a tensor stood
+    elements: int = 0  # that its outputs have
     macs: int = 0
+    uncounted: tuple[str, ...] = ()  # what multiplied in it and has no formula: not in `macs`
+    scripted: bool = False  # a scripted or traced part issued it, whose code is not Python's
     grad: bool = True  # autograd could follow it
     autocast: bool = False  # it ran under autocast
     view: bool = False  # it made tensors on the storage of an input: no element was written

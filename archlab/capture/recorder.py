@@ -2,13 +2,14 @@
 
 Everything archlab knows about a network it knows from this record, never from class names. A run
 works for any Python control flow, is one forward pass long and sees functional ops as well as
-modules. Only what Python sees is recorded: ops inside a scripted function are not.
+modules. What a scripted or traced part runs is recorded by the ops of aten that it issues.
 
 Where an op or a module call was issued is said by `location`; the module whose method it is part of
 is its *container*. What is recorded is in `record`.
 """
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,13 +20,14 @@ import torch.fx
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from .copies import devices_of, structural_copy
 from .example import Call, fresh, moved, run_example, tensors_in
 from .frames import asks_for_a_model, is_module_call, is_of_switch, is_plumbing
 from .functions import applied_by, function_of
 from .location import ORIGINS, Location, call_stack, model_frames
+from .macs.counter import Counter, macs_as_a_whole
+from .macs.recurrent import on_meta
 from .misfit import misfits_told
 from .modes import failed_in, no_fused_layers, random_states_kept, under_autocast
 from .record import Capture, Execution, ModuleCall, Op
@@ -35,6 +37,8 @@ from .values import Values, version_of
 _QUESTIONS = frozenset({"__get__", "size", "dim", "numel", "stride", "is_floating_point", "is_complex", "element_size"})
 _OF_KIND = frozenset({"dim", "ndim", "is_floating_point", "is_complex", "element_size", "dtype", "device", "is_cuda",
                       "requires_grad", "layout", "is_meta", "names", "grad", "grad_fn", "is_leaf"})  # fmt: skip
+# Whether a function of this name works in place.
+_INPLACE = re.compile(r".*[^_]_").fullmatch
 # What torch keeps on a module.
 _TABLES = frozenset(vars(nn.Module()))
 # The location and origin of code that archlab generated for no op of the original.
@@ -58,19 +62,18 @@ def capture_meta(model: nn.Module, example: Any) -> Capture:
 
 
 def _record(probe: nn.Module, example: Any) -> Capture:
-    flops = FlopCounterMode(display=False)
-    recorder = _Recorder(probe, flops)
+    recorder = _Recorder(probe)
     used = fresh(example)
     given = (used.args, used.kwargs) if isinstance(used, Call) else used
     try:
         with ExitStack() as stack:
             inputs = recorder.values_of(given)
             stack.enter_context(no_fused_layers())
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention counts no flops on a CPU
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the same ops on every device
             stack.enter_context(torch.enable_grad())
             stack.enter_context(recorder.module_calls())
             stack.enter_context(applied_by(recorder.apply_function))
-            stack.enter_context(flops)
+            stack.enter_context(recorder.counter)
             stack.enter_context(recorder)
             output = run_example(probe, used)
     except (Exception, SystemExit) as error:
@@ -78,8 +81,7 @@ def _record(probe: nn.Module, example: Any) -> Capture:
             told = str(error).strip().split("\n")[0]
             raise TypeError(
                 f"{failed_in(error)} runs by itself, but not in the modes of torch in which archlab records a run "
-                f"({type(error).__name__}: {told}). Nested tensors and flex attention are such: record it with padded "
-                "tensors, with F.scaled_dot_product_attention"
+                f"({type(error).__name__}: {told}): record it with what it calls there in plain functions of torch"
             ) from error
         shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(given)) or "which holds no tensor"
         with misfits_told(probe, example, f"archlab ran the model once on the example, {shapes}"):
@@ -115,16 +117,16 @@ def _runs_by_itself(model: nn.Module, example: Any) -> bool:
 class _Recorder(Values, TorchFunctionMode):
     """Sees every call of a torch function while it is active, and every module call by global hooks."""
 
-    def __init__(self, model: nn.Module, flops: FlopCounterMode):
+    def __init__(self, model: nn.Module):
         Values.__init__(self, model)
         TorchFunctionMode.__init__(self)
-        self.flops = flops
+        self.counter = Counter(self.issue)
         self.paths = {id(module): path for path, module in model.named_modules()}
         self.model = model  # keeps the ids in `paths` valid
         self.ops: list[Op] = []
         self.calls: list[ModuleCall] = []
         self.stack: list[ModuleCall] = []
-        self.inside_function = False
+        self.inside_op = False
         self.left: dict[str, ModuleCall] = {}  # path -> the call of the module there that ended last
         self.executions: list[dict[Any, Execution]] = [{}]  # per running module call, by entry frame
         self.asked: set[int] = set()
@@ -198,29 +200,41 @@ class _Recorder(Values, TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if self.inside_function:
+        if self.inside_op:
             return func(*args, **kwargs)
         # 1. A question, whose answer is no tensor, is noted and is no op.
         name = getattr(func, "__name__", "")
         if name in _QUESTIONS:
-            answer = func(*args, **kwargs)
+            answer = self._whole(func, args, kwargs)
             if not isinstance(answer, Tensor):
                 self._note_question(getattr(func, "__self__", func), args, sys._getframe(1))
                 return answer
         return self._recorded(func, func, args, kwargs, sys._getframe(1))
 
-    def _recorded(self, func: Callable, call: Callable, args: tuple, kwargs: dict, frame: Any) -> Any:
+    def _whole(self, call: Callable, args: tuple, kwargs: dict) -> Any:
+        """The result of ``call(*args, **kwargs)``: what runs inside is no op of its own."""
+        self.inside_op = True
+        try:
+            return call(*args, **kwargs)
+        finally:
+            self.inside_op = False
+
+    def _recorded(
+        self, func: Callable, call: Callable, args: tuple, kwargs: dict, frame: Any, scripted: bool = False
+    ) -> Any:
         """The result of ``call(*args, **kwargs)``, issued at `frame`; noted as an op of the function `func`."""
         # 2. The call itself, with what it was given noted before: it may change that in place.
         given = tensors_in((args, kwargs))
         versions = [version_of(t) for t in given]
         inputs = tuple(self.value_of(t) for t in given)
         shapes = tuple(tuple(t.shape) for t in given)
-        flops = self.flops.get_total_flops()
-        result = call(*args, **kwargs)
+        function, macs, uncounted = function_of(func), self.counter.macs, len(self.counter.uncounted)
+        result = self._whole(on_meta(function, args) or call, args, kwargs)
         # 3. What it made and changed. A call that did neither was a question after all, or handed its input through.
         made = tensors_in(result)
         changed = [t for t, v in zip(given, versions, strict=True) if version_of(t) != v]
+        if not changed and _INPLACE(getattr(function, "__name__", "")):
+            changed = [t for t in made if t.is_inference()]  # these have no version
         if not made and not changed:
             self._note_question(func, args, frame)
             return result
@@ -228,12 +242,15 @@ class _Recorder(Values, TorchFunctionMode):
             return result  # handed through: .to() of the same device, .contiguous() of a contiguous tensor
         # 4. The op: where it was issued, what it read, and new numbers for what it wrote.
         execution, location = self.locate(frame)
-        op = Op(len(self.ops), function_of(func), execution, location, self.stack[-1] if self.stack else None)
+        op = Op(len(self.ops), function, execution, location, self.stack[-1] if self.stack else None)
         op.inputs, op.in_shapes, op.in_dtypes = inputs, shapes, tuple(t.dtype for t in given)
         op.params = tuple(self.constants[v] for v in inputs if v in self.constants)
         op.options = {k: v for k, v in kwargs.items() if not tensors_in(v)}
         op.positional = tuple(None if isinstance(a, Tensor) else a for a in args)
-        op.macs = (self.flops.get_total_flops() - flops) // 2
+        whole = macs_as_a_whole(function, result, args, kwargs)
+        op.macs = self.counter.macs - macs if whole is None else whole
+        op.uncounted = tuple(self.counter.uncounted[uncounted:]) if whole is None else ()
+        op.scripted = scripted
         written = made or changed
         op.grad = torch.is_grad_enabled() and op.name not in ("detach", "detach_", "__set__")
         op.autocast = under_autocast(written[0])
@@ -245,6 +262,7 @@ class _Recorder(Values, TorchFunctionMode):
                 self.producer[self.number(tensor)] = op
         op.outputs = tuple(self.values[t] for t in written)
         op.out_shapes = tuple(tuple(t.shape) for t in written)
+        op.elements = sum((t.values() if t.layout is torch.jagged else t).numel() for t in written)
         op.dtype = written[0].dtype
         read = {self.storage.get(v) for v in inputs} - {None}
         op.view = not changed and any(self.storage.get(v) in read for v in op.outputs)
@@ -253,17 +271,15 @@ class _Recorder(Values, TorchFunctionMode):
 
     def apply_function(self, apply: Callable, args: tuple, kwargs: dict) -> Any:
         """A custom autograd function, as one op: what runs inside is not recorded."""
-
-        def whole(*args: Any, **kwargs: Any) -> Any:
-            self.inside_function = True
-            try:
-                return apply(*args, **kwargs)
-            finally:
-                self.inside_function = False
-
-        if self.inside_function:
+        if self.inside_op:
             return apply(*args, **kwargs)
-        return self._recorded(apply, whole, args, kwargs, sys._getframe(1))
+        return self._recorded(apply, apply, args, kwargs, sys._getframe(1))
+
+    def issue(self, op: Callable, call: Callable, args: tuple, kwargs: dict) -> Any:
+        """An op of aten: part of a function that runs, or else of a scripted part, of which no more is seen."""
+        if self.inside_op:
+            return call(*args, **kwargs)
+        return self._recorded(op, call, args, kwargs, sys._getframe(1), scripted=True)
 
     def _note_question(self, func: Any, args: tuple, frame: Any) -> None:
         """The model's own code asked a tensor for more than its kind: its shape, or what it holds."""

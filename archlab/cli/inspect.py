@@ -9,7 +9,7 @@ import typer
 
 from ..discovery.kinds import KINDS
 from ..discovery.survey import sites
-from ..measure.costs import cost
+from ..measure.costs import cost, in_words
 from ..measure.fvcore import fvcore_cost
 from .options import (
     SHOWN,
@@ -147,7 +147,8 @@ def cost_command(
         opinion = fvcore_cost(model, example) if fvcore else None
     modules = counted.by_module(depth)
     if as_json:
-        report = {**counted.frame().to_dict("records")[0], "uncounted": counted.uncounted}
+        report = counted.frame().to_dict("records")[0]
+        report |= {"uncounted": counted.uncounted, "unknown": counted.unknown}
         report |= {"modules": modules.to_dict("records")} if depth else {}
         report |= {"fvcore": asdict(opinion)} if opinion else {}
         print(json.dumps(report, indent=1))
@@ -157,7 +158,7 @@ def cost_command(
     else:
         print(counted)
         if opinion:
-            uncounted = ", ".join(f"{name} x{count}" for name, count in opinion.uncounted.items())
-            print(f"by fvcore    {opinion.macs / 1e9:>15.3f}   (MACs [G]; it did not count: {uncounted or 'nothing'})")
+            uncounted = in_words(opinion.uncounted) or "nothing"
+            print(f"by fvcore    {opinion.macs / 1e9:>15.3f}   (MACs [G]; it did not count: {uncounted})")
         if depth:
             show(modules)

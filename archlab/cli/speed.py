@@ -10,7 +10,7 @@ import typer
 from torch import nn
 
 from ..measure.breakdown import breakdown
-from ..measure.costs import cost
+from ..measure.costs import cost, in_words
 from ..measure.speed import Speed, speed
 from .options import (
     SHOWN,
@@ -193,6 +193,7 @@ def profile_command(
             "modules": _records(parts),
             "sum": _records(whole.to_frame().T)[0],
             "whole": _records(found.frame())[0],
+            "unknown": counted.unknown,
         }
         print(json.dumps(report | {"conditions": found.conditions}, indent=1))
     elif as_csv:
@@ -204,9 +205,10 @@ def profile_command(
         shown = pd.concat([parts, pd.DataFrame([last])], ignore_index=True)
         shown = shown.astype({"params": int, "macs": int})
         show(shown[["module", "type", "params", "macs", "macs_share", "self_ms", "self_share", "bar"]])
-        print(
-            "each row is without the rows below it that are parts of it; times: means of the middle half of the runs\n"
-        )
+        print("each row is without the rows below it that are parts of it; times: means of the middle half of the runs")
+        if counted.unknown:
+            print(f"MACs: without {in_words(counted.unknown)}, for which there is no formula")
+        print()
         print(found)
 
 

@@ -5,6 +5,7 @@ say; here they are gathered, and what a module call is.
 """
 
 from collections.abc import Iterator
+from itertools import chain
 
 from torch import nn
 
@@ -31,9 +32,17 @@ def seen_in(flow: Flow, modules: dict[str, nn.Module]) -> Iterator[Found | Skipp
             ops = flow.record.ops[call.first : call.last]
             inside.update(ops)
             yield Found(ops[-1].index, Kind.ACTIVATION, type(modules[call.module]).__name__, call)
-    for op in flow.record.ops:
-        yield from _in_op(op, flow, counted)
-    yield from spelled_activations(flow, inside)
+    in_ops = chain.from_iterable(_in_op(op, flow, counted) for op in flow.record.ops)
+    for item in chain(in_ops, spelled_activations(flow, inside)):
+        yield _unless_scripted(item)
+
+
+def _unless_scripted(item: Found | Skipped) -> Found | Skipped:
+    """`item`, or for what a scripted or traced part runs, why it is no site."""
+    if not (isinstance(item, Found) and isinstance(item.source, Op) and item.source.scripted):
+        return item
+    reason = "a scripted part runs it, whose code stays as it is"
+    return Skipped(item.source.execution.module, item.op, item.kind, reason)
 
 
 def _in_op(op: Op, flow: Flow, counted: int) -> Iterator[Found | Skipped]:
@@ -59,7 +68,7 @@ def _is_composed(call: ModuleCall, flow: Flow, module: nn.Module) -> bool:
     ops = flow.record.ops[call.first : call.last]
     if len(ops) < 2 or call.execution is None or not (call.tensor_out and call.direct) or len(call.inputs) != 1:
         return False
-    if call.execution.method in FOREIGN:
+    if call.execution.method in FOREIGN or call.scripted:
         return False
     if call.in_shapes[0] != call.out_shapes[0] or call.mutates_input or call.hooked or any(module.children()):
         return False
@@ -86,7 +95,7 @@ def _block(call: ModuleCall, module: nn.Module) -> Iterator[Found | Skipped]:
 def _no_block(call: ModuleCall) -> str:
     """Why its input cannot stand for the output of a module; empty where it can."""
     if call.scripted:
-        return "it is scripted: its ops cannot be seen"
+        return "it is scripted: its code stays as it is"
     if call.execution is not None and call.execution.method in FOREIGN:
         return FOREIGN[call.execution.method]
     if not call.inputs or not call.outputs:

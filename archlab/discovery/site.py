@@ -128,7 +128,7 @@ class Sites(Sequence[Site]):
         lines = [*_table(self.frame()), f"{len(self)} sites: {counts}" if len(self) else "no sites"]
         if len(self):
             whole = f"{self._params():,} parameters and {self._macs():,} MACs"
-            lines.append(f"params, MACs: what goes with a site, as a share of {whole}")
+            lines.append(f"params, MACs: what goes with a site, as a share of {whole}{self._unknown()}")
         why = Counter(s.told for s in self if s.reason)
         lines += [f"{n} {how}" for how, n in why.items()]
         if self.skipped:
@@ -140,6 +140,10 @@ class Sites(Sequence[Site]):
 
     def _macs(self) -> int:
         return sum(op.macs for op in self.record.ops)
+
+    def _unknown(self) -> str:
+        names = dict.fromkeys(name for op in self.record.ops for name in op.uncounted)
+        return f", without those of {', '.join(names)}: no formula" if names else ""
 
 
 def _table(frame: pd.DataFrame) -> list[str]:

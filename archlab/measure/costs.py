@@ -1,12 +1,11 @@
 """What a model costs on one example: parameters, multiply-adds, activations, memory; without running it where possible.
 
-Conventions. ``"macs"``: multiply-adds of convolutions, linear layers, matrix products and attention, as
-`torch.utils.flop_counter` counts them (halved); element-wise ops count nothing. ``"paper"`` (Ha et al., whose
+Conventions. ``"macs"``: multiply-adds of convolutions, linear and recurrent layers, matrix and vector products and
+attention, by the formulas of `archlab.capture.macs`; element-wise ops count nothing. ``"paper"`` (Ha et al., whose
 "FLOPs" are these): multiply-adds, plus one for each output element of a layer that adds a bias, plus one for
 each ReLU output.
 """
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from itertools import accumulate
@@ -40,6 +39,8 @@ class Cost:
         convention: ``"macs"`` or ``"paper"``.
         how: ``"meta"`` (nothing was computed), or why the example was really run.
         uncounted: The ops that cost nothing by the convention, with how often they ran.
+        unknown: What multiplies and has no formula, with how often it ran: `macs` lacks it. A custom op gets one by
+            ``torch.utils.flop_counter.register_flop_formula``.
         modules: What `by_module` returns, of every depth.
     """
 
@@ -50,6 +51,7 @@ class Cost:
     convention: str
     how: str
     uncounted: dict[str, int]
+    unknown: dict[str, int]
     modules: pd.DataFrame
 
     def by_module(self, depth: int | None = None) -> pd.DataFrame:
@@ -68,26 +70,33 @@ class Cost:
         return self.modules.loc[shown].reset_index(drop=True)
 
     def frame(self) -> pd.DataFrame:
-        """One row: params, macs, activations, peak_bytes, convention, how."""
+        """One row: params, macs, activations, peak_bytes, convention, how, unknown (in words)."""
         names = ("params", "macs", "activations", "peak_bytes", "convention", "how")
-        return pd.DataFrame([{name: getattr(self, name) for name in names}])
+        return pd.DataFrame([{name: getattr(self, name) for name in names} | {"unknown": in_words(self.unknown)}])
 
     def __repr__(self) -> str:
         unit = "multiply-adds" if self.convention == "macs" else "multiply-adds + bias adds + ReLU outputs"
-        skipped = ", ".join(f"{name} x{count}" for name, count in list(self.uncounted.items())[:8])
+        free = in_words(dict(list(self.uncounted.items())[:8]))
+        missing = f"\nnot in it    {in_words(self.unknown)}: no formula" if self.unknown else ""
         return (
             f"parameters   {self.params:>15,}\n"
-            f"MACs [G]     {self.macs / 1e9:>15.3f}   ({unit})\n"
+            f"MACs [G]     {self.macs / 1e9:>15.3f}   ({unit}){missing}\n"
             f"activations  {self.activations:>15,}\n"
             f"peak memory  {self.peak_bytes / 2**20:>11.1f} MiB   (estimated, inference)\n"
-            f"how          {self.how}; counted as nothing: {skipped or 'no op'}"
+            f"how          {self.how}; counted as nothing: {free or 'no op'}"
         )
+
+
+def in_words(counts: dict[str, int]) -> str:
+    """Names with how often each is there, as ``relu x2, add x1``."""
+    return ", ".join(f"{name} x{count}" for name, count in counts.items())
 
 
 def cost(model: nn.Module, example: Any, convention: Literal["macs", "paper"] = "macs") -> Cost:
     """Return the cost of one run of `model` on `example`, on the meta device: no arithmetic, no memory, any resolution.
 
-    A model that cannot run there (data-dependent control flow) is really run once; `.how` says so.
+    A model that cannot run there (data-dependent control flow) is really run once; `.how` says so. The first call in a
+    process takes some seconds more, in which torch loads what its meta device needs.
 
     Args:
         model: Left untouched.
@@ -112,7 +121,7 @@ def cost(model: nn.Module, example: Any, convention: Literal["macs", "paper"] = 
         record, how = capture(model, example), f"one real run: on meta it raises {type(error).__name__}: {reason}"
     weight = {op: _weight(op, convention) for op in record.ops}
     counted = [op for op in record.ops if weight[op]]
-    uncounted = Counter(op.name for op in record.ops if not weight[op])
+    uncounted = Counter(op.name for op in record.ops if not (weight[op] or op.uncounted))
     return Cost(
         params=sum(record.params.values()),
         macs=sum(weight[op] for op in counted),
@@ -121,12 +130,13 @@ def cost(model: nn.Module, example: Any, convention: Literal["macs", "paper"] = 
         convention=convention,
         how=how,
         uncounted=dict(uncounted.most_common()),
+        unknown=dict(Counter(name for op in record.ops for name in op.uncounted).most_common()),
         modules=_by_module(model, record, weight),
     )
 
 
 def _elements(op: Op) -> int:
-    return 0 if op.view else sum(math.prod(shape) for shape in op.out_shapes)
+    return 0 if op.view else op.elements
 
 
 def _weight(op: Op, convention: str) -> int:
@@ -134,7 +144,7 @@ def _weight(op: Op, convention: str) -> int:
         return op.macs
     extra = 0
     if op.name in _RELU or (op.name in _WITH_BIAS and len(op.in_shapes) == 3):
-        extra = math.prod(op.out_shapes[0])
+        extra = op.elements
     return op.macs + extra
 
 

@@ -375,7 +375,7 @@ def test_help_teaches_by_examples_that_run(archlab):
         (("mynet:broken", *IMAGE), "mynet:broken() raises RuntimeError: no weights here"),
         (("mynet:leaves", *IMAGE), "mynet:leaves() raises SystemExit: 3"),
         (("mynet:a_list", *IMAGE), "mynet:a_list() returns list, not a torch.nn.Module"),
-        (("mynet:compiled", *IMAGE), "mynet:compiled(): this model is compiled: pass the module that was given"),
+        (("mynet:compiled", *IMAGE), "mynet:compiled(): this model is compiled: pass its ._orig_mod"),
         (("mynet:Net", *IMAGE, "--args", "widht=3"), "mynet:Net(widht=3) raises TypeError"),
         (("mynet:Net", *IMAGE, "--args", "width"), "--args 'width': write name=value"),
         (("mynet:Net", "--input", "1,3,x"), "--input '1,3,x': write a shape of sizes above 0"),

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from archlab.experiments import data_fingerprint
 
+from .cut_outs import CutOuts
+
 SHORT_SIDE = 512  # of a kept photo: more detail than a crop of 384 shows
 KEPT_BYTES = 4 << 30  # of decoded pictures in memory; those that come later are decoded each time
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -41,23 +43,32 @@ class Pictures(Sequence[Tensor]):
         return len(self._loaders)
 
     def __getitem__(self, index):
+        return self.raw(index).float() / 255
+
+    def raw(self, index: int) -> Tensor:
+        """The picture as it is kept: bytes."""
         picture = self._kept.get(index)
         if picture is None:
             picture = torch.from_numpy(self._loaders[index]()).permute(2, 0, 1).contiguous()
             if self._bytes + picture.nbytes <= KEPT_BYTES:
                 self._kept[index] = picture
                 self._bytes += picture.nbytes
-        return picture.float() / 255
+        return picture
 
 
 @dataclass(frozen=True)
 class Sources:
     """Backgrounds (3 x H x W) and cut-outs (4 x H x W, the last is alpha), and the files that could not be read."""
 
-    backgrounds: Sequence[Tensor]
+    backgrounds: Pictures
     objects: Sequence[Tensor]
     name: str
     skipped: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def cut_outs(self) -> CutOuts:
+        """The objects as they are drawn."""
+        return CutOuts(self.objects)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -16,7 +16,8 @@ from torch import Tensor
 import archlab as al
 from studies.device import device
 
-from ..data.generator import REFERENCE_SIZE, VALIDATION_SEED, Generator, quantise
+from ..data.generator import REFERENCE_SIZE, VALIDATION_SEED, Generator
+from ..data.noise import quantise
 from ..data.sources import Sources
 from .quality import Magnifier, unit
 

@@ -18,7 +18,9 @@ from archlab.experiments import Scratch, Wanted, command
 from archlab.report import Picture, plots, write_report
 from studies.device import device
 
-from ..data.generator import Generator, Layer, draw_layer, quantise
+from ..data.generator import Generator
+from ..data.layers import Layer, draw_layer
+from ..data.noise import quantise
 from ..data.sources import find_sources, fingerprint
 from ..evaluate.quality import unit
 from ..train.family import budget_for

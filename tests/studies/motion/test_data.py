@@ -6,16 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from studies.motion.data.generator import (
-    PARTS,
-    Generator,
-    Layer,
-    Limits,
-    draw_layer,
-    photon_noise,
-    quantise,
-    sampling_matrix,
-)
+from studies.motion.data.generator import PARTS, Generator, Limits, averaged
+from studies.motion.data.layers import Layer, draw_layer, sampling_matrix
+from studies.motion.data.noise import normal, photon_noise, quantise, uniform
 from studies.motion.data.sources import find_sources
 
 SIZE = 64
@@ -71,14 +64,69 @@ def test_each_sample_pixel_inside_is_a_weighted_mean():
     assert torch.allclose(weights.sum(-1), torch.ones(2, SIZE), atol=1e-5)
 
 
-def test_a_sample_is_fixed_by_seed_and_index_alone(sources):
-    generator = Generator(sources, 48, seed=3)
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal but for rounding: one value in a thousand may be another of two neighbouring levels of 8 bits."""
+    off = (one - other).abs()
+    return off.max() <= 1.01 / 127.5 and (off > 1e-5).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("size", [48, 110])  # of one tile, and of several
+def test_a_sample_is_fixed_by_seed_and_index_alone(sources, size):
+    generator = Generator(sources, size, seed=3)
     alone = generator.batch([7], noise=True)
     among = generator.batch(range(5, 9), noise=True)
-    for a, b in zip(alone, among, strict=True):
-        assert torch.equal(a[0], b[2])
-    other = Generator(sources, 48, seed=4).batch([7], noise=True)
-    assert not torch.equal(alone.a, other.a)
+    for a, b in zip(alone[:4], among[:4], strict=True):
+        assert same(a[0], b[2])
+    assert alone.factor[0] == among.factor[2]
+    other = Generator(sources, size, seed=4).batch([7], noise=True)
+    assert not same(alone.a, other.a)
+
+
+def test_a_sample_is_its_scene_rendered_alone(sources):
+    generator = Generator(sources, 96, seed=3)
+    frames = generator.frames(range(5))
+    for index, pixels in enumerate(frames.pixels):
+        scene = generator.scene(index)
+        alone = generator.render(scene.layers, (0.0, 1.0, scene.factor))
+        assert (pixels / 255 - alone).abs().max() <= 1.01 / 255
+        assert frames.factor[index].item() == pytest.approx(scene.factor)
+
+
+def test_tiles_make_no_difference(monkeypatch):
+    picture = torch.rand(4, 70, 90)
+    drawing = Layer(picture, 1.7, np.array([3.2, -8.6]), np.zeros(2), 1.0)
+    shifts = np.array([[0.0, 0.0], [2.3, -4.1]])
+    whole = draw_layer(drawing, shifts, SIZE)
+    monkeypatch.setattr("studies.motion.data.layers.TILE", 17)
+    torch.testing.assert_close(draw_layer(drawing, shifts, SIZE), whole, atol=1e-6, rtol=0)
+    rows, columns = (
+        sampling_matrix(SIZE, n, 1.7, drawing.origin[axis] + shifts[:, axis], 1.0) for axis, n in ((0, 70), (1, 90))
+    )
+    torch.testing.assert_close(rows[:, None] @ picture @ columns[:, None].mT, whole, atol=1e-5, rtol=0)
+
+
+def test_bytes_are_drawn_as_the_numbers_that_they_stand_for():
+    picture = torch.randint(0, 256, (4, 60, 60), dtype=torch.uint8)
+    drawing = Layer(picture, 2.0, np.array([5.0, 7.0]), np.zeros(2), 1.0)
+    drawn = [draw_layer(drawing._replace(picture=p), np.zeros((1, 2)), SIZE) for p in (picture, picture.float() / 255)]
+    torch.testing.assert_close(*drawn, atol=1e-6, rtol=0)
+    means = torch.nn.functional.avg_pool2d(picture.float() / 255, 7)
+    torch.testing.assert_close(averaged(picture, 7), means)
+
+
+def test_hashed_noise_is_uniform_and_normal():
+    drawn = uniform(torch.tensor([1, 2], dtype=torch.int32), 2, 300, 300)
+    assert drawn.shape == (2, 2, 300, 300) and 0 < drawn.min() and drawn.max() < 1
+    assert drawn.mean().item() == pytest.approx(0.5, abs=2e-3)
+    assert drawn.std().item() == pytest.approx(12**-0.5, rel=5e-3)
+    assert torch.histc(drawn, 64).div(drawn.numel() / 64).sub(1).abs().max() < 0.05
+    flat = drawn.flatten(1)
+    for one, other in ((flat[0], flat[1]), (flat[0, 1:], flat[0, :-1]), (flat[0, 300:], flat[0, :-300])):
+        assert abs(torch.corrcoef(torch.stack([one, other]))[0, 1].item()) < 0.01
+    assert torch.equal(uniform(torch.tensor([2], dtype=torch.int32), 2, 300, 300)[0], drawn[1])
+    bell = normal(torch.tensor([5], dtype=torch.int32), 2, 300, 300)
+    assert bell.mean().item() == pytest.approx(0, abs=0.01) and bell.std().item() == pytest.approx(1, rel=0.01)
+    assert (bell.abs() < 1).float().mean().item() == pytest.approx(0.6827, abs=5e-3)
 
 
 def test_what_moves_in_each_part(sources):
@@ -91,19 +139,11 @@ def test_what_moves_in_each_part(sources):
     assert (change > 2 * level).sum() >= 10
 
 
-def test_the_layers_of_each_part_and_how_far_they_move(sources, monkeypatch):
-    drawn, render = [], Generator.render
-
-    def spy(self, layers, gains):
-        drawn.append((layers, gains))
-        return render(self, layers, gains)
-
-    monkeypatch.setattr(Generator, "render", spy)
-    batch = Generator(sources, 48, seed=0).batch(range(40), noise=False)
+def test_the_layers_of_each_part_and_how_far_they_move(sources):
+    generator, sizes = Generator(sources, 48, seed=0), set()
     limits, ratio = Limits(), 48 / 384
-    for index, (layers, gains) in enumerate(drawn):
-        part, factor = PARTS[index % 5], batch.factor[index].item()
-        assert gains == pytest.approx((0.0, 1.0, factor))
+    for index in range(40):
+        part, (layers, factor, *_) = PARTS[index % 5], generator.scene(index)
         background, *objects = layers
         moved = [math.hypot(*layer.motion) for layer in layers]
         assert max(moved) <= limits.motion * ratio + 1e-9
@@ -112,7 +152,7 @@ def test_the_layers_of_each_part_and_how_far_they_move(sources, monkeypatch):
         assert len(objects) == 0 if part == "background only" else len(objects) >= 2
         assert all((length == 0) == (part == "static") for length in moved[1:])
         assert (background.blur > 1) == (part == "blurred background")
-    sizes = {len(layers) for layers, _ in drawn}
+        sizes.add(len(layers))
     assert len(sizes) > 3, "the number of objects varies"
 
 

@@ -60,6 +60,12 @@ def instruction_of(frame: Any) -> tuple[int, int]:
 _CODES: dict[Any, int] = {}
 
 
+def passes(location: Location, filename: str) -> bool:
+    """Whether code of the file `filename` is on the stack of `location`."""
+    numbers = {number for number, _ in location.stack}
+    return any(code.co_filename == filename for code, number in _CODES.items() if number in numbers)
+
+
 def _instruction(frame: Any) -> int:
     """The bytecode offset of the call, operator or attribute that `frame` is at, the same however often it has run.
 

@@ -176,19 +176,21 @@ class _Recorder(Values, TorchFunctionMode):
             top = self.stack[-1].module if self.stack else ""
             return running.setdefault("<archlab>", Execution(top, "<archlab>", None)), Location((), 0)
         entry, path, method = self._entry(frames)
-        if self._in_hook(frames[-1]):
-            method = "<hook>"
+        method = self._foreign(frames[-1]) or method
         execution = running.setdefault(entry, Execution(path, method, entry.f_code))
         stack = call_stack(frames, entry)
         occurrence = execution.occurrences[stack] = execution.occurrences.get(stack, -1) + 1
         return execution, Location(stack, occurrence)
 
-    def _in_hook(self, frame: Any) -> bool:
-        """Whether `frame`, which a module call began, runs a hook of a module whose own code has ended."""
+    def _foreign(self, frame: Any) -> str:
+        """What `frame`, which a module call began, runs where that is no code of the module that is running: a hook of
+        one whose own code has ended, or a module that is no part of the model."""
         while frame is not None and not is_module_call(frame):
             frame = frame.f_back
-        path = None if frame is None else self.paths.get(id(frame.f_locals["self"]))
-        return path is not None and bool(self.stack) and path != self.stack[-1].module
+        if frame is None or not self.stack:
+            return ""
+        path = self.paths.get(id(frame.f_locals["self"]))
+        return "<unregistered>" if path is None else "" if path == self.stack[-1].module else "<hook>"
 
     def _original(self, frame: Any) -> tuple[Execution, Location]:
         location, (path, method, entry) = ORIGINS[frame.f_code].get(frame.f_lineno, _GENERATED)

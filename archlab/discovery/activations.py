@@ -26,6 +26,8 @@ def known_activation(op: Op, flow: Flow) -> Found | Skipped:
         reason = "its output has another shape than its input"
     elif op.inputs[0] in flow.record.constants:
         reason = "it works on a parameter, not on data"
+    elif op.mutated and op.mutated[0] != op.inputs[0]:
+        reason = "it writes its result into another tensor that it is given (out=)"
     elif execution.method in FOREIGN:
         reason = FOREIGN[execution.method]
     else:

@@ -13,6 +13,7 @@ from .kinds import Kind
 FOREIGN = {
     "<outside>": "it runs outside the model's own methods",
     "<hook>": "a hook computes it",
+    "<unregistered>": "a module that is no registered part of the model computes it",
     "<torch>": "torch computes it around a module's call",
     "<archlab>": "an earlier pass put it there: a site that is switched or frozen",
 }

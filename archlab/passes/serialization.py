@@ -41,6 +41,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     """
     refuse_wrappers(model)
     file("save: path", path)
+    _refuse_unregistered(model)
     state = model.state_dict()
     tensors, ties = _untied({name: value for name, value in state.items() if isinstance(value, Tensor)})
     extra = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
@@ -50,6 +51,20 @@ def save(model: nn.Module, path: str | Path) -> None:
     metadata = {"archlab": FORMAT, "recipe": recipe(model).to_json(), "ties": json.dumps(ties)}
     metadata |= {"extra": json.dumps(extra)} if extra else {}
     write_whole(path, as_bytes(tensors, metadata))
+
+
+def _refuse_unregistered(model: nn.Module) -> None:
+    """Raise TypeError where a module keeps others in a plain list or dict: their weights are in no state dict."""
+    known = {id(module) for module in model.modules()}
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            for part in value.values() if type(value) is dict else value if type(value) in (list, tuple) else ():
+                if isinstance(part, nn.Module) and id(part) not in known and any(True for _ in part.parameters()):
+                    kept = "nn.ModuleDict" if type(value) is dict else "nn.ModuleList"
+                    raise TypeError(
+                        f"save: {path or 'the model'} keeps a {type(part).__name__} in {name!r}, a plain "
+                        f"{type(value).__name__}: its weights are in no state dict; make that an {kept}"
+                    )
 
 
 def _refuse_unwritable(name: str, value: Any) -> None:

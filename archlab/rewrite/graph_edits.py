@@ -46,6 +46,7 @@ def _edit(graph: fx.Graph, node: fx.Node, edit: Edit, anchor: fx.Node | None) ->
     operands = _operands(node)
     first = operands[0]
     given = first.op in ("placeholder", "get_attr")  # it came from outside, where a change in place is seen
+    given = given or _has_views(first)  # as others see it
     if target.in_place:
         _redirect_later_users(graph, first, node)
     with graph.inserting_before(node):
@@ -180,6 +181,11 @@ def _stand_in(graph: fx.Graph, node: fx.Node, result: fx.Node, operands: list[fx
 def _may_be_view(node: fx.Node) -> bool:
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return node.op in ("call_method", "call_function") and (name in RESHAPES or name == "getitem")
+
+
+def _has_views(node: fx.Node) -> bool:
+    """Whether what `node` makes may be a part of another tensor, or have parts that are used."""
+    return _may_be_view(node) or any(_may_be_view(user) for user in node.users)
 
 
 def _operands(node: fx.Node) -> list[fx.Node]:

@@ -60,6 +60,11 @@ class Method:
         new.stand_ins, new.turns = dict(self.stand_ins), dict(self.turns)
         return new
 
+    def forget(self, edit: Edit) -> None:
+        """Leave the target of `edit` as it is."""
+        self.edits.pop(edit.target.location, None)
+        self.calls = {key: other for key, other in self.calls.items() if other is not edit}
+
     def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
         if not self.reason:
             for guarded in self.graphs:

@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import checkpoint
 
 from ..capture.classes import exact_classes_asked
 from ..capture.copies import copied, devices_of, refuse_wrappers, structural_copy, wrapped_parts
 from ..capture.example import fresh, run_example
+from ..capture.location import passes
 from ..capture.modes import failed_in, no_fused_layers, random_states_kept
 from ..capture.record import Capture
 from .inject import OMEGA_CALL, inject, injected, runners_of
@@ -160,8 +162,15 @@ def attempt(
             if reason:
                 how[edit.target.name], reasons[edit.target.name] = How.REFUSED, reason
                 del method.edits[edit.target.location]
-            else:
-                how[edit.target.name] = _fall_back(modules, method, edit, record, omegas)
+                continue
+            way = _fall_back(modules, method, edit, record, omegas)
+            if way is How.INTERCEPTED and passes(edit.target.location, checkpoint.__file__):
+                way, reasons[edit.target.name] = (
+                    How.REFUSED,
+                    f"it is checkpointed, and run again unseen ({method.reason})",
+                )
+                method.forget(edit)
+            how[edit.target.name] = way
     # 4. What is intercepted must be met when the model runs.
     if How.INTERCEPTED in how.values():
         ran = run(new)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils import stateless
 
 from ..capture.frames import asks_for_a_model
 from .guards import PLAIN, Untraceable
@@ -30,7 +31,7 @@ def watched(root: nn.Module, reads: dict[tuple[str, str], Any], mind_grad: Calla
     """
     grad = torch.is_grad_enabled()
     with _LOCK, torch.set_grad_enabled(grad), _nothing_changes(root), _attributes_watched(root, reads):
-        with _modes_watched(mind_grad), _autocast_marked():
+        with _modes_watched(mind_grad), _autocast_marked(), _parameters_stay():
             yield
             if torch.is_grad_enabled() is not grad:
                 raise Untraceable("it leaves gradients switched on or off")
@@ -105,6 +106,22 @@ def _modes_watched(mind_grad: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         torch.is_grad_enabled, torch.is_autocast_enabled = grad, autocast
+
+
+@contextmanager
+def _parameters_stay() -> Iterator[None]:
+    """Raises Untraceable where a module is called with other parameters than its own (`torch.func.functional_call`): a
+    graph would call it with its own."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise Untraceable("it calls a module with other parameters")
+
+    before = stateless._reparametrize_module
+    stateless._reparametrize_module = refuse
+    try:
+        yield
+    finally:
+        stateless._reparametrize_module = before
 
 
 @contextmanager

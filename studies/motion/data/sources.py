@@ -3,6 +3,7 @@
 Read as they are needed and kept in memory as bytes, short side at most `SHORT_SIDE` pixels.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from archlab.experiments import data_fingerprint
 
 from .cut_outs import CutOuts
+from .pictures import BrokenPicture, converted, first_that_decodes, opened, read, readable, reason_of, shrunk
 
 SHORT_SIDE = 512  # of a kept photo: more detail than a crop of 384 shows
 KEPT_BYTES = 4 << 30  # of decoded pictures in memory; those that come later are decoded each time
@@ -38,6 +40,7 @@ class Pictures(Sequence[Tensor]):
         self._loaders = list(loaders)
         self._kept: dict[int, Tensor] = {}
         self._bytes = 0
+        self._broken: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._loaders)
@@ -47,9 +50,11 @@ class Pictures(Sequence[Tensor]):
 
     def raw(self, index: int) -> Tensor:
         """The picture as it is kept: bytes."""
+        index = range(len(self))[index]
         picture = self._kept.get(index)
         if picture is None:
-            picture = torch.from_numpy(self._loaders[index]()).permute(2, 0, 1).contiguous()
+            decoded = first_that_decodes(self._loaders, index, self._broken)
+            picture = torch.from_numpy(decoded).permute(2, 0, 1).contiguous()
             if self._bytes + picture.nbytes <= KEPT_BYTES:
                 self._kept[index] = picture
                 self._bytes += picture.nbytes
@@ -85,7 +90,7 @@ def find_sources(root: str | Path | None, split: str) -> Sources:
     (``JPEGImages``, ``SegmentationObject``); a COCO folder (``train2017``/``val2017``); both side by side, for the
     paper's data, photos of COCO and objects of VOC; or a folder of photos, of which every fifth is held out. Without
     cut-outs, textured shapes are cut from the photos. None takes scikit-image's sample photos. Broken pictures are
-    skipped with a warning that names them.
+    skipped with a warning that names them; so are what is no regular file, and pictures that are too large.
 
     Raises ValueError where fewer than two photos are left.
     """
@@ -96,26 +101,27 @@ def find_sources(root: str | Path | None, split: str) -> Sources:
     root = Path(root)
     if not root.is_dir():
         raise ValueError(f"--data {root}: no such folder")
-    skipped: list[str] = []
+    skipped: dict[str, str] = {}
     coco = {"train": "train2017", "val": "val2017"}[split]
     objects: list[Callable[[], np.ndarray]] = []
     if (root / coco).is_dir():
-        photos, name = _readable(_files(root / coco), skipped), f"COCO {root.name}"
+        photos, name = readable(_files(root / coco), skipped), f"COCO {root.name}"
     elif (root / "JPEGImages").is_dir():
         photos, name = [], f"VOC {root.name}"
     elif (root / "backgrounds" / split).is_dir():
-        photos, name = _readable(_files(root / "backgrounds" / split), skipped), root.name
-        objects = [_loader(f, "RGBA") for f in _readable(_files(root / "objects" / split), skipped)]
+        photos, name = readable(_files(root / "backgrounds" / split), skipped), root.name
+        objects = [_loader(f, "RGBA") for f in readable(_files(root / "objects" / split), skipped)]
     else:
-        photos, name = _readable(_split(_files(root), split), skipped), root.name
+        photos, name = readable(_split(_files(root), split), skipped), root.name
     if (root / "JPEGImages").is_dir():
-        voc_photos = _readable(_split(_files(root / "JPEGImages"), split), skipped)
+        voc_photos = readable(_split(_files(root / "JPEGImages"), split), skipped)
         objects = _voc_objects(root, voc_photos, skipped)
         photos = photos or voc_photos
     if len(photos) < 2:
         raise ValueError(f"--data {root}: {len(photos)} readable photos for {split!r} ({len(skipped)} broken), need 2")
     if skipped:
-        warnings.warn(f"{len(skipped)} broken pictures skipped: {', '.join(skipped[:5])}", stacklevel=2)
+        named = [f"{file} ({reason})" for file, reason in list(skipped.items())[:5]]
+        warnings.warn(f"{len(skipped)} broken pictures skipped: {', '.join(named)}", stacklevel=2)
     backgrounds = Pictures([_loader(f, "RGB") for f in photos])
     cut_outs: Sequence[Tensor] = Pictures(objects) if objects else Shapes(backgrounds)
     return Sources(backgrounds, cut_outs, f"{name}/{split}", tuple(skipped))
@@ -135,7 +141,7 @@ def _samples(split: str) -> Sources:
 
     def part(name: str) -> np.ndarray:
         with folder.joinpath(name).open("rb") as file:
-            image = _shrink(Image.open(file).convert("RGB"))
+            image = shrunk(Image.open(file).convert("RGB"), SHORT_SIDE)
         width = image.shape[1]
         return image[:, : width * 5 // 8] if split == "train" else image[:, width * 3 // 4 :]
 
@@ -174,56 +180,24 @@ def _split(files: list[Path], split: str) -> list[Path]:
     return [f for i, f in enumerate(files) if (i % 5 == 4) == (split == "val")]
 
 
-def _readable(files: list[Path], skipped: list[str]) -> list[Path]:
-    good = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                image.verify()
-            if file.suffix.lower() in (".jpg", ".jpeg") and not _ends(file):
-                raise OSError("it is truncated")
-            good.append(file)
-        except (OSError, UnidentifiedImageError, SyntaxError):
-            skipped.append(str(file))
-    return good
-
-
-def _ends(file: Path) -> bool:
-    """Whether a JPEG has its end marker, which Pillow only misses when it decodes the whole."""
-    with file.open("rb") as data:
-        data.seek(max(0, file.stat().st_size - 4096))
-        return b"\xff\xd9" in data.read()
-
-
 def _loader(file: Path, mode: str) -> Callable[[], np.ndarray]:
-    def load() -> np.ndarray:
-        try:
-            with Image.open(file) as image:
-                return _shrink(image.convert(mode))
-        except OSError as error:
-            raise OSError(f"{file} cannot be read ({error}); mend or remove it") from error
-
-    return load
+    return lambda: read(file, mode, SHORT_SIDE)
 
 
-def _shrink(image: Image.Image) -> np.ndarray:
-    ratio = SHORT_SIDE / min(image.size)
-    if ratio < 1:
-        image = image.resize((round(image.width * ratio), round(image.height * ratio)), Image.Resampling.BOX)
-    return np.array(image)
-
-
-def _voc_objects(root: Path, photos: list[Path], skipped: list[str]) -> list[Callable[[], np.ndarray]]:
+def _voc_objects(root: Path, photos: list[Path], skipped: dict[str, str]) -> list[Callable[[], np.ndarray]]:
     """One loader for each object mask of at least 32 pixels a side."""
     masks = [root / "SegmentationObject" / f"{p.stem}.png" for p in photos]
     found: list[Callable[[], np.ndarray]] = []
     for photo, mask_file in zip(photos, masks, strict=True):
-        if not mask_file.is_file():
+        if not os.path.lexists(mask_file):
             continue
         try:
-            mask = np.array(Image.open(mask_file))
-        except (OSError, UnidentifiedImageError):
-            skipped.append(str(mask_file))
+            with opened(mask_file) as image, opened(photo) as its_photo:
+                mask = np.array(image)
+                if mask.shape != its_photo.size[::-1]:
+                    raise BrokenPicture(mask_file, f"it is no mask of {photo.name}, of one number a pixel")
+        except OSError as error:
+            skipped[str(mask_file)] = reason_of(error)
             continue
         for number in sorted(set(np.unique(mask)) - {0, 255}):
             rows, columns = np.nonzero(mask == number)
@@ -234,13 +208,15 @@ def _voc_objects(root: Path, photos: list[Path], skipped: list[str]) -> list[Cal
 
 
 def _cut(photo: Path, mask_file: Path, number: int, box: tuple[int, int, int, int]) -> np.ndarray:
-    with Image.open(photo) as image, Image.open(mask_file) as mask:
+    with opened(photo) as image, opened(mask_file) as mask:
         alpha = ((np.array(mask.crop(box)) == number) * 255).astype(np.uint8)
-        return np.dstack([np.array(image.convert("RGB").crop(box)), alpha])
+        return np.dstack([np.array(converted(image, "RGB").crop(box)), alpha])
 
 
 def tiled(picture: Tensor, height: int, width: int) -> Tensor:
     """`picture` mirrored at its right and lower edge until it has at least `height` x `width` pixels."""
+    one_row, one_column = (side == 1 for side in picture.shape[1:])  # which no mirror makes more of
+    picture = picture.expand(-1, height if one_row else -1, width if one_column else -1)
     while picture.shape[1] < height or picture.shape[2] < width:
         missing = (max(0, width - picture.shape[2]), max(0, height - picture.shape[1]))
         pad = (0, min(missing[0], picture.shape[2] - 1), 0, min(missing[1], picture.shape[1] - 1))

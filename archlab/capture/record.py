@@ -36,7 +36,7 @@ class Op:
     in_dtypes: tuple[torch.dtype, ...] = ()
     out_shapes: tuple[tuple[int, ...], ...] = ()
     dtype: torch.dtype | None = None  # of the first output
-    params: tuple[str, ...] = ()  # names of the parameters and buffers among the inputs
+    names: tuple[str | None, ...] = ()  # of the inputs, those that are parameters or buffers
     options: dict = field(default_factory=dict)  # non-tensor keyword arguments
     positional: tuple = ()  # positional arguments; None stands where a tensor stood
     elements: int = 0  # that its outputs have
@@ -50,6 +50,19 @@ class Op:
     @property
     def name(self) -> str:
         return getattr(self.func, "__name__", str(self.func))
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        """Names of the parameters and buffers among the inputs."""
+        return tuple(name for name in self.names if name is not None)
+
+
+# Called after each op, as ``watch(op, args, kwargs, result)``.
+Watch = Callable[[Op, tuple, dict, Any], None]
+
+
+class Stopped(Exception):
+    """Raised by a watcher that has seen enough."""
 
 
 @dataclass(eq=False)

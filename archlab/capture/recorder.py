@@ -30,7 +30,7 @@ from .macs.counter import Counter, macs_as_a_whole
 from .macs.recurrent import on_meta
 from .misfit import misfits_told
 from .modes import failed_in, no_fused_layers, random_states_kept, under_autocast
-from .record import Capture, Execution, ModuleCall, Op
+from .record import Capture, Execution, ModuleCall, Op, Stopped, Watch
 from .values import Values, version_of
 
 # Calls and properties that mostly ask a tensor something; they are most of what a mode sees.
@@ -45,24 +45,27 @@ _TABLES = frozenset(vars(nn.Module()))
 _GENERATED = (None, (None, "<archlab>", None))
 
 
-def capture(model: nn.Module, example: Any) -> Capture:
-    """Run `example` once and record it. `model`, its buffers and the random state are left as they were."""
+def capture(model: nn.Module, example: Any, watch: Watch | None = None) -> Capture:
+    """Run `example` once and record it. `model`, its buffers and the random state are left as they were.
+
+    `watch` is called after each op, with what it was given and made: tensors are not kept in the record.
+    """
     probe = structural_copy(model)
     with random_states_kept(devices_of(probe)):
-        return _record(probe, example)
+        return _record(probe, example, watch)
 
 
-def capture_meta(model: nn.Module, example: Any) -> Capture:
+def capture_meta(model: nn.Module, example: Any, watch: Watch | None = None) -> Capture:
     """As `capture`, on the meta device: shapes only, no arithmetic and no memory.
 
     Raises whatever the model raises there: data-dependent control flow cannot run without data.
     """
     with random_states_kept(()):
-        return _record(structural_copy(model, "meta"), moved(example, device="meta"))
+        return _record(structural_copy(model, "meta"), moved(example, device="meta"), watch)
 
 
-def _record(probe: nn.Module, example: Any) -> Capture:
-    recorder = _Recorder(probe)
+def _record(probe: nn.Module, example: Any, watch: Watch | None) -> Capture:
+    recorder = _Recorder(probe, watch)
     used = fresh(example)
     given = (used.args, used.kwargs) if isinstance(used, Call) else used
     try:
@@ -76,6 +79,8 @@ def _record(probe: nn.Module, example: Any) -> Capture:
             stack.enter_context(recorder.counter)
             stack.enter_context(recorder)
             output = run_example(probe, used)
+    except Stopped:
+        raise
     except (Exception, SystemExit) as error:
         if isinstance(error, Exception) and _runs_by_itself(probe, example):
             told = str(error).strip().split("\n")[0]
@@ -117,10 +122,10 @@ def _runs_by_itself(model: nn.Module, example: Any) -> bool:
 class _Recorder(Values, TorchFunctionMode):
     """Sees every call of a torch function while it is active, and every module call by global hooks."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, watch: Watch | None):
         Values.__init__(self, model)
         TorchFunctionMode.__init__(self)
-        self.counter = Counter(self.issue)
+        self.counter, self.watch = Counter(self.issue), watch
         self.paths = {id(module): path for path, module in model.named_modules()}
         self.model = model  # keeps the ids in `paths` valid
         self.ops: list[Op] = []
@@ -246,7 +251,7 @@ class _Recorder(Values, TorchFunctionMode):
         execution, location = self.locate(frame)
         op = Op(len(self.ops), function, execution, location, self.stack[-1] if self.stack else None)
         op.inputs, op.in_shapes, op.in_dtypes = inputs, shapes, tuple(t.dtype for t in given)
-        op.params = tuple(self.constants[v] for v in inputs if v in self.constants)
+        op.names = tuple(map(self.constants.get, inputs))
         op.options = {k: v for k, v in kwargs.items() if not tensors_in(v)}
         op.positional = tuple(None if isinstance(a, Tensor) else a for a in args)
         whole = macs_as_a_whole(function, result, args, kwargs)
@@ -269,6 +274,8 @@ class _Recorder(Values, TorchFunctionMode):
         read = {self.storage.get(v) for v in inputs} - {None}
         op.view = not changed and any(self.storage.get(v) in read for v in op.outputs)
         self.ops.append(op)
+        if self.watch is not None:
+            self.watch(op, args, kwargs, result)
         return result
 
     def apply_function(self, apply: Callable, args: tuple, kwargs: dict) -> Any:

@@ -1,143 +1,209 @@
-"""Layers with other channels: the old positions that the new ones are made of, on either side."""
+"""Models with other widths: which old positions each dimension of a tensor is made of, and the numbers kept beside."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ...capture.copies import copied
-from ...capture.modes import failed_in
-from ...rewrite.module_tree import put_modules_
-from ...rewrite.rewrite import run_copy
-
 Init = Literal["fresh", "prune", "preserve"]
 
 
-def resized(module: nn.Module, sides: Mapping[str, list[int]], init: Init) -> nn.Module:
-    """A layer like `module` with the channels that `sides` says."""
-    new = copy.deepcopy(module)
-    out, into = sides.get("out"), sides.get("in")
-    if isinstance(module, nn.Linear):
-        _select_(new, "weight", 0, out)
-        _select_(new, "weight", 1, into, divided=init == "preserve")
-        _select_(new, "bias", 0, out)
-        new.out_features, new.in_features = new.weight.shape  # type: ignore[union-attr,assignment]
-    elif isinstance(module, nn.modules.conv._ConvNd):
-        if "norm" in sides:  # one channel in and out a group
-            _select_(new, "weight", 0, sides["norm"])
-            _select_(new, "bias", 0, sides["norm"])
-            new.in_channels = new.out_channels = new.groups = len(sides["norm"])  # type: ignore[assignment]
-        else:
-            new.weight = _convolution_weight(module, out, into, divided=init == "preserve")  # type: ignore[assignment]
-            _select_(new, "bias", 0, out)
-            new.out_channels = module.out_channels if out is None else len(out)  # type: ignore[assignment]
-            new.in_channels = module.in_channels if into is None else len(into)  # type: ignore[assignment]
-    else:
-        index = sides["norm"]
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            if getattr(new, name, None) is not None:
-                _select_(new, name, 0 if getattr(new, name).dim() == 1 else -1, index)
-        for name in ("num_features", "num_channels", "num_parameters"):
-            if hasattr(new, name):
-                setattr(new, name, len(index))
-        if hasattr(new, "normalized_shape"):
-            new.normalized_shape = (*module.normalized_shape[:-1], len(index))  # type: ignore[assignment,index,misc]
+@dataclass(frozen=True)
+class Resizing:
+    """What changes, as a recipe holds it.
+
+    `tensors`: parameter or buffer -> dimension (a string, for JSON) -> the old positions that the new ones are made of;
+    `read`: parameter -> the dimensions with which it reads channels; `numbers`: module -> attribute -> its new value.
+    An attribute of an attribute, or an entry of a list, is named with dots.
+    """
+
+    tensors: dict[str, dict[str, list[int]]]
+    read: dict[str, list[int]] = field(default_factory=dict)
+    numbers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def modules(self) -> list[str]:
+        """Paths of the modules that hold what changes, in order."""
+        return list(dict.fromkeys(name.rpartition(".")[0] for name in self.tensors))
+
+    def options(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def checked(tensors: Any, read: Any, numbers: Any) -> Resizing:
+    """A `Resizing` of what a recipe says. Raises ValueError for what is none."""
+
+    def positions(value: Any, least: int) -> bool:
+        return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value) and len(value) >= least
+
+    def tables(value: Any, inner: Callable[[Any], bool]) -> bool:
+        return isinstance(value, dict) and all(
+            isinstance(v, dict) and all(map(inner, v.values())) for v in value.values()
+        )
+
+    def dims(value: Any) -> bool:
+        return positions(value, 1)
+
+    if not (tensors and tables(tensors, dims) and all(d.isdecimal() for of in tensors.values() for d in of)):
+        raise ValueError(f"scale_width: tensors must name positions by tensor and dimension, got {tensors!r:.80}")
+    if not (isinstance(read, dict) and all(positions(value, 0) for value in read.values())):
+        raise ValueError(f"scale_width: read must name dimensions by tensor, got {read!r:.80}")
+    if not tables(numbers, lambda value: type(value) is int or dims(value)):
+        raise ValueError(f"scale_width: numbers must give whole numbers by module and attribute, got {numbers!r:.80}")
+    return Resizing(tensors, read, numbers)
+
+
+def resize_(model: nn.Module, resizing: Resizing, init: Init) -> nn.Module:
+    """Change the widths of `model`, in place. Raises ValueError for tensors, positions or numbers that it lacks."""
+    holders = _holders(model)
+    found = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, dims in resizing.tensors.items():
+        if name not in found:
+            raise ValueError(f"scale_width: the model has no parameter {name!r}")
+        old = found[name]
+        taken = old.detach()
+        for dim, index in dims.items():
+            divided = init == "preserve" and int(dim) in resizing.read.get(name, ())
+            taken = _selected(name, taken, int(dim), index, divided=divided)
+        for module, leaf in holders[id(old)]:
+            _put(module, leaf, old, taken)
+    for path, numbers in resizing.numbers.items():
+        for name, value in numbers.items():
+            set_number_(model.get_submodule(path), name, value)
     if init == "fresh":
-        new.reset_parameters()  # type: ignore[operator]
-    return new
+        for path in resizing.modules:
+            _initialise_(model.get_submodule(path), [n for n in resizing.tensors if n.rpartition(".")[0] == path])
+    return model
 
 
-def _select_(module: nn.Module, name: str, dim: int, index: list[int] | None, *, divided: bool = False) -> None:
-    old = getattr(module, name)
-    if index is None or old is None:
+def _holders(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """For the id of each parameter and buffer, the modules that hold it, with its name there."""
+    found: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for table in (module._parameters, module._buffers):
+            for leaf, tensor in table.items():
+                found.setdefault(id(tensor), []).append((module, leaf))
+    return found
+
+
+def _put(module: nn.Module, leaf: str, old: Tensor, taken: Tensor) -> None:
+    if not isinstance(old, nn.Parameter):
+        module._buffers[leaf] = taken
         return
-    taken = old.detach().index_select(dim, torch.tensor(index, device=old.device))
-    if divided:
-        taken = taken * _shares(index, taken, dim)
-    if isinstance(old, nn.Parameter):
-        setattr(module, name, nn.Parameter(taken, old.requires_grad))
+    new = nn.Parameter(taken, old.requires_grad)
+    vars(new).update(vars(old))
+    if isinstance(module, nn.RNNBase):
+        setattr(module, leaf, new)  # it keeps a list of them as well
     else:
-        setattr(module, name, taken)
+        module._parameters[leaf] = new
 
 
-def _shares(index: list[int], like: Tensor, dim: int) -> Tensor:
+def _selected(name: str, tensor: Tensor, dim: int, index: Sequence[int], *, divided: bool) -> Tensor:
+    if not 0 <= dim < tensor.dim() or not index or not all(0 <= i < tensor.shape[dim] for i in index):
+        raise ValueError(
+            f"scale_width: {name} of the shape {tuple(tensor.shape)} has no such positions in dimension {dim}"
+        )
+    taken = tensor.index_select(dim, torch.tensor(index, device=tensor.device))
+    return taken * _shares(index, taken, dim) if divided else taken
+
+
+def _shares(index: Sequence[int], like: Tensor, dim: int) -> Tensor:
     """The share of each entry of `index` in what the copies of one channel are read with, shaped for dimension `dim` of
     `like`: they add up to 1, unevenly, as equal copies would learn the same for ever."""
     place = torch.tensor(index)
     raw = 0.5 + torch.rand(len(index), generator=torch.Generator().manual_seed(len(index)), dtype=torch.float64)
     total = torch.zeros(int(place.max()) + 1, dtype=torch.float64).index_add_(0, place, raw)
-    shape = [-1 if axis == dim % like.dim() else 1 for axis in range(like.dim())]
+    shape = [-1 if axis == dim else 1 for axis in range(like.dim())]
     return (raw / total[place]).to(like).reshape(shape)
 
 
-def _convolution_weight(module: Any, out: list[int] | None, into: list[int] | None, *, divided: bool) -> nn.Parameter:
-    """The weight of a convolution, transposed or grouped, with other channels on one or both sides."""
-    transposed, groups = module.transposed, module.groups
-    weight = module.weight.detach()
-    outs = list(range(module.out_channels)) if out is None else out
-    ins = list(range(module.in_channels)) if into is None else into
-    rows, columns = (ins, outs) if transposed else (outs, ins)
-    total_rows, total_columns = (
-        (module.in_channels, module.out_channels) if transposed else (module.out_channels, module.in_channels)
+def _initialise_(module: nn.Module, names: Sequence[str]) -> None:
+    """A layer that can initialises itself; other parameters are drawn with the mean and spread that they had."""
+    reset = getattr(module, "reset_parameters", None)
+    whole = not hasattr(module, "parametrizations") and all(
+        p.dim() or p.numel() for p in module.parameters(recurse=False)
     )
-    blocks = []
-    for group in range(groups):
-        own_rows, own_columns = total_rows // groups, total_columns // groups
-        row = [i for i in rows if group * own_rows <= i < (group + 1) * own_rows]
-        column = [i - group * own_columns for i in columns if group * own_columns <= i < (group + 1) * own_columns]
-        block = weight.index_select(0, torch.tensor(row, device=weight.device))
-        block = block.index_select(1, torch.tensor(column, device=weight.device))
-        if divided and into is not None:
-            block = block * _shares(row if transposed else column, block, 0 if transposed else 1)
-        blocks.append(block)
-    return nn.Parameter(torch.cat(blocks), module.weight.requires_grad)
+    if callable(reset) and whole and isinstance(module, _RESET):
+        reset()
+        return
+    for name in names:
+        tensor = module._parameters.get(name.rpartition(".")[2])
+        if tensor is not None and tensor.numel() > 1 and not tensor.is_meta:
+            with torch.no_grad():
+                spread, middle = torch.std_mean(tensor.float())
+                tensor.copy_(torch.randn(tensor.shape, device=tensor.device) * spread + middle)
 
 
-def extent_of(module: nn.Module, side: str) -> int:
-    """How many channels a layer has on one side."""
-    names = ("in_channels", "in_features") if side == "in" else ("out_channels", "out_features")
-    for name in (*names, "num_features", "num_channels", "num_parameters"):
-        if hasattr(module, name):
-            return getattr(module, name)
-    return module.normalized_shape[-1]  # type: ignore[index]
+_RESET = (
+    nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm,
+    nn.Embedding, nn.PReLU, nn.RNNBase, nn.RNNCellBase,
+)  # fmt: skip
 
 
-def unread_(module: Any, kept: set[int]) -> None:
-    """Set the weights to zero with which a layer reads the channels that are not in `kept`."""
-    gone = [channel for channel in range(extent_of(module, "in")) if channel not in kept]
-    if isinstance(module, nn.Linear):
-        module.weight[:, gone] = 0
-    elif module.transposed:
-        module.weight[gone] = 0
-    else:
-        share, rows = module.in_channels // module.groups, module.out_channels // module.groups
-        for channel in gone:
-            group = channel // share
-            module.weight[group * rows : (group + 1) * rows, channel % share] = 0
+# --- numbers ---------------------------------------------------------------------------------------
 
 
-def rewidthed(model: nn.Module, example: Any, layers: Mapping[str, Mapping[str, Any]], init: Init) -> nn.Module:
-    """A copy of `model` whose `layers` have the channels that they say. Raises ValueError where it does not run."""
-    new = copied(model)
-    modules: dict[str, nn.Module] = {}
-    for name, sides in layers.items():
-        if "parameter" in sides:
-            path, _, leaf = name.rpartition(".")
-            owner = new.get_submodule(path)
-            old = owner._parameters[leaf]
-            assert old is not None
-            index = torch.tensor(sides["parameter"], device=old.device)
-            owner._parameters[leaf] = nn.Parameter(old.detach().index_select(sides["dim"], index), old.requires_grad)
+def numbers_of(module: nn.Module) -> Iterator[tuple[str, int]]:
+    """The whole numbers that a module keeps, also in lists and in a plain object such as a configuration."""
+    for name, value in vars(module).items():
+        if name.startswith("_") or name == "training":
+            continue
+        yield from _numbers_in(name, value, deep=True)
+
+
+def _numbers_in(name: str, value: Any, *, deep: bool) -> Iterator[tuple[str, int]]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield name, value
+    elif isinstance(value, (list, tuple)):
+        for place, item in enumerate(value):
+            yield from _numbers_in(f"{name}.{place}", item, deep=False)
+    elif deep and hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type)) and not callable(value):
+        for inner, item in vars(value).items():
+            if not inner.startswith("_"):
+                yield from _numbers_in(f"{name}.{inner}", item, deep=False)
+
+
+def get_number(module: Any, name: str) -> Any:
+    """The number, or tuple of numbers, that `numbers_of` calls `name`; None where there is none."""
+    for part in name.split("."):
+        if isinstance(module, (list, tuple)):
+            module = module[int(part)] if part.isdigit() and int(part) < len(module) else None
         else:
-            modules[name] = resized(new.get_submodule(name), sides, init)
-    put_modules_(new, modules)
-    try:
-        run_copy(new, example)
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        raise ValueError(
-            f"scale_width: with {', '.join(list(layers)[:6])} changed the model does not run: "
-            f"{type(error).__name__} in {failed_in(error)}: {str(error).splitlines()[0]}"
-        ) from error
-    return new
+            module = vars(module).get(part) if hasattr(module, "__dict__") else None
+    numeric = isinstance(module, int) or (isinstance(module, tuple) and all(isinstance(n, int) for n in module))
+    return module if numeric and not isinstance(module, bool) else None
+
+
+def set_number_(module: Any, name: str, value: Any) -> None:
+    """Put another number where there is one. Raises ValueError where there is none."""
+    old = get_number(module, name)
+    whole = tuple(value) if isinstance(old, tuple) and isinstance(value, (list, tuple)) else value
+    if old is None or type(whole) is not type(old) or not all(type(n) is int and n > 0 for n in _flat(whole)):
+        raise ValueError(f"scale_width: {type(module).__name__} has no number {name!r} that could become {value!r}")
+    outer, _, leaf = name.rpartition(".")
+    if not outer:
+        setattr(module, leaf, whole)
+        return
+    holder = module
+    for part in outer.split("."):
+        holder = holder[int(part)] if isinstance(holder, (list, tuple)) else vars(holder)[part]
+    if isinstance(holder, tuple):
+        rest = list(holder)
+        rest[int(leaf)] = whole
+        above, _, own = outer.rpartition(".")
+        target = module
+        for part in above.split(".") if above else []:
+            target = target[int(part)] if isinstance(target, (list, tuple)) else vars(target)[part]
+        new = type(holder)(rest) if type(holder) is tuple else copy.copy(holder)
+        setattr(target, own, new)
+    elif isinstance(holder, list):
+        holder[int(leaf)] = whole
+    else:
+        setattr(holder, leaf, whole)
+
+
+def _flat(value: Any) -> tuple:
+    return value if isinstance(value, tuple) else (value,)

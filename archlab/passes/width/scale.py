@@ -1,20 +1,28 @@
 """Width: layers with fewer or more channels, and all that must follow (paper, section 4.1)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from ...arguments import choice, function, number, text, whole, wrong
+from ...capture.copies import copied
+from ...capture.modes import failed_in
+from ...capture.record import Capture
 from ...capture.recorder import capture
-from ...names import Where, chosen, globs_of
+from ...names import Where, chosen, closest
 from ..checks import finish
 from ..recipe import Equality
 from ..switch_state import refuse_switched
-from .channel_groups import WEIGHTED, Group, groups_of
-from .choose import Importance, chosen_channels, classes_of, selections_of, wanted_widths
-from .resize import Init, rewidthed
-from .verify import mixed_channels, preserved
+from .axes import Axis
+from .choose import Widths, freeze_unpreservable, kept_positions, refuse_direction, resizing_for, sizes_for
+from .fit import Expected, Fit, Mismatch
+from .flow import Flow, uncalled_layers
+from .importance import Importance
+from .resize import Init, Resizing, checked, resize_
+from .rules import RULES
+from .verify import preserved, sizes_hang_on_values
 
 Ratio = float | Mapping[str, float]
 MOST_CHANNELS, MOST_RATIO = 2**16, 100  # of a layer, and of new to old ones: more cannot be meant
@@ -27,30 +35,38 @@ def scale_width(
     ratio: Ratio | None = None,
     widths: Mapping[str, int] | None = None,
     where: Where = None,
+    require: Where = None,
     init: Init = "fresh",
     round_to: int = 1,
     importance: Importance = "l2",
 ) -> nn.Module:
     """A copy of `model` with other channel counts, in all layers that hang together.
 
+    Layers that cannot change stay, and the recipe's step says why. What is checked before the model is returned: it
+    runs, and every op makes the shapes that follow from the new widths.
+
     Args:
         model: any module without switches; it is left untouched.
         example: what runs it once.
         ratio: of new to old channels; a number, or one for each glob on module paths. A glob stands for the layers
             whose outputs it names, and takes with it what must have the same channels. What the model's inputs and
-            outputs fix stays.
-        widths: exact counts by glob, instead of `ratio`.
-        where: a glob, a list of globs, or a function of a path, that narrows a `ratio` that is a number.
-        init: "fresh" (every changed layer initialises itself), "prune" (the most important channels stay, as they are;
-            fewer only), "preserve" (more only: channels are copied and what reads them shares its weights out among the
-            copies, unevenly, so that the output stays; Net2WiderNet, Chen et al. 2016; checked to 1e-10 in float64).
+            outputs fix stays. A path without wildcards must change.
+        widths: exact counts by glob, instead of `ratio`; each must be reached.
+        where: a glob, a list of globs, or a function of a path, that narrows a `ratio` that is a number: of these
+            layers, those change that can.
+        require: layers, in the same way, that must change beside.
+        init: "fresh" (every changed layer initialises itself; parameters outside such layers are drawn with the mean
+            and spread that they had), "prune" (the most important channels stay, as they are; fewer only), "preserve"
+            (more only: channels are copied and what reads them shares its weights out among the copies, unevenly, so
+            that the output stays; Net2WiderNet, Chen et al. 2016; checked with its gradients to 1e-10 in float64).
         round_to: new counts are multiples of it (for a `ratio`; an exact width must be one).
         importance: for "prune": l1, l2, bn-scale, lamp, fpgm, random as torch-pruning defines them for groups of
-            coupled layers, or a function of its group to one score a channel.
+            coupled layers, or a function of the group's weights by name, each ``(channels, ...)``, to one score a
+            channel.
 
     Raises:
-        ValueError: for options that do not go together, a glob without a layer, a layer that cannot change (which, and
-            why), and where the new model does not run.
+        ValueError: for options that do not go together, a glob without a layer, a layer that must change and cannot
+            (which, and why), and where nothing can change.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Conv2d(8, 2, 1))
@@ -62,6 +78,56 @@ def scale_width(
     )
     """
     refuse_switched(model)
+    values = _values(ratio, widths, where, init, round_to, importance)
+    flow = Flow(RULES)
+    record = capture(model, example, flow)
+    flow.close(record)
+    layers = Widths(flow)
+    uncalled = uncalled_layers(model, record)
+    asked, demanded = _asked(layers, uncalled, values, where, require, ratio)
+    fit: Fit | None = None
+    while True:
+        sizes = sizes_for(layers, asked, values, round_to, exact=widths is not None)
+        refuse_direction(layers, sizes, init)
+        if init == "preserve" and freeze_unpreservable(flow, sizes):
+            continue
+        _refuse_unmet(layers, asked, demanded, sizes, values)
+        fit = fit or Fit(model, example, flow)
+        fitted = fit.fitted(resizing_for(model, flow, kept_positions(model, layers, sizes, "fresh", importance)), sizes)
+        if isinstance(fitted, Resizing):
+            break
+        if not fit.freeze(fitted, sizes):
+            raise ValueError(f"scale_width: with other widths the model does not run: {fitted}")
+    kept = kept_positions(model, layers, sizes, init, importance)
+    resizing = replace(fitted, tensors=resizing_for(model, flow, kept).tensors)
+    return _made(
+        model,
+        example,
+        resizing,
+        init,
+        record,
+        Expected(flow, sizes, exact=False),
+        _told(layers, uncalled, asked, sizes),
+    )
+
+
+def apply_scale_width(
+    model: nn.Module,
+    example: Any,
+    *,
+    tensors: dict[str, Any],
+    read: dict[str, Any],
+    numbers: dict[str, Any],
+    init: Init,
+) -> nn.Module:
+    """The step ``scale_width`` of a recipe: these positions of these tensors."""
+    choice("scale_width: init", init, ("fresh", "prune", "preserve"))
+    resizing = checked(tensors, read, numbers)
+    return _made(model, example, resizing, init, capture(model, example), None, {})
+
+
+def _values(ratio: Any, widths: Any, where: Where, init: Any, round_to: Any, importance: Any) -> dict[str, Any]:
+    """What each glob is to get. Raises ValueError for options that are none, or do not go together."""
     if (ratio is None) == (widths is None):
         raise ValueError("scale_width: give a ratio or widths, one of the two")
     if widths is not None and not isinstance(widths, Mapping):
@@ -80,88 +146,100 @@ def scale_width(
     choice("scale_width: init", init, ("fresh", "prune", "preserve"))
     whole("scale_width: round_to", round_to, least=1, most=MOST_CHANNELS)
     if not isinstance(importance, str):
-        function("scale_width: importance", importance, "a group of layers")
-    asked: dict[str, Any] = dict(widths) if widths is not None else {}
-    if isinstance(ratio, Mapping):
-        asked = dict(ratio)
-    elif ratio is not None:
-        asked = dict.fromkeys(_globs(model, where), ratio)
-    for glob in asked:
-        layers_named(model, glob)
-    groups = groups_of(model, example, list(asked))
-    classes = {g.root: classes_of(g, model) for g in groups}
-    wanted, skipped = wanted_widths(groups, classes, asked, round_to, exact=widths is not None)
-    channels = {
-        g.root: chosen_channels(g, classes[g.root], new, init, importance)
-        for g, new in wanted.items()
-        if new != g.channels
-    }
-    if not channels:
-        why = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:4])
-        raise ValueError(f"scale_width: no layer can change. {why}")
-    changing = [group for group in groups if group.root in channels]
-    selections = selections_of(changing, channels, model)
-    mixed = mixed_channels(model, example, selections)
-    if mixed:
-        alone = {
-            g.root: mixed_channels(model, example, selections_of([g], channels, model))
-            for g in changing
-            if len(changing) > 1
-        }
-        named = [root for root, why in alone.items() if why] or [g.root for g in changing]
-        raise ValueError(
-            f"scale_width: {', '.join(named[:8])} cannot change: their channels are regrouped or gated on the way in a "
-            f"manner that cannot be followed ({mixed}); name other layers with where"
-        )
-    skipped |= {name: "is not called by the example" for name in _uncalled(model, example)}
-    return _made(model, example, selections, init, groups, skipped)
+        function("scale_width: importance", importance, "the weights of a group, by name")
+    return dict(given)
 
 
-def apply_scale_width(model: nn.Module, example: Any, *, layers: dict[str, dict[str, Any]], init: Init) -> nn.Module:
-    """The step ``scale_width`` of a recipe: these channels of these layers."""
-    if not isinstance(layers, dict) or not layers:
-        raise ValueError(f"scale_width: layers must name a layer at least, got {layers!r:.80}")
-    return _made(model, example, layers, init, [], {})
+def _asked(
+    layers: Widths, uncalled: list[str], values: Mapping[str, Any], where: Where, require: Where, ratio: Any
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The layers that each glob means, and those that must change."""
+    known = [*layers.layers, *uncalled]
+
+    def meant(pattern: Where) -> list[str]:
+        return chosen(known, pattern, names=lambda name: [name], what="layer with weights")
+
+    demanded = meant(require) if require is not None else []
+    asked = {}
+    for glob in values:
+        own = meant(where if isinstance(ratio, int | float) and where is not None else glob)
+        called = [name for name in own if name in layers.layers]
+        if not called and glob != "*":
+            raise ValueError(
+                f"scale_width: no layer that matches {glob!r} is called by the example; {closest(glob, layers.layers)}"
+            )
+        asked[glob] = called
+        if not isinstance(ratio, int | float) and not any(c in glob for c in "*?["):
+            demanded = [*demanded, *called]
+    missing = [name for name in demanded if not any(name in names for names in asked.values())]
+    if missing and isinstance(ratio, int | float):
+        asked["*"] = list(dict.fromkeys([*asked["*"], *(name for name in missing if name in layers.layers)]))
+    return asked, demanded
 
 
-def _globs(model: nn.Module, where: Where) -> list[str]:
-    """What `where` names, as globs."""
-    if where is None:
-        return ["*"]
-    return layers_named(model, where) if callable(where) else globs_of(where)
+def _refuse_unmet(
+    layers: Widths,
+    asked: Mapping[str, list[str]],
+    demanded: list[str],
+    sizes: Mapping[Axis, int],
+    values: Mapping[str, Any],
+) -> None:
+    """Raise ValueError where nothing changes, for a glob or at all, or a layer does not that must."""
+    for name in demanded:
+        if name not in layers.layers:
+            raise ValueError(f"scale_width: {name} is to change, and is not called by the example")
+        if layers.channels(name, sizes) == layers.channels(name) and layers.channels(name) != values.get(name):
+            raise ValueError(f"scale_width: {name} cannot change: {layers.why(name)}")
+    for glob, names in asked.items():
+        if any(layers.channels(name, sizes) != layers.channels(name) for name in names):
+            continue
+        free = [name for name in names if layers.axes(name)]
+        if free:
+            told = ", ".join(f"{name} has {layers.channels(name)} channels" for name in free[:6])
+            raise ValueError(f"scale_width: nothing would change for {glob!r}: {told}")
+        told = "; ".join(f"{name}: {layers.why(name)}" for name in names[:4])
+        raise ValueError(f"scale_width: no layer can change for {glob!r}. {told}")
 
 
-def layers_named(model: nn.Module, where: Where) -> list[str]:
-    """Paths of the convolutions and linear layers that `where` chooses. Raises ValueError where there is none."""
-    layers = [name for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
-    return chosen(layers, where, names=lambda name: [name], what="convolution or linear layer")
-
-
-def _uncalled(model: nn.Module, example: Any) -> list[str]:
-    """Layers with channels that the example does not run."""
-    called = capture(model, example).reached()[0]
-    return [name for name, module in model.named_modules() if isinstance(module, WEIGHTED) and name not in called]
+def _told(
+    layers: Widths, uncalled: list[str], asked: Mapping[str, list[str]], sizes: Mapping[Axis, int]
+) -> dict[str, str]:
+    """Why layers that were asked for stay as they are."""
+    told = dict.fromkeys(uncalled, "is not called by the example")
+    for name in dict.fromkeys(name for names in asked.values() for name in names):
+        if layers.channels(name, sizes) == layers.channels(name):
+            told[name] = layers.why(name)
+    return told
 
 
 def _made(
-    model: nn.Module, example: Any, layers: dict[str, dict[str, Any]], init: Init, groups: list[Group],
+    model: nn.Module, example: Any, resizing: Resizing, init: Init, record: Capture, expected: Expected | None,
     skipped: dict[str, str],
 ) -> nn.Module:  # fmt: skip
-    record = capture(model, example)
-    new = rewidthed(model, example, layers, init)
-    after = capture(new, example)
-    if after.output_shapes != record.output_shapes:
+    new = resize_(copied(model), resizing, init)
+    try:
+        after = capture(new, example, expected)
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, Mismatch) as error:
+        raise ValueError(
+            f"scale_width: with {', '.join(resizing.modules[:6])} changed the model does not run: "
+            f"{type(error).__name__} in {failed_in(error)}: {str(error).splitlines()[0]}"
+        ) from error
+    counted = after.output_shapes != record.output_shapes and sizes_hang_on_values(model, example, record)
+    if after.output_shapes != record.output_shapes and not counted:
         raise ValueError(
             f"scale_width: the outputs would have the shapes {after.output_shapes}, not {record.output_shapes}: "
-            f"leave out one of {', '.join(layers)}"
+            f"leave out one of {', '.join(resizing.modules)}"
         )
-    equality = Equality.EXACT if init == "preserve" else Equality.NONE
     if init == "preserve":
-        checked = preserved(model, new, example, layers)
+        try:
+            told = preserved(model, new, example, resizing)
+        except AssertionError as error:
+            raise ValueError(f"scale_width: init='preserve' cannot keep the function: {error}; use where") from error
     else:
-        checked = "the channels that stay are as they were" if init == "prune" else "changed layers are fresh"
-    names = dict.fromkeys(member.name for group in groups for member in group.members)
+        told = "the channels that stay are as they were" if init == "prune" else "changed layers are fresh"
+    found = dict.fromkeys([*resizing.modules, *skipped])
     return finish(
-        new, model, name="scale_width", options={"layers": layers, "init": init}, before=record, after=after,
-        equality=equality, checked=checked, found=names or layers, taken=layers, skipped=skipped,
+        new, model, name="scale_width", options=resizing.options() | {"init": init}, before=record, after=after,
+        equality=Equality.EXACT if init == "preserve" else Equality.NONE, checked=told, found=found,
+        taken=resizing.modules, skipped=skipped, counted=counted,
     )  # fmt: skip

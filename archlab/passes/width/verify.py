@@ -1,58 +1,43 @@
-"""Whether channels were followed rightly: a narrowed or widened model against the whole one, on an example."""
+"""Whether a model with other widths is what it should be: where promised the same function, and of the same sizes."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from ...capture.copies import copied
-from ..checks import CLOSE, EXACT, compare, in_double
-from .layers import EACH
-from .resize import rewidthed, unread_
+from ...capture.modes import random_states_kept
+from ...capture.record import Capture
+from ...capture.recorder import capture
+from ..checks import CLOSE, EXACT, compared, in_double, observe
+from .resize import Resizing, resize_
 
 
-def mixed_channels(model: nn.Module, example: Any, layers: Mapping[str, Mapping[str, Any]]) -> str:
-    """Whether the chosen channels do not belong together, which torch-pruning's indices do not always tell; empty where
-    they do: the narrow network then is the whole one with the channels that go multiplied by zero, the wide one is it.
-
-    Norms over channels are set to scale each channel by itself first, as they see other channels afterwards.
-    """
-    doubled = in_double(model, example)
-    net, example = (copied(model), example) if doubled is None else doubled[:2]
-    net.eval()
-    for module in net.modules():
-        if type(module) in EACH:
-            module.__class__ = EACH[type(module)]
-    whole = copied(net)
-    with torch.no_grad():
-        for name, sides in layers.items():
-            if "in" in sides:
-                unread_(whole.get_submodule(name), set(sides["in"]))
-    try:
-        narrow = rewidthed(net, example, layers, "preserve")
-        difference = compare(whole, narrow, example)
-    except (ValueError, RuntimeError) as error:
-        return str(error).removeprefix("scale_width: ")
-    allowed = EXACT if doubled is not None else 1e-3
-    return (
-        "" if difference <= allowed else f"the output differs by {difference:.2g} from that of the channels that stay"
-    )
-
-
-def preserved(model: nn.Module, new: nn.Module, example: Any, layers: dict[str, dict[str, Any]]) -> str:
-    """How equal a widened model is, in evaluation mode. Raises ValueError where it is not."""
-    doubled = in_double(model, example)
-    pair = (copied(model).eval(), copied(new).eval()), example, CLOSE, "the model's own dtype"
+def preserved(model: nn.Module, new: nn.Module, example: Any, resizing: Resizing) -> str:
+    """How equal a widened model is, in evaluation mode. Raises AssertionError where it is not."""
+    doubled = in_double(copied(model).eval(), example)
+    pair, allowed, where = (copied(model).eval(), copied(new).eval()), CLOSE, "the model's own dtype"
     if doubled is not None:
-        double, varied, _ = doubled
-        pair = (double.eval(), rewidthed(double, varied, layers, "preserve").eval()), varied, EXACT, "float64"
-    models, example, allowed, where = pair
-    difference = compare(*models, example)
-    if not difference <= allowed:
-        raise ValueError(
-            f"scale_width: init='preserve' cannot keep the function: with {', '.join(list(layers)[:6])} wider the "
-            f"output differs by {difference:.2g} (a norm or a softmax over channels sees more of them); use another "
-            "init, or where"
-        )
-    return f"equal within {difference:.2g} (relative) in {where}"
+        double, example, _ = doubled
+        pair, allowed, where = (double, resize_(copied(double), resizing, "preserve")), EXACT, "float64"
+    found = compared(
+        observe(pair[0], example), observe(pair[1], example), allowed=allowed,
+        what=f"with {', '.join(resizing.modules[:6])} wider", changed=resizing.modules,
+    )  # fmt: skip
+    return f"equal within {found} (relative), with its gradients, in {where}"
+
+
+def sizes_hang_on_values(model: nn.Module, example: Any, record: Capture) -> bool:
+    """Whether `model` makes outputs of other sizes with other weights: as many boxes as it finds."""
+    for seed in range(3):
+        other = copied(model)
+        with torch.no_grad(), random_states_kept((), seed=seed):
+            for p in other.parameters():
+                if p.is_floating_point():
+                    p.mul_(torch.randn(p.shape).to(p))
+        try:
+            if capture(other, example).output_shapes != record.output_shapes:
+                return True
+        except Exception:  # what a model raises whose values make no sense
+            continue
+    return False

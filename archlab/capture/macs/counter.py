@@ -54,7 +54,7 @@ class Counter(TorchDispatchMode):
         self._issue = issue
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if any(t.__torch_dispatch__ is not Tensor.__torch_dispatch__ for t in types):
+        if any(t.__torch_dispatch__ is not Tensor.__torch_dispatch__ for t in types):  # type: ignore
             return NotImplemented  # a class that does ops in its own way, by others, which come here next
 
         def call(*args: Any, **kwargs: Any) -> Any:

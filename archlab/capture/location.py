@@ -9,12 +9,14 @@ import dis
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from .frames import is_module_call, is_plumbing
 
 # Code that archlab generated -> line -> the location and execution (module, method, entry) of the op in the
 # original code. A rewritten model is so read as if its original code still ran, and passes compose.
-ORIGINS: dict[Any, dict[int, tuple["Location", tuple[str, str, Any]]]] = {}
+# It forgets code that is gone.
+ORIGINS: WeakKeyDictionary[Any, dict[int, tuple["Location", tuple[str, str, Any]]]] = WeakKeyDictionary()
 
 
 class Location(NamedTuple):

@@ -4,6 +4,7 @@ import itertools
 import keyword
 import linecache
 import re
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -181,6 +182,7 @@ def _compiled(graph: fx.Graph, name: str, filename: str) -> tuple[Callable, str]
 
     scope = {**code.globals, "archlab_at": at}
     exec(compile(source, filename, "exec"), scope)
+    weakref.finalize(scope[name].__code__, linecache.cache.pop, filename, None)
     return scope[name], source
 
 

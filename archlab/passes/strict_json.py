@@ -9,6 +9,7 @@ from typing import Any
 
 MOST_CHARACTERS = 2**24  # a recipe of a thousand sites has a hundredth of that
 MOST_LEVELS = 32
+MOST_DIGITS = 30
 MOST = 2**17  # of a width, a count or a factor: what is larger is no network's
 
 
@@ -27,7 +28,7 @@ def strict_json(text: str | bytes) -> Any:
         raise ValueError("it is empty")
     try:
         text = text.decode() if isinstance(text, bytes) else text
-        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number, parse_int=_whole)
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8: {error}") from error
     except json.JSONDecodeError as error:
@@ -54,6 +55,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"{key!r} is there twice")
         made[key] = value
     return made
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a whole number has {len(digits):,} digits")
+    return int(digits)
 
 
 def _no_number(word: str) -> Any:

@@ -87,7 +87,8 @@ def sites_command(
         print((found.skipped_frame() if skipped else found.frame()).to_csv(index=False), end="")
     else:
         frame = found.frame()
-        show(frame.drop(columns=["params", "macs", "span", "grad"]))
+        empty = [column for column in ("module", "same_as") if not frame[column].any()]
+        show(frame.drop(columns=["params", "macs", "span", "grad", *empty]))
         counts = ", ".join(f"{n} {kind}" for kind, n in frame["kind"].value_counts(sort=False).items())
         print(f"{len(found)} sites: {counts}" if counts else "no sites")
         if skipped:

@@ -40,10 +40,14 @@ def _merged(found: list[Found], flow: Flow) -> list[Site]:
     groups = list(by_line(found, flow).items())
     names = _names(groups)
     freed = _Freed(flow)
+    first_that: dict[frozenset, str] = {}  # removes the same
     sites = []
     for ((_, _, location, *_), group), name in zip(groups, names, strict=True):
         first = group[0]
         params, macs = freed.by(group)
+        same = first_that.setdefault(
+            frozenset((f.result, f.stands if f.stands is not None else f) for f in group), name
+        )
         target = target_of(
             name,
             [f.source for f in group],
@@ -66,6 +70,7 @@ def _merged(found: list[Found], flow: Flow) -> list[Site]:
                 macs=macs,
                 span=first.span,
                 grad=any(f.result in flow.graded for f in group),
+                same_as="" if same == name else same,
                 target=target,
             )
         )

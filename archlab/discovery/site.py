@@ -34,6 +34,7 @@ class Site:
     grad: bool  # a gradient can reach its switch
     how: How | None = None
     reason: str = ""
+    same_as: str = ""  # id of a site before it whose removal is the very same
     target: Target = field(repr=False, kw_only=True)
 
     @property
@@ -79,12 +80,14 @@ class Sites(Sequence[Site]):
         return len(self._sites)
 
     def frame(self) -> pd.DataFrame:
-        """One row a site: site, kind, op, shape, calls, params, macs, their shares in the whole, span, grad, how."""
+        """One row a site: site, module (path of the child that is called), kind, op, shape, calls, params, macs, their
+        shares in the whole, span, grad, how, same_as (a site before it whose removal is the same)."""
         params = max(self._params(), 1)
         macs = max(self._macs(), 1)
         rows = [
             {
                 "site": s.id,
+                "module": s.module or "",
                 "kind": s.kind.value,
                 "op": s.op,
                 "shape": "x".join(map(str, s.shape)),
@@ -96,10 +99,11 @@ class Sites(Sequence[Site]):
                 "span": s.span,
                 "grad": s.grad,
                 "how": s.told,
+                "same_as": s.same_as,
             }
             for s in self
         ]
-        columns = "site kind op shape calls params params_share macs macs_share span grad how".split()
+        columns = "site module kind op shape calls params params_share macs macs_share span grad how same_as".split()
         return pd.DataFrame(rows, columns=columns)
 
     def skipped_frame(self) -> pd.DataFrame:
@@ -131,6 +135,9 @@ class Sites(Sequence[Site]):
             lines.append(f"params, MACs: what goes with a site, as a share of {whole}{self._unknown()}")
         why = Counter(s.told for s in self if s.reason)
         lines += [f"{n} {how}" for how, n in why.items()]
+        same = sum(bool(s.same_as) for s in self)
+        if same:
+            lines.append(f"{same} sites whose removal is the same as that of another (=): it counts once")
         if self.skipped:
             lines.append(f"{sum(x.calls for x in self.skipped)} seen and skipped, with the reason: .skipped_frame()")
         return "\n".join(lines)
@@ -158,16 +165,24 @@ def _table(frame: pd.DataFrame) -> list[str]:
         "params": frame["params_share"].map(_share),
         "MACs": frame["macs_share"].map(_share),
         "how": [
-            how.partition(":")[0] if grad else "no gradient"
-            for how, grad in zip(frame["how"], frame["grad"], strict=True)
+            (how.partition(":")[0] if grad else "no gradient") + (f" = {same.rpartition('/')[2]}" if same else "")
+            for how, grad, same in zip(frame["how"], frame["grad"], frame["same_as"], strict=True)
         ],
     }
     columns = {
         name: _aligned(name, values, right=name in ("calls", "params", "MACs")) for name, values in cells.items()
     }
-    room = max(WIDTH - sum(len(lines[0]) + 2 for lines in columns.values()), len("site"))
-    lines = zip(_aligned("site", (_tail(site, room) for site in frame["site"])), *columns.values(), strict=True)
+    told = [_told(*row) for row in zip(frame["site"], frame["kind"], frame["module"], strict=True)]
+    room = max(WIDTH - sum(len(lines[0]) + 2 for lines in columns.values()) - max(map(len, told)), len("site"))
+    sites = [_tail(site, room) + module for site, module in zip(frame["site"], told, strict=True)]
+    lines = zip(_aligned("site", sites), *columns.values(), strict=True)
     return ["  ".join(line).rstrip() for line in lines]
+
+
+def _told(site: str, kind: str, module: str) -> str:
+    """Which module a block is, of those in the container that its number counts: the end of its path."""
+    inside = module.removeprefix(f"{site.rpartition('/')[0]}.") if kind == Kind.BLOCK else ""
+    return f" ({'.'.join(inside.split('.')[-2:])})" if inside else ""
 
 
 def _tail(site: str, room: int) -> str:

@@ -65,7 +65,11 @@ def _tried(model: nn.Module, example: Any, found: Sites) -> Sites:
     for site in found:
         how, why = tried[first_at[site.target.key].id]
         reason = why if how in (How.INTERCEPTED, How.REFUSED) else ""
-        listed.append(replace(site, how=how, reason=reason))
+        freed = {}
+        if how is How.INTERCEPTED and site.module is None and (site.params or site.macs):
+            freed = {"params": 0, "macs": 0}
+            reason += "; what it bypasses is computed all the same, so that nothing is freed"
+        listed.append(replace(site, how=how, reason=reason, **freed))
         if not site.grad:
             skipped.append(Skipped(site.path, site.op, site.kind, f"{site.id}: no gradient reaches it", site.module))
     return Sites(listed, skipped, found.record)

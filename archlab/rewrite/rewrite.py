@@ -21,9 +21,9 @@ from torch.utils import checkpoint
 from ..capture.classes import exact_classes_asked
 from ..capture.copies import copied, devices_of, refuse_wrappers, structural_copy, wrapped_parts
 from ..capture.example import fresh, run_example
-from ..capture.location import passes
+from ..capture.location import Location, passes
 from ..capture.modes import failed_in, no_fused_layers, random_states_kept
-from ..capture.record import Capture
+from ..capture.record import Capture, Execution, ModuleCall
 from .inject import OMEGA_CALL, inject, injected, runners_of
 from .override import EditedChild, Method, WatchedChild
 from .target import GRAPH_ONLY, Blend, Edit, How, Remove, Target
@@ -125,7 +125,8 @@ def attempt(
     # 2. A generated class for each container, whose method traces itself when it is run.
     how: dict[str, How] = {}
     reasons: dict[str, str] = {}
-    methods = []
+    methods: list[tuple[Method, list[Edit]]] = []
+    index = _Index(record)
     wrapped = wrapped_parts(new)
     for group in _by_method(edits):
         path = group[0].target.container
@@ -135,16 +136,15 @@ def attempt(
             how |= dict.fromkeys((e.target.name for e in group), How.REFUSED)
             reasons |= dict.fromkeys((e.target.name for e in group), reason)
             continue
-        method = _inject_method(modules, group, record)
-        methods.append(method)
+        method = _inject_method(modules, group, index)
+        methods.append((method, [e for e in group if method.edits[e.target.location] is e]))
         double = [e.target.name for e in group if method.edits[e.target.location] is not e]
         how |= dict.fromkeys(double, How.REFUSED)
         reasons |= dict.fromkeys(double, "an earlier pass froze it, or the other operand of its add is chosen")
     ran = run(new)
     # 3. What could not be traced falls back to the child, or to interception.
     unrun = How.GONE if any(isinstance(edit.action, Remove) for edit in edits) else How.REFUSED
-    for method in methods:
-        mine = [e for e in edits if method.edits.get(e.target.location) is e]
+    for method, mine in methods:
         if not method.graphs and not method.reason:  # never run: what contains it was removed
             how |= dict.fromkeys((e.target.name for e in mine), unrun)
             reasons |= dict.fromkeys((e.target.name for e in mine), f"its {method.method} was not run again")
@@ -153,7 +153,7 @@ def attempt(
             method.reason = "the traced code does not pass the site"
         if not method.reason:
             how |= dict.fromkeys((e.target.name for e in mine), How.LOCAL)
-            _note_calls(modules, method, mine, record)
+            _note_calls(modules, method, mine, index)
             continue
         reasons |= dict.fromkeys((e.target.name for e in mine), method.reason)
         method.graphs.clear()
@@ -163,7 +163,7 @@ def attempt(
                 how[edit.target.name], reasons[edit.target.name] = How.REFUSED, reason
                 del method.edits[edit.target.location]
                 continue
-            way = _fall_back(modules, method, edit, record, omegas)
+            way = _fall_back(modules, method, edit, index, omegas)
             if way is How.INTERCEPTED and passes(edit.target.location, checkpoint.__file__):
                 way, reasons[edit.target.name] = (
                     How.REFUSED,
@@ -174,7 +174,7 @@ def attempt(
     # 4. What is intercepted must be met when the model runs.
     if How.INTERCEPTED in how.values():
         ran = run(new)
-        met = set().union(*(method.met for method in methods))
+        met = set().union(*(method.met for method, _ in methods))
         missed = [name for name, way in how.items() if way is How.INTERCEPTED and name not in met]
         how |= dict.fromkeys(missed, unrun)
         reasons |= {name: f"at run time it was not met again ({reasons[name]})" for name in missed}
@@ -182,6 +182,26 @@ def attempt(
         ran = run(new)
     classes = {path: cls for path, cls in before.items() if type(modules[path]) is not cls}
     return Rewritten(new, how, reasons, tuple(omegas), classes, ran)
+
+
+class _Index:
+    """What a record says of each container and each module, looked up once for all edits."""
+
+    def __init__(self, record: Capture):
+        self.calls: dict[str, list[ModuleCall]] = {}  # of each module
+        self.passed: dict[tuple[str, Any], list[Location]] = {}  # in each container, by its entry
+        self.changing: dict[str, set[Location]] = {}  # lines of each container that change something in place
+        for call in record.calls:
+            self.calls.setdefault(call.module, []).append(call)
+            self._note(call.execution, call.location, call.mutates_input)
+        for op in record.ops:
+            self._note(op.execution, op.location, bool(op.mutated))
+
+    def _note(self, execution: Execution | None, location: Location | None, changes: bool) -> None:
+        if execution is not None and location is not None:
+            self.passed.setdefault((execution.module, execution.entry), []).append(location)
+            if changes:
+                self.changing.setdefault(execution.module, set()).add(location.every)
 
 
 def _by_method(edits: list[Edit]) -> list[list[Edit]]:
@@ -197,7 +217,7 @@ def _register_omega(module: nn.Module, name: str, model: nn.Module) -> None:
     module.register_parameter(name, nn.Parameter(torch.zeros((), dtype=torch.float32, device=device)))
 
 
-def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], record: Capture) -> Method:
+def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], index: _Index) -> Method:
     target = edits[0].target
     module = modules[target.container]
     runners = runners_of(module, target.method)
@@ -211,19 +231,15 @@ def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], record: Cap
         method = Method(target.container, target.method, target.entry, function)
     for edit in edits:
         method.edits.setdefault(edit.target.location, edit)
-    changing = [(op.execution, op.location) for op in record.ops if op.mutated]
-    changing += [(call.execution, call.location) for call in record.calls if call.mutates_input]
-    for execution, location in changing:
-        if execution is not None and location is not None and execution.module == target.container:
-            method.mutating.add(location.every)
-    method.turns |= _turns_edited(method, record)
+    method.mutating |= index.changing.get(target.container, set())
+    method.turns |= _turns_edited(method, index)
     inject(module, {target.method: method})
     for runner in reversed(above):  # the edits of its calls stay around it
         inject(module, {target.method: runner.around(getattr(type(module), target.method))})
     return method
 
 
-def _turns_edited(method: Method, record: Capture) -> dict[tuple, int]:
+def _turns_edited(method: Method, index: _Index) -> dict[tuple, int]:
     """For each line of which every turn has an edit of its own: how often the example passes it.
 
     A call that passes it more often would be edited in part; `Method` raises there.
@@ -233,11 +249,9 @@ def _turns_edited(method: Method, record: Capture) -> dict[tuple, int]:
         if location.occurrence is not None:
             edited.setdefault(location.stack, set()).add(location.occurrence)
     passed: dict[tuple, set[int]] = {}
-    for issued in (*record.ops, *record.calls):
-        execution, location = issued.execution, issued.location
-        if execution is not None and location is not None and location.stack in edited:
-            if execution.module == method.path and execution.entry is method.entry:
-                passed.setdefault(location.stack, set()).add(location.occurrence or 0)
+    for location in index.passed.get((method.path, method.entry), ()) if edited else ():
+        if location.stack in edited:
+            passed.setdefault(location.stack, set()).add(location.occurrence or 0)
     return {stack: len(turns) for stack, turns in passed.items() if 1 < len(turns) == len(edited[stack])}
 
 
@@ -281,17 +295,17 @@ def quietly(model: nn.Module) -> ExitStack:
     return stack
 
 
-def _note_calls(modules: dict[str, nn.Module], method: Method, edits: list[Edit], record: Capture) -> None:
+def _note_calls(modules: dict[str, nn.Module], method: Method, edits: list[Edit], index: _Index) -> None:
     """What `method` needs for a call of it that cannot be traced, though those of the example could."""
     inside = {id(child): path for path, child in modules[method.path].named_modules()}
     for edit in edits:
         path = edit.target.module
         if path is not None:
-            method.traced_calls |= dict.fromkeys(_call_keys(edit.target, record), edit)
+            method.traced_calls |= dict.fromkeys(_call_keys(edit.target, index), edit)
             method.children[path] = inside.get(id(modules[path]))
 
 
-def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, record: Capture, omegas: list[Omega]) -> How:
+def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, index: _Index, omegas: list[Omega]) -> How:
     target = edit.target
     if isinstance(edit.action, GRAPH_ONLY) or target.source is not None:  # beyond what one op has at hand
         del method.edits[target.location]
@@ -299,7 +313,7 @@ def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, record
     if target.module is None:
         return How.INTERCEPTED
     child = modules[target.module]
-    calls = [c for c in record.calls if c.module == target.module]
+    calls = index.calls[target.module]
     lines = {(c.execution.module, c.execution.entry, c.location) for c in calls if c.execution is not None}
     del method.edits[target.location]
     if len(lines) == 1 and all(c.execution is not None for c in calls):
@@ -310,18 +324,18 @@ def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, record
             omegas[:] = [o if o.target is not target else Omega(target, target.module, OMEGA_CALL) for o in omegas]
         inject(child, {"forward": EditedChild(edit, type(child).forward)})
         return How.MODULE
-    method.calls |= dict.fromkeys(_call_keys(target, record), edit)
+    method.calls |= dict.fromkeys(_call_keys(target, index), edit)
     if not any(isinstance(r, WatchedChild) for r in runners_of(child, "forward")):
         inject(child, {"forward": WatchedChild(target.module, type(child).forward)})
     return How.INTERCEPTED
 
 
-def _call_keys(target: Target, record: Capture) -> list[tuple[str, Any, int | None]]:
+def _call_keys(target: Target, index: _Index) -> list[tuple[str, Any, int | None]]:
     """For the calls at `target`: the child, their call stack, and how often it was called there before (None: ever)."""
     keys: dict[tuple, None] = {}
     before: dict[tuple, int] = {}
-    for call in record.calls:
-        if call.module != target.module or call.execution is None or call.location is None:
+    for call in index.calls.get(target.module or "", ()):
+        if call.execution is None or call.location is None:
             continue
         key = (id(call.execution), call.location.stack)
         before[key] = before.get(key, -1) + 1

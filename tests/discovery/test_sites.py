@@ -1,0 +1,76 @@
+"""What the list of sites says of each: what it delivers, which others are the same removal, where it is."""
+
+import time
+
+import torch
+from torch import nn
+
+import archlab as al
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x + self.b(self.a(x).relu())
+
+
+class Nested(nn.Module):
+    """Blocks in lists within lists, all called by one forward, whose last add cannot be traced."""
+
+    def __init__(self, stages: int = 1, gates: int = 2):
+        super().__init__()
+        self.stages = nn.ModuleList(
+            nn.ModuleDict({"gates": nn.ModuleList(Residual() for _ in range(gates))}) for _ in range(stages)
+        )
+        self.last = nn.Linear(4, 4)
+
+    def forward(self, x):
+        for stage in self.stages:
+            for gate in stage["gates"]:
+                x = gate(x)
+        if float(x.detach().sum()) > 1e9:
+            return x
+        return x + self.last(x)
+
+
+def test_a_branch_that_is_only_bypassed_promises_nothing():
+    net, x = Nested(), torch.randn(2, 4)
+    (branch,) = al.sites(net, x, kinds="branch", where="branch.*")
+    assert branch.how == "intercepted" and (branch.params, branch.macs) == (0, 0)
+    assert "nothing is freed" in branch.reason
+    thin = al.remove(net, x, kinds="branch", where=branch.id)
+    assert sum(p.numel() for p in thin.parameters()) == sum(p.numel() for p in net.parameters())
+
+
+def test_the_same_removal_is_marked():
+    sites = al.sites(Nested(), torch.randn(2, 4))
+    same = {site.id: site.same_as for site in sites if site.same_as}
+    assert same == {
+        "block.0": "stages.0.gates.0/branch.0",
+        "block.1": "stages.0.gates.1/branch.0",
+    }
+    assert list(sites.frame()["same_as"]) == [site.same_as for site in sites]
+    assert "= branch.0" in repr(sites) and "2 sites whose removal is the same" in repr(sites)
+
+
+def test_the_table_says_which_module_a_block_is():
+    sites = al.sites(Nested(), torch.randn(2, 4))
+    modules = sites.frame().set_index("site")["module"]
+    assert modules["block.1"] == "stages.0.gates.1" and modules["skip.0"] == ""
+    table = repr(sites).splitlines()[: len(sites) + 1]
+    assert [line.split("  ")[0] for line in table if "  block  " in line] == ["block.0 (gates.0)", "block.1 (gates.1)"]
+    assert all(len(line) <= 100 for line in table)
+
+
+def test_the_time_for_many_sites_grows_with_their_number():
+    def seconds(count: int) -> float:
+        net = nn.Sequential(*[Residual() for _ in range(count)])
+        al.sites(net, torch.randn(1, 4))
+        begin = time.process_time()
+        al.sites(net, torch.randn(1, 4))
+        return time.process_time() - begin
+
+    assert seconds(160) < 8 * seconds(40)

@@ -137,7 +137,7 @@ class Sites(Sequence[Site]):
         lines += [f"{n} {how}" for how, n in why.items()]
         same = sum(bool(s.same_as) for s in self)
         if same:
-            lines.append(f"{same} sites whose removal is the same as that of another (=): it counts once")
+            lines.append(f"{same} with the same removal as another (=): it counts once")
         if self.skipped:
             lines.append(f"{sum(x.calls for x in self.skipped)} seen and skipped, with the reason: .skipped_frame()")
         return "\n".join(lines)

@@ -53,7 +53,7 @@ def test_the_same_removal_is_marked():
         "block.1": "stages.0.gates.1/branch.0",
     }
     assert list(sites.frame()["same_as"]) == [site.same_as for site in sites]
-    assert "= branch.0" in repr(sites) and "2 sites whose removal is the same" in repr(sites)
+    assert "= branch.0" in repr(sites) and "2 with the same removal" in repr(sites)
 
 
 def test_the_table_says_which_module_a_block_is():

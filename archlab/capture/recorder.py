@@ -275,7 +275,7 @@ class _Recorder(Values, TorchFunctionMode):
         op.view = not changed and any(self.storage.get(v) in read for v in op.outputs)
         self.ops.append(op)
         if self.watch is not None:
-            self.watch(op, args, kwargs, result)
+            self._whole(self.watch, (op, args, kwargs, result), {})  # what a watcher computes is no op
         return result
 
     def apply_function(self, apply: Callable, args: tuple, kwargs: dict) -> Any:

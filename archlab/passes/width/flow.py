@@ -178,6 +178,7 @@ class Flow:
 
     def close(self, record: Capture) -> None:
         """The model's outputs keep their channels."""
+        assert len(self.traces) == len(record.ops), "each op has one trace"
         for value in record.outputs:
             made = record.producer.get(value)
             if value in self.values:

@@ -8,18 +8,17 @@ its output: then it may be merged into all of them and need not be computed by i
 import copy
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...capture.dataflow import Flow
 from ...capture.record import Capture, ModuleCall, Op
-from ...discovery.ops import ADDS, MULS
+from .fixed import FUNCTIONS, UNKNOWN, Fixed
 from .linear import Layer, identity
 from .modules import layer_of, shared_parameters, why_not_linear
-
-_SUBTRACTS = ("sub", "__sub__")
-_DIVIDES = ("div", "true_divide", "__truediv__")
 
 
 @dataclass(eq=False)
@@ -47,6 +46,7 @@ class Chains:
     links: dict[str, Link]
     skipped: dict[str, str]
     flow: Flow
+    fixed: Fixed
     ops: dict[str, tuple[Op, ...]] = field(default_factory=dict)  # every op by its address
     seen: set[int] = field(default_factory=set)  # values that more than the layers look at
 
@@ -55,12 +55,19 @@ class Chains:
         return {value: link for link in self.links.values() for value in link.outputs}
 
 
-def find_chains(model: nn.Module, record: Capture, *, apart: Collection[str] = ()) -> Chains:
-    """Every linear layer of the recorded run of `model`. Those in `apart` are not merged with what follows."""
+def find_chains(model: nn.Module, record: Capture, *, apart: Collection[str] = (), example: Any = UNKNOWN) -> Chains:
+    """Every linear layer of the recorded run of `model`. Those in `apart` are not merged with what follows.
+
+    `example`: what was run, from which it is known whether a number in the code may be another one in the next call.
+    """
     flow = Flow(record)
     modules = dict(model.named_modules())
-    chains = Chains({}, {}, flow, _addresses(record))
+    chains = Chains({}, {}, flow, Fixed(model, record, example), _addresses(record))
     tied = shared_parameters(model)
+    read_by: dict[str, set[str | None]] = {}
+    for op in record.ops:
+        for name in op.params:
+            read_by.setdefault(name, set()).add(op.call.module if op.call is not None else None)
     calls: dict[str, list[ModuleCall]] = {}
     for call in record.calls:
         calls.setdefault(call.module, []).append(call)
@@ -69,7 +76,7 @@ def find_chains(model: nn.Module, record: Capture, *, apart: Collection[str] = (
         reason = why_not_linear(module)
         if reason == "" or not path:
             continue
-        reason = reason or _no_link(module, its_calls, tied, record)
+        reason = reason or _no_link(module, its_calls, tied, read_by)
         if reason:
             chains.skipped[path] = reason
             continue
@@ -77,12 +84,15 @@ def find_chains(model: nn.Module, record: Capture, *, apart: Collection[str] = (
         shape = its_calls[0].in_shapes[0]
         layer = layer_of(module, meta=True, dims=len(shape) - 2)
         chains.links[path] = Link(path, layer, (), given, made, shape, its_calls[0].out_shapes[0])
-    for address, ops in _scales(chains.ops, record).items():
+    fixed = chains.fixed
+    for address, ops in _scales(chains).items():
         layer = affine_of(ops, model, chains, meta=True)
         if layer is not None:
-            data = tuple(_data(op, record) for op in ops)
+            data = tuple(fixed.data(op) for op in ops)
             shapes = ops[0].in_shapes[ops[0].inputs.index(data[0])], ops[0].out_shapes[0]
             chains.links[address] = Link(address, layer, ops, data, tuple(op.outputs[0] for op in ops), *shapes)
+            chains.skipped.pop(ops[0].execution.module, None)  # its own way is one that can be read
+    chains.skipped |= _functional(chains)
     owner = {link.address: link for link in chains.links.values() if link.is_module}
     by_op = {op: link for link in chains.links.values() for op in link.ops}
     seen = chains.seen = _seen(modules, record)
@@ -118,18 +128,33 @@ def _addresses(record: Capture) -> dict[str, tuple[Op, ...]]:
     return found
 
 
-def _scales(addresses: dict[str, tuple[Op, ...]], record: Capture) -> dict[str, tuple[Op, ...]]:
-    """The ops that could scale or shift by a parameter, at the address of the first: those of one container with the
-    same parameter together, wherever in its code they are."""
+def _scales(chains: Chains) -> dict[str, tuple[Op, ...]]:
+    """The ops that could scale or shift by something fixed, at the address of the first: those of one container with
+    the same parameter together, wherever in its code they are."""
+    fixed = chains.fixed
     groups: dict[tuple, dict[str, tuple[Op, ...]]] = {}
-    for address, ops in addresses.items():
-        if len(ops[0].inputs) == 2 and sum(value in record.constants for value in ops[0].inputs) == 1:
-            op, order = ops[0], ops[0].inputs[0] in record.constants
-            key = op.execution.module, op.name, op.params, order, op.out_shapes[0][1:], tuple(sorted(op.options))
-            groups.setdefault(key, {})[address] = ops
+    for address, ops in chains.ops.items():
+        op = ops[0]
+        if (op.call is not None and op.call.module in chains.links) or not fixed.is_affine(op):
+            continue
+        order, key = op.inputs[0] in fixed, (op.execution.module, op.name, op.params, repr(op.positional))
+        key = *key, order, op.out_shapes[0][1:2], len(op.out_shapes[0]), tuple(sorted(op.options))
+        groups.setdefault(key if op.params else (address,), {})[address] = ops
     found = {}
     for parts in groups.values():
         found[next(iter(parts))] = tuple(sorted((op for ops in parts.values() for op in ops), key=lambda op: op.index))
+    return found
+
+
+def _functional(chains: Chains) -> dict[str, str]:
+    """The linear ops that no module of a kind we know is called for, and why they are not merged."""
+    found = {}
+    for address, ops in chains.ops.items():
+        op = ops[0]
+        module = op.call.module if op.call is not None else op.execution.module
+        known = module in chains.links or module in chains.skipped
+        if op.func in FUNCTIONS and not known:
+            found[address] = f"a {op.name} by a parameter of the code around it, not by a layer that can become another"
     return found
 
 
@@ -141,12 +166,17 @@ def by_location(ops: Iterable[Op]) -> list[tuple[Op, ...]]:
     return [tuple(group) for group in places.values()]
 
 
-def _no_link(module: nn.Module, calls: Sequence[ModuleCall], tied: set[int], record: Capture) -> str | None:
-    """Why calls of a linear module are not plain ones; None where they are."""
+def _no_link(
+    module: nn.Module, calls: Sequence[ModuleCall], tied: set[int], read_by: Mapping[str, Collection[str | None]]
+) -> str | None:
+    """Why calls of a linear module are not plain ones; None where they are.
+
+    `read_by`: for each parameter, the modules in whose calls it is read.
+    """
     if any(id(p) in tied for p in module.parameters()):
         return "its weights are another module's as well"
-    names = {f"{calls[0].module}.{name}" for name, _ in module.named_parameters()}
-    if any(names & set(op.params) for op in record.ops if op.call is None or op.call.module != calls[0].module):
+    path = calls[0].module
+    if any(reader != path for name, _ in module.named_parameters() for reader in read_by.get(f"{path}.{name}", ())):
         return "its weights are read by other code as well"
     for call in calls:
         if len(call.inputs) != 1 or not (call.direct and call.tensor_out) or call.mutates_input:
@@ -156,50 +186,51 @@ def _no_link(module: nn.Module, calls: Sequence[ModuleCall], tied: set[int], rec
         kernel = getattr(module, "kernel_size", None)
         if kernel is not None and len(call.in_shapes[0]) != len(kernel) + 2:
             return "its input has no batch dimension"
-    if len({call.in_shapes[0][1:] for call in calls}) > 1:
-        return "its calls are of different shapes"
-    with torch.no_grad():
-        usual = copy.deepcopy(module).to("meta")(
-            torch.empty(calls[0].in_shapes[0], device="meta", dtype=calls[0].dtypes[0])
-        )
-    return None if tuple(usual.shape) == calls[0].out_shapes[0] else "it is called with further arguments"
-
-
-def _data(op: Op, record: Capture) -> int:
-    """The one value among an op's inputs that is no parameter."""
-    return next(value for value in op.inputs if value not in record.constants)
+    if len({len(call.in_shapes[0]) for call in calls}) > 1:
+        return "its calls have inputs of different numbers of dimensions"
+    on_meta = copy.deepcopy(module).to("meta")
+    for given, made, dtype in {(call.in_shapes[0], call.out_shapes[0], call.dtypes[0]) for call in calls}:
+        with torch.no_grad():
+            usual = on_meta(torch.empty(given, device="meta", dtype=dtype))
+        if tuple(usual.shape) != made:
+            return "it is called with further arguments"
+    return None
 
 
 def affine_of(ops: Sequence[Op], model: nn.Module, chains: Chains, *, meta: bool) -> Layer | None:
-    """The layer that an op is which scales or shifts each channel; None for any other op."""
-    op, record = ops[0], chains.flow.record
-    scales, shifts = op.func in MULS or op.name in _DIVIDES, op.func in ADDS or op.name in _SUBTRACTS
-    if not (scales or shifts) or any(o.mutated or o.execution.method.startswith("<") for o in ops) or op.options:
+    """The layer that an op is which scales or shifts each channel by something fixed; None for any other op."""
+    op, fixed = ops[0], chains.fixed
+    if any(o.mutated or o.execution.method.startswith("<") or not fixed.is_affine(o) for o in ops):
         return None
-    if any(chains.flow.changed_later(v) for o in ops for v in o.inputs if v in record.constants):
+    data = fixed.data(op)
+    shape = op.in_shapes[op.inputs.index(data)]
+    channels_first = {(o.out_shapes[0][1:2], len(o.out_shapes[0])) for o in ops}
+    if op.out_shapes[0] != shape or len(shape) < 2 or len(channels_first) > 1:
         return None
-    data = [value for value in op.inputs if value not in record.constants]
-    if len(data) != 1 or len(op.inputs) != 2 or len({o.out_shapes[0][1:] for o in ops}) > 1:
-        return None  # a number may be an argument of the model, and another one in the next call
-    if op.inputs[0] != data[0] and op.name in (*_DIVIDES, *_SUBTRACTS):
+    made = fixed.scale_and_shift(op, model)
+    if made is None or not all(_same(made, fixed.scale_and_shift(o, model)) for o in ops[1:]):
         return None
-    shape = op.in_shapes[op.inputs.index(data[0])]
-    if op.out_shapes[0] != shape or len(shape) < 2:
+    neighbour = _neighbour_dims(ops, data, chains)
+    dims = [_channel_layout(v, shape, neighbour) for v in made if v is not None]
+    if op.func is F.batch_norm:
+        dims = [len(shape) - 2]
+    if None in dims or len(set(dims)) > 1:
         return None
-    (name,) = (record.constants[v] for v in op.inputs if v in record.constants)
-    held = dict(model.named_parameters()) | dict(model.named_buffers())
-    value = held[name].detach().double()
-    dims = _channel_layout(value, shape, _neighbour_dims(ops, data[0], chains))
-    if dims is None:
-        return None
-    channels = shape[1] if dims else shape[-1]
-    value = value.flatten().expand(channels) if value.numel() == 1 else value.flatten()
-    value = 1 / value if op.name in _DIVIDES else -value if op.name in _SUBTRACTS else value
-    ones = identity(channels, dims)
-    made = [value if scales else ones.weight, None if scales else value]
-    weight, bias = (v if v is None or not meta else torch.empty_like(v, device="meta") for v in made)
+    assert dims[0] is not None
+    channels = shape[1] if dims[0] else shape[-1]
+    flat = [None if v is None else v.flatten().expand(channels) if v.numel() == 1 else v.flatten() for v in made]
+    weight, bias = flat[0] if flat[0] is not None else identity(channels, dims[0]).weight, flat[1]
+    if meta:
+        weight, bias = (v if v is None else torch.empty_like(v, device="meta") for v in (weight, bias))
     assert weight is not None
-    return Layer("affine", dims, weight, bias)
+    return Layer("affine", dims[0], weight, bias)
+
+
+def _same(a: Sequence[Tensor | None], b: Sequence[Tensor | None] | None) -> bool:
+    """Whether a container scales and shifts by the same in another call of it."""
+    if b is None:
+        return False
+    return all(x is y or (x is not None and y is not None and torch.equal(x, y)) for x, y in zip(a, b, strict=True))
 
 
 def _neighbour_dims(ops: Sequence[Op], value: int, chains: Chains) -> int | None:

@@ -74,7 +74,7 @@ def fold(model: nn.Module, example: Any, *, where: Where = None, cost: CostModel
     found: list[str] = []
     refused: dict[str, str] = {}
     while True:
-        chains = find_chains(state.model, state.record, apart=refused)
+        chains = find_chains(state.model, state.record, apart=refused, example=example)
         keep_matching(chains, where)
         found = found or list(chains.links)
         decided, skipped = _decide(chains, price, refused)
@@ -99,7 +99,7 @@ def apply_fold(model: nn.Module, example: Any, *, rounds: list[Round]) -> nn.Mod
         raise ValueError(f"fold: rounds must be a list of one at least, got {rounds!r:.80}")
     reference = _reference(model, example)
     state = reference.start
-    found = list(find_chains(model, state.record).links)
+    found = list(find_chains(model, state.record, example=example).links)
     for decided in rounds:
         if not isinstance(decided, Mapping) or not {"chains", "sums"} <= decided.keys():
             raise ValueError(f"a round of a fold has chains and sums; the recipe has {decided!r}")
@@ -193,7 +193,7 @@ def _attempted(state: _State, reference: _Reference, decided: Round) -> _State:
     """The state after one round, checked against the original. Raises _Unfit."""
     try:
         # 1. The model itself: merged, recorded, and what nothing reaches any more taken out.
-        chains = find_chains(state.model, state.record)
+        chains = find_chains(state.model, state.record, example=reference.example)
         new, record = _merged(
             state.model, reference.example, state.record, chains, decided, lambda net: capture(net, reference.example)
         )
@@ -290,10 +290,10 @@ def _merged(
 
 
 def _scale_gone(link: Link, number: int, ops: tuple[Op, ...], chains: Chains) -> Edit:
-    """The edit that removes an op that scales or shifts: the parameter goes, the data stays."""
-    constant = next(i for i, value in enumerate(ops[0].inputs) if value in chains.flow.record.constants)
-    name = f"{link.address}, line {number}"
-    return Edit(target_of(name, ops, chains.flow, kept=1 - constant, dropped=(constant,)))
+    """The edit that removes an op that scales or shifts: what it does that by goes, the data stays."""
+    data = next(at for at, value in enumerate(ops[0].inputs) if value in link.inputs)
+    dropped = tuple(at for at in range(len(ops[0].inputs)) if at != data)
+    return Edit(target_of(f"{link.address}, line {number}", ops, chains.flow, kept=data, dropped=dropped))
 
 
 def _distinct(edits: Iterable[Edit]) -> list[Edit]:

@@ -49,7 +49,7 @@ def hoist_padding(model: nn.Module, example: Any, *, where: Where = None, cost: 
     """
     refuse_switched(model)
     record = capture(model, example)
-    chains = find_chains(model, record)
+    chains = find_chains(model, record, example=example)
     keep_matching(chains, where)
     segments, skipped = plan_chains(chains, pricing(model, cost), hoist=True)
     wanted: dict[str, dict[str, list[int]]] = {}  # first convolution -> the paddings of it and those behind it
@@ -94,7 +94,7 @@ def apply_hoist_padding(
     `record`: a run of `model`, where there is one already. Raises ValueError for a layer that this model has not.
     """
     record = record or capture(model, example)
-    chains = find_chains(model, record)
+    chains = find_chains(model, record, example=example)
     if not isinstance(paddings, dict) or not paddings:
         raise ValueError(f"hoist_padding: paddings must name a layer at least, got {paddings!r:.80}")
     for address, padding in paddings.items():

@@ -1,0 +1,126 @@
+"""What does not hang on the input of a model: parameters, buffers, and what its code computes of these alone.
+
+An op that scales or shifts by such a value is a linear layer, however it is written: a frozen norm, a batch norm as a
+function, a learned or a plain number.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ...capture.example import Call
+from ...capture.record import Capture, Op
+from ...discovery.ops import ADDS, MULS
+
+FUNCTIONS = frozenset({F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, torch.conv2d})
+_SUBTRACTS, _DIVIDES = ("sub", "__sub__", "sub_", "__isub__"), ("div", "true_divide", "__truediv__", "div_")
+_RANDOM = ("dropout", "bernoulli", "rand", "normal", "uniform", "multinomial")
+
+
+UNKNOWN = Call(lambda model: None)  # an example that may be anything
+
+
+class Fixed:
+    """The fixed values of one recorded run."""
+
+    def __init__(self, model: nn.Module, record: Capture, example: Any):
+        self.record = record
+        changed = {record.constants[v] for op in record.ops for v in op.mutated if v in record.constants}
+        self.values = {value for value, name in record.constants.items() if name not in changed}
+        for op in record.ops:
+            random = any(word in op.name for word in _RANDOM)
+            if op.inputs and not (op.mutated or random) and all(value in self.values for value in op.inputs):
+                self.values |= set(op.outputs)
+        # A number in the code may come from the call, or from the shape of something, and be another one next time.
+        self.numbers_are_fixed = not record.asked and not _gives_numbers(model, example)
+
+    def __contains__(self, value: int) -> bool:
+        return value in self.values
+
+    def data(self, op: Op) -> int:
+        """The one input of an affine op that is not fixed."""
+        return next(value for value in op.inputs if value not in self.values)
+
+    def is_affine(self, op: Op) -> bool:
+        """Whether an op scales or shifts one value by fixed ones."""
+        if sum(value not in self.values for value in op.inputs) != 1 or not op.out_shapes or op.options:
+            return op.func is F.batch_norm and self._arguments(op) is not None
+        if op.func is F.batch_norm:
+            return self._arguments(op) is not None
+        first = op.inputs[0] not in self.values
+        known = op.func in MULS or op.func in ADDS or (first and op.name in (*_DIVIDES, *_SUBTRACTS))
+        if not known:
+            return False
+        if len(op.inputs) == 2:
+            return all(given is None for given in op.positional)
+        numbers = [given for given in op.positional if given is not None]
+        leads = bool(op.positional) and op.positional[0] is None  # number - x and number / x are no such layers
+        plain = len(numbers) == 1 and type(numbers[0]) in (int, float) and len(op.positional) == 2
+        return self.numbers_are_fixed and plain and leads and (numbers[0] != 0 or op.name not in _DIVIDES)
+
+    def scale_and_shift(self, op: Op, model: nn.Module) -> tuple[Tensor | None, Tensor | None] | None:
+        """By what an affine op scales and by what it shifts, in float64; None where that cannot be worked out."""
+        held: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
+        if op.func is F.batch_norm:
+            given = self._arguments(op)
+            assert given is not None
+            mean, variance, weight, bias = (
+                None if v is None else self._value(v, held)
+                for v in (given[name] for name in ("running_mean", "running_var", "weight", "bias"))
+            )
+            if mean is None or variance is None:
+                return None
+            scale = (variance + given["eps"]).rsqrt() * (1.0 if weight is None else weight)
+            return scale, -mean * scale if bias is None else bias - mean * scale
+        if len(op.inputs) == 1:
+            number = next(given for given in op.positional if given is not None)
+            value: Tensor | None = torch.tensor(float(number), dtype=torch.float64)
+        else:
+            value = self._value(next(v for v in op.inputs if v in self.values), held)
+        if value is None:
+            return None
+        if op.func in MULS:
+            return value, None
+        if op.name in _DIVIDES:
+            return 1 / value, None
+        return None, -value if op.name in _SUBTRACTS else value
+
+    def _arguments(self, op: Op) -> dict[str, Any] | None:
+        """The arguments of a batch norm that uses fixed statistics: values for its tensors, in their order."""
+        names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+        given: dict[str, Any] = {"weight": None, "bias": None, "training": False, "eps": 1e-5}
+        given |= dict(zip(names, op.positional, strict=False)) | op.options
+        tensors = list(op.inputs)
+        if given["training"] or len(tensors) not in (3, 5) or len(op.positional) < 3:
+            return None
+        given |= dict(zip(names, tensors, strict=False))
+        fixed = all(value in self.values for value in tensors[1:])
+        return given if fixed and tensors[0] not in self.values else None
+
+    def _value(self, value: int, held: dict[str, Tensor]) -> Tensor | None:
+        """A fixed value, computed as the model's code does; None where the record does not say how."""
+        if value in self.record.constants:
+            return held[self.record.constants[value]].detach().double()
+        op = self.record.producer[value]
+        tensors = [self._value(v, held) for v in op.inputs]
+        if any(tensor is None for tensor in tensors) or op.positional.count(None) != len(tensors):
+            return None
+        rest = iter(tensors)
+        try:
+            made = op.func(*(next(rest) if given is None else given for given in op.positional), **op.options)
+        except (RuntimeError, TypeError, ValueError):
+            return None
+        made = made if isinstance(made, Tensor) else made[op.outputs.index(value)]
+        return made.detach().double()
+
+
+def _gives_numbers(model: nn.Module, example: Any) -> bool:
+    """Whether a call of the model may hand it a number: one that the example gives, or the default of an argument."""
+    if isinstance(example, Call):
+        return True
+    defaults = [argument.default for argument in inspect.signature(model.forward).parameters.values()]
+    return any(type(given) in (int, float) for given in (*defaults, *tree_leaves(example)))

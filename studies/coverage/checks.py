@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import archlab as al
 from archlab.capture.example import run_example, tensors_in
 
-from .families import Family, seeded
+from .families import Family, family, seeded
 from .witness import overlooked, witness
 
 # Kinds that are switched together. A branch shares the add of a skip; sites inside a removed block have nothing left
@@ -19,19 +19,23 @@ from .witness import overlooked, witness
 GROUPS = (("activation", "skip"), ("branch", "join"), ("block",))
 TOLERANCE = 1e-5
 COLUMNS = (
-    "library", "family", "variant", "params", "activation", "skip", "branch", "block", "join", "gate", "skipped",
+    "params", "activation", "skip", "branch", "block", "join", "gate", "skipped",
     "refused", "complete", "overlooked", "equal_at_zero", "equal_at_one", "difference_at_one", "omegas",
     "omegas_without_gradient", "local", "module", "intercepted", "physical", "bypassed", "cpu_s", "error",
 )  # fmt: skip
 
 
-def check(family: Family) -> dict[str, Any]:
-    """The row of one family; whatever goes wrong stands in its ``error``, and the columns reached so far stay."""
+def check(name: str) -> dict[str, Any]:
+    """The row of the family of that id; whatever goes wrong stands in its ``error``, what was reached so far stays."""
+    return checked(family(name))
+
+
+def checked(swept: Family) -> dict[str, Any]:
+    """The row of one family, as `check`."""
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
-    row |= {"library": family.library, "family": family.name, "variant": family.variant}
     started = time.process_time()
     try:
-        _fill(row, family)
+        _fill(row, swept)
     except Exception as error:
         text = " ".join(str(error).split())
         row["error"] = f"{type(error).__name__}: {text}"[:400]
@@ -39,8 +43,8 @@ def check(family: Family) -> dict[str, Any]:
     return row
 
 
-def _fill(row: dict[str, Any], family: Family) -> None:
-    model, example = seeded(family)
+def _fill(row: dict[str, Any], swept: Family) -> None:
+    model, example = seeded(swept)
     row["params"] = sum(p.numel() for p in model.parameters())
     found = al.sites(model, example)
     kinds = Counter(site.kind.value for site in found)

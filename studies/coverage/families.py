@@ -31,6 +31,11 @@ def families() -> list[Family]:
     return _torchvision() + _timm() + _huggingface()
 
 
+def family(name: str) -> Family:
+    """The family whose id is `name`."""
+    return next(one for one in families() if one.id == name)
+
+
 def photo(side: int, batch: int = 2, frames: int | None = None) -> Tensor:
     shape = (batch, 3, side, side) if frames is None else (batch, 3, frames, side, side)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -163,6 +168,7 @@ SMALLEST = {
     "xcit": "xcit_nano_12_p8_224",
 }  # fmt: skip
 SIDES = {
+    "crossvit_tiny_240": 240,  # its two patch sizes divide no smaller one
     "deepseek_vit_412m": 56,
     "halonet_h1": 256,
     "efficientformer_l1": 224,

@@ -3,9 +3,10 @@
 ``python -m studies.coverage [--only 'timm.*'] [--time-limit MINUTES]``
 
 One row a family: sites of each kind, completeness against the autograd graph, equality at omega = 0 and with the
-removed model at omega = 1, gradients, how sites were rewritten, seconds, error. Each family runs in a process of
-its own with a time limit, so that neither a crash nor a hang stops the sweep. About 25 minutes on one core. Output:
-``reports/coverage/cpu/``, each count in its rows.csv.
+removed model at omega = 1, gradients, how sites were rewritten, seconds, error. And one row a situation from a public
+bug report, done right or refused by name. Each row runs in a process of its own with a time limit, so that neither a
+crash nor a hang stops the sweep. About 25 minutes on one core. Output: ``reports/coverage/cpu/``, each count in its
+rows.csv.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,19 +20,23 @@ import archlab as al
 from archlab.experiments import Scratch
 from archlab.report import table, write_report
 
-from .checks import TOLERANCE
+from .checks import TOLERANCE, check
 from .families import families
 from .isolation import isolated
+from .situations import SITUATIONS, situation
 
 NAME = "coverage"
 PRESETS = ("cpu",)
 FAMILIES = {family.id: family for family in families()}
-ROWS = [{"name": name, "variant": family.variant} for name, family in FAMILIES.items()]
+CHECKS = {"sites": check, "situation": situation}  # by a row's part: what makes it of the name of what is checked
+ROWS = [
+    *({"name": name, "part": "sites", "variant": family.variant} for name, family in FAMILIES.items()),
+    *({"name": name, "part": "situation"} for name in SITUATIONS),
+]
 LIMIT_S = 180.0  # after which one family is given up
 EXPLAINED = {
     "torchvision.mask_rcnn": "with random weights it finds no box, so that its mask head and the losses behind its "
     "proposals get no input and no gradient",
-    "timm.crossvit": "the model itself fails at the sweep's 64 x 64 pixels, which its two patch sizes do not divide",
     "transformers.mamba": "two SiLU gates, off by default, run in code that is not the mixer's own (its kernels are "
     "wrapped), where they are seen but cannot be met again; all other sites are switched and removed",
 }
@@ -44,6 +49,10 @@ ABOUT = (
     "then branches with joins, then blocks; of the removed sites, *physical* are gone and *bypassed* may still be "
     "computed. Not in the sweep: torchvision's quantized models (their ops have no gradients), and torch.compile, "
     "which tests/contracts covers."
+)
+OF_SITUATIONS = (
+    "Each is a model of a few lines after a public bug report. *Right*: the result is what a hand-written model gives. "
+    "*Refused*: nothing is returned, and the message names what stands in the way."
 )
 
 
@@ -58,31 +67,43 @@ def depends(row: dict[str, Any]) -> list[str]:
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    """What was found of one family; where its process crashed or hung, the reason stands in "error"."""
-    return isolated(FAMILIES[row["name"]], LIMIT_S)
+    """What was found of one row; where its process crashed or hung, the reason stands in "error"."""
+    return isolated(CHECKS[row["part"]], row["name"], LIMIT_S)
 
 
 def report(rows: pd.DataFrame, folder: Path) -> None:
-    """Write table.md and report.md: totals by library, and each exception with its reason."""
+    """Write report.md: totals by library, each exception with its reason, and what came of each situation."""
     found = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    libraries = dict.fromkeys(row["library"] for row in found)
-    parts = {library: [row for row in found if row["library"] == library] for library in libraries} | {"all": found}
+    swept, met = ([row for row in found if row["part"] == part] for part in CHECKS)
+    for row in swept:
+        row["library"] = row["row"].split(".")[0]
+    libraries = dict.fromkeys(row["library"] for row in swept)
+    parts = {library: [row for row in swept if row["library"] == library] for library in libraries} | {"all": swept}
     totals = table(
         pd.DataFrame([{"library": name, **_totals(part)} for name, part in parts.items()]), digits={"minutes": 1}
     )
     exceptions = [
         f"**{row['row']}** ({row['variant']}): {_why(row)}"
         + (f". Cause: {EXPLAINED[row['row']]}." if row["row"] in EXPLAINED else "")
-        for row in found
+        for row in swept
         if not sound(row)
     ]
+    situations = table(pd.DataFrame([{"situation": row["row"], **_outcome(row)} for row in met]))
     write_report(
         rows, folder, "Coverage: which networks archlab reads", ABOUT, totals,
         f"## Exceptions ({len(exceptions)})", exceptions or "None.",
-        command="python -m studies.coverage", tables={"table": totals},
+        "## Situations from public bug reports", OF_SITUATIONS, situations,
+        command="python -m studies.coverage", tables={"table": totals, "situations": situations},
         about=", ".join(f"{name} {version(name)}" for name in LIBRARIES) + "; one thread. Variants, parameters and "
         "each count by family: `rows.csv`.",
     )  # fmt: skip
+
+
+def _outcome(row: Mapping[Any, Any]) -> dict[str, str]:
+    """Right, refused or wrong, with what was found; a situation that hung or crashed is wrong."""
+    return (
+        {"outcome": "wrong", "found": row["error"]} if row.get("error") else {k: row[k] for k in ("outcome", "found")}
+    )
 
 
 def sound(row: Mapping[Any, Any]) -> bool:
@@ -99,7 +120,7 @@ def sound(row: Mapping[Any, Any]) -> bool:
 
 def _totals(rows: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
     def total(*columns: str) -> int:
-        return sum(row[column] or 0 for row in rows for column in columns)
+        return sum(row.get(column) or 0 for row in rows for column in columns)
 
     return {
         "families": len(rows),

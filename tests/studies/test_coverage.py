@@ -14,6 +14,7 @@ from torch import nn
 from archlab.experiments import run
 from studies.coverage import checks, isolation, study
 from studies.coverage.families import HUGGING_FACE, Family, coverage_of_torchvision, families, seeded
+from studies.coverage.situations import SITUATIONS, situation
 from tests.contracts.zoo import ZOO
 
 
@@ -35,7 +36,7 @@ def test_every_family_of_torchvision_and_timm_is_swept_and_15_of_hugging_face():
 
 @pytest.mark.parametrize("entry", ["stack", "gpt", "updates"])
 def test_a_sound_row(entry):
-    row = checks.check(family(lambda: (ZOO[entry].build(), ZOO[entry].example()), entry))
+    row = checks.checked(family(lambda: (ZOO[entry].build(), ZOO[entry].example()), entry))
     assert tuple(row) == checks.COLUMNS and row["error"] is None
     assert study.sound(row)
     counted = ZOO[entry].sites
@@ -45,7 +46,9 @@ def test_a_sound_row(entry):
 
 def made_up(*rows: dict) -> pd.DataFrame:
     """Rows as the runner gives them, of what `checks` or `isolated` returned."""
-    frame = pd.DataFrame([{"row": f"{row['library']}.{row['family']}", **row, "stale": False} for row in rows])
+    named = [{"row": f"tests.{'abc'[i]}", "part": "sites", "variant": "tiny", **row} for i, row in enumerate(rows)]
+    met = {"row": "28. A made-up situation", "part": "situation", "outcome": "refused", "found": "ValueError: no"}
+    frame = pd.DataFrame([{**row, "stale": False} for row in (*named, met)])
     frame.attrs["conditions"] = {
         "preset": "cpu", "data": "default", "seeds": 1, "wall_s": 60.0, "device": "CPU", "torch": "2", "commit": "abc",
     }  # fmt: skip
@@ -61,11 +64,15 @@ def test_a_row_of_a_family_that_fails_says_why_and_the_report_names_it(tmp_path)
     def broken() -> tuple[nn.Module, torch.Tensor]:
         raise RuntimeError("no such\nvariant")
 
-    rows = [checks.check(family(broken)), checks.check(family(lambda: (ZOO["stack"].build(), ZOO["stack"].example())))]
+    rows = [
+        checks.checked(family(broken)),
+        checks.checked(family(lambda: (ZOO["stack"].build(), ZOO["stack"].example()))),
+    ]
     assert rows[0]["error"] == "RuntimeError: no such variant"
     text = report(tmp_path, *rows)
-    assert "## Exceptions (1)\n\n- **tests.made_up** (made_up): RuntimeError: no such variant" in text
+    assert "## Exceptions (1)\n\n- **tests.a** (tiny): RuntimeError: no such variant" in text
     assert "| tests     |          2 |       1 |" in text
+    assert "| 28. A made-up situation | refused   | ValueError: no |" in text
 
 
 @pytest.mark.parametrize(
@@ -79,43 +86,41 @@ def test_a_row_of_a_family_that_fails_says_why_and_the_report_names_it(tmp_path)
     ],
 )
 def test_whatever_does_not_hold_makes_a_row_unsound(change, said, tmp_path):
-    row = dict.fromkeys(checks.COLUMNS, 0) | {"library": "a", "family": "b", "variant": "c", "error": None}
+    row = dict.fromkeys(checks.COLUMNS, 0) | {"error": None}
     row |= {"complete": True, "overlooked": "", "equal_at_zero": True, "equal_at_one": True, "difference_at_one": 0.0}
-    lost = dict.fromkeys(checks.COLUMNS) | {"library": "a", "family": "d", "variant": "e"}
-    lost |= {"cpu_s": 1.0, "error": "lost"}
+    lost = {"cpu_s": 1.0, "error": "lost"}
     assert study.sound(row)
     assert not study.sound(row | change)
     text = report(tmp_path, row | change, lost)
-    assert f"- **a.b** (c): {said}\n" in text and "- **a.d** (e): lost" in text
+    assert f"- **tests.a** (tiny): {said}\n" in text and "- **tests.b** (tiny): lost" in text
 
 
-class Hangs(nn.Module):
-    def forward(self, x):
-        time.sleep(60)
-        return x
+def hangs(name):
+    time.sleep(60)
 
 
-class Dies(nn.Module):
-    def forward(self, x):
-        os.kill(os.getpid(), signal.SIGKILL)
-        return x
+def dies(name):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("kind, reason", [(Hangs, "gave up after 1 s"), (Dies, "the process died, exit code -9")])
-def test_a_family_that_hangs_or_kills_its_process_is_a_row_with_the_reason(kind, reason, monkeypatch):
-    one = family(lambda: (kind(), torch.zeros(1)))
-    monkeypatch.setattr(isolation, "families", lambda: [one])
-    monkeypatch.setattr(isolation, "METHOD", "fork")  # so that the child knows this family
-    row = isolation.isolated(one, limit_s=1)
-    assert tuple(row) == checks.COLUMNS and row["error"] == reason
+@pytest.mark.parametrize("check, reason", [(hangs, "gave up after 1 s"), (dies, "the process died, exit code -9")])
+def test_a_row_that_hangs_or_kills_its_process_says_the_reason(check, reason, monkeypatch):
+    monkeypatch.setattr(isolation, "METHOD", "fork")  # so that the child knows this module
+    assert isolation.isolated(check, "made_up", limit_s=1)["error"] == reason
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_no_situation_from_a_public_bug_report_ends_wrong(name):
+    row = situation(name)
+    assert row["outcome"] in ("right", "refused"), row["found"]
 
 
 def test_the_study_runs_families_once_and_keeps_them(tmp_path, monkeypatch):
     asked = []
 
-    def isolated(one, limit_s):
-        asked.append(one.id)
-        return checks.check(family(lambda: (ZOO["stack"].build(), ZOO["stack"].example())))
+    def isolated(check, name, limit_s):
+        asked.append(name)
+        return checks.checked(family(lambda: (ZOO["stack"].build(), ZOO["stack"].example())))
 
     monkeypatch.setattr(study, "isolated", isolated)
     options = {"preset": "cpu", "only": "transformers.b*", "out": tmp_path / "reports", "scratch": tmp_path / "work"}

@@ -40,9 +40,9 @@ from .passes.share import share
 from .passes.switch import switch
 from .passes.switch_state import omega_parameters, omegas, penalty, project_, set_omegas_
 from .passes.width.scale import scale_width
+from .removal.learn import Removal, learn_to_remove
+from .removal.sensitivity import sensitivity
 from .report.tables import Column, table
-from .training.removal import Removal, learn_to_remove
-from .training.sensitivity import sensitivity
 from .training.task import Task
 
 if TYPE_CHECKING:

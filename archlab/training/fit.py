@@ -93,8 +93,11 @@ def fit(
             optimizer: Makes the optimizer of parameter groups that hold their own "lr"; default `torch.optim.Adam`.
                 ``functools.partial(torch.optim.AdamW, weight_decay=1e-2)`` gives it options.
             groups: ``groups(model)``, in place of the one group of all parameters that require a gradient.
-            penalty, penalty_weight: ``penalty(model)``, a scalar, is added to the loss, times the weight (1); its own
-                value is in the history.
+            penalty, penalty_weight: ``penalty(model)``, a scalar, is added to the loss, times the weight (1; or
+                ``weight(step)``); its own value is in the history.
+            loss_unit: The loss is divided by it before the penalty is added (1); the history keeps the loss as it is.
+            stateful: An object whose ``state_dict()`` is kept in the checkpoint and given back to its
+                ``load_state_dict(state)``: what `penalty` and `after_step` remember, say.
             after_step: ``after_step(model, step)`` runs after each update; the numbers it returns join that row of the
                 history.
             prefetch: Batches made ahead by a background thread (0); they must not draw from the global generators.
@@ -176,6 +179,8 @@ class Training:
         try:
             self.optimizer.load_state_dict(saved["optimizer"])
             set_random_states_(saved["random"])
+            if self.optimization.stateful is not None:
+                self.optimization.stateful.load_state_dict(saved["stateful"])
             self.model.load_state_dict(saved["model"])
         except Exception as error:
             set_random_states_(before)
@@ -222,13 +227,15 @@ class Training:
                 raise
         _check_loss(loss)
         penalty = chosen.penalty(model) if chosen.penalty else None
+        whole = loss / chosen.loss_unit
+        weighted = None if penalty is None else chosen.weight_of_penalty(step) * penalty
         if self.reached:
-            (loss if penalty is None else loss + chosen.penalty_weight * penalty).backward()
+            (whole if weighted is None else whole + weighted).backward()
         else:  # the loss apart, to see that it moves the model: else the penalty alone would decide
-            loss.backward(retain_graph=penalty is not None)
+            whole.backward(retain_graph=weighted is not None)
             self.note_reached()
-            if penalty is not None:
-                (chosen.penalty_weight * penalty).backward()
+            if weighted is not None:
+                weighted.backward()
         if chosen.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, chosen.clip_norm)
         self.optimizer.step()
@@ -238,7 +245,7 @@ class Training:
 
     def note_reached(self) -> None:
         """Note that the loss has given a gradient to something that is trained. Raises ValueError where it has not."""
-        self.reached = any(p.grad is not None for p in self.parameters)
+        self.reached = any(p.grad is not None for p in (*self.parameters, *self.model.parameters()))
         if not self.reached:
             raise ValueError(
                 "task.loss must be computed with the model that it is given: no parameter that is trained gets a "
@@ -261,6 +268,8 @@ class Training:
                 "step": self.steps_done,
                 "seconds": self.seconds(),
             }
+            if self.optimization.stateful is not None:
+                content["stateful"] = self.optimization.stateful.state_dict()
             self.history.checkpoint = save_checkpoint(self.checkpointing.folder, content)
         self.saved_at = time.monotonic()
 
@@ -277,6 +286,7 @@ class Training:
             **settings_of("task.settings", self.task.settings),
             **settings_of("settings", self.checkpointing.settings),
             **modules_of(self.model),
+            "loss_unit": f"{self.optimization.loss_unit:.4g}",  # another machine may round its last digits otherwise
         }
 
     def seconds(self) -> float:

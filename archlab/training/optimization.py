@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,18 @@ MOST_STEPS, MOST_AHEAD = 10**7, 10_000  # updates, and batches made ahead: more 
 
 Groups = list[dict[str, Any]]  # an optimizer's parameter groups
 Schedule = Callable[[int], float]
+
+
+class Stateful(Protocol):
+    """What keeps its state in a training's checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it needs to go on: tensors, numbers, strings, lists and dicts of these."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        ...
 
 
 def constant(step: int) -> float:
@@ -87,7 +99,9 @@ class Optimization:
     optimizer: Callable[[Groups], torch.optim.Optimizer] = torch.optim.Adam
     groups: Callable[[nn.Module], Groups] | None = None
     penalty: Callable[[nn.Module], Tensor] | None = None
-    penalty_weight: float = 1.0
+    penalty_weight: float | Callable[[int], float] = 1.0
+    loss_unit: float = 1.0
+    stateful: Stateful | None = None
     after_step: Callable[[nn.Module, int], Mapping[str, float] | None] | None = None
     divergence: float = 1e4
     prefetch: int = 0
@@ -98,7 +112,9 @@ class Optimization:
         whole("prefetch", self.prefetch, least=0, most=MOST_AHEAD)
         number("lr", self.lr, above=0)
         number("clip_norm", self.clip_norm, above=0, optional=True, remedy="None clips nothing")
-        number("penalty_weight", self.penalty_weight)
+        if not callable(self.penalty_weight):
+            number("penalty_weight", self.penalty_weight, remedy="or a function of the step")
+        number("loss_unit", self.loss_unit, above=0)
         number("divergence", self.divergence, above=0, finite=False, remedy="float('inf') never stops")
         check_schedule("schedule", self.schedule)
         remedy = "torch.optim.Adam, say, or functools.partial(torch.optim.AdamW, weight_decay=1e-2)"
@@ -106,6 +122,10 @@ class Optimization:
         function("groups", self.groups, "the model", optional=True)
         function("penalty", self.penalty, "the model", optional=True)
         function("after_step", self.after_step, "the model", "the step", optional=True)
+
+    def weight_of_penalty(self, step: int) -> float:
+        """What the penalty is multiplied by at this step."""
+        return self.penalty_weight(step) if callable(self.penalty_weight) else self.penalty_weight
 
     def optimizer_for(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of the parameters that are trained, each group with a learning rate of its own.
@@ -144,7 +164,7 @@ class Optimization:
             "steps": self.steps,
             "precision": self.precision,
             "clip_norm": self.clip_norm,
-            "penalty_weight": self.penalty_weight,
+            "penalty_weight": "a function" if callable(self.penalty_weight) else self.penalty_weight,
             "optimizer": type(optimizer).__name__,
             "schedule": [factor_at(self.schedule, step) for step in range(0, self.steps, max(1, self.steps // POINTS))],
         }

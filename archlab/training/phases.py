@@ -20,7 +20,7 @@ from .checkpoint import CheckpointMismatch, random_states, set_random_states_
 from .fit import Fit, fit
 from .history import TrainingFailed
 from .identity import difference_in_start, first_difference, is_same, settings_of, start_of
-from .task import Task, qualities_of
+from .task import Loss, Task, qualities_of
 
 QUALITIES = "qualities.json"
 
@@ -45,13 +45,13 @@ class Phases:
         self.done: dict[str, tuple[int, Fit]] = {}  # by phase: its first step, and how it went
         self.first = 0
 
-    def train_(self, phase: str, model: nn.Module, steps: int, **options: Any) -> bool:
-        """Train one phase in place; whether it came to its end."""
-        first = self.first
+    def train_(self, phase: str, model: nn.Module, steps: int, *, loss: Loss | None = None, **options: Any) -> bool:
+        """Train one phase in place, by the task's loss or another `loss`; whether it came to its end."""
+        first, loss = self.first, loss or self.task.loss
         try:
             went = fit(
                 model,
-                replace(self.task, batches=lambda step: self.task.batches(first + step)),
+                replace(self.task, loss=loss, batches=lambda step: self.task.batches(first + step)),
                 steps=steps,
                 folder=self.folder and self.folder / phase,
                 time_limit_s=self.deadline and max(0.0, self.deadline - time.monotonic()),

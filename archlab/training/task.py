@@ -5,16 +5,18 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
-from ..arguments import function, plain, shown, text, wrong
+from ..arguments import choice, function, plain, shown, text, wrong
 from ..errors import add_note
+
+Loss = Callable[[nn.Module, Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Task:
         loss: ``loss(model, batch)`` returns a scalar. It moves the batch to the model's device where that is not so
             yet.
         quality: ``quality(model)`` returns named numbers, measured on data that `batches` never gives.
-        measures: Says, for those who print the qualities, which way each is better.
+        measures: By name of a quality, which way it is better: "higher" or "lower". Where one is not named, "higher".
         settings: JSON-able facts that the functions hang on, such as the name of the data or a crop; a checkpoint of
             a task with other ones is refused.
 
@@ -39,9 +41,9 @@ class Task:
 
     example: Any
     batches: Callable[[int], Any]
-    loss: Callable[[nn.Module, Any], Tensor]
+    loss: Loss
     quality: Callable[[nn.Module], Mapping[str, float]]
-    measures: tuple = ()
+    measures: Mapping[str, Literal["higher", "lower"]] = field(default_factory=dict)
     settings: Mapping[str, Any] | None = None
 
     def __post_init__(self):
@@ -54,8 +56,10 @@ class Task:
         function("Task: quality", self.quality, "the model")
         if not isinstance(self.settings, Mapping | None):
             raise TypeError(wrong("Task: settings", "a dict of facts or None", self.settings))
-        if isinstance(self.measures, str) or not isinstance(self.measures, Iterable):
-            raise TypeError(wrong("Task: measures", "a tuple", self.measures))
+        if not isinstance(self.measures, Mapping):
+            raise TypeError(wrong("Task: measures", "a dict as {'loss': 'lower'}", self.measures))
+        for name, better in self.measures.items():
+            choice(f"Task: measures[{name!r}]", better, ("higher", "lower"))
 
 
 def check_task(task: Task) -> None:

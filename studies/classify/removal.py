@@ -8,7 +8,8 @@ from torch import nn
 
 import archlab as al
 from archlab.experiments import OutOfTime, Scratch
-from archlab.training import Removal, Task, cosine, fit, learn_to_remove, sensitivity
+from archlab.removal import Removal, learn_to_remove, sensitivity
+from archlab.training import Task, cosine, fit
 
 from .images import Images
 from .training import LR, TAU, Budget, P, count_correct, fine_tuning
@@ -52,7 +53,7 @@ def thinned(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """`net` with the sites of `kind` removed that it learned to do without, and what was found."""
     removal = learn_to_remove(
-        net, task, kinds=kind, lam=lam, p=P, tau=TAU, lr=LR, lr_omega=budget.lr_omega,
+        net, task, kinds=kind, lam=lam, lam_unit="absolute", p=P, tau=TAU, lr=LR, lr_omega=budget.lr_omega,
         soft_steps=budget.soft_steps, push_steps=budget.push_steps, tune_steps=budget.tune_steps,
         tune_schedule=cosine(budget.tune_steps), folder=scratch.folder, time_limit_s=scratch.time_left_s(),
         settings={"batch": budget.batch},

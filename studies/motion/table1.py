@@ -16,7 +16,8 @@ from safetensors.torch import load_model, save_model
 
 import archlab as al
 from archlab.experiments import OutOfTime, Scratch, command
-from archlab.training import Task, cosine, fit, learn_to_remove, sensitivity
+from archlab.removal import learn_to_remove, sensitivity
+from archlab.training import Task, cosine, fit
 from studies.device import device
 
 from .data.sources import Sources, find_sources, fingerprint
@@ -188,8 +189,8 @@ def learned(
 ) -> tuple[MagnificationNet, dict[str, Any]]:
     """Learn, remove and train on: the thin network and what was decided."""
     removal = learn_to_remove(
-        net, task, kinds=row["kind"], where=in_residual_blocks(net, row["part"]), lam=LAM, p=P, tau=TAU,
-        soft_steps=effort.soft, push_steps=effort.push, tune_steps=effort.tune, lr=effort.lr,
+        net, task, kinds=row["kind"], where=in_residual_blocks(net, row["part"]), lam=LAM, lam_unit="absolute",
+        p=P, tau=TAU, soft_steps=effort.soft, push_steps=effort.push, tune_steps=effort.tune, lr=effort.lr,
         lr_omega=effort.lr_omega, tune_schedule=cosine(effort.tune), folder=scratch.folder,
         time_limit_s=scratch.time_left_s(), evaluate=True, precision=budget.precision, clip_norm=1.0,
         prefetch=training.fit_options(budget)["prefetch"],

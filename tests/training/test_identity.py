@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from archlab.removal import learn_to_remove
 from torch import nn
 
 from archlab.files import sweep_abandoned, whole_file
@@ -17,7 +18,6 @@ from archlab.training.checkpoint import FILE, BadCheckpoint, CheckpointMismatch,
 from archlab.training.fit import fit
 from archlab.training.identity import fingerprint, is_same
 from archlab.training.optimization import constant
-from archlab.training.removal import learn_to_remove
 from archlab.training.task import Task
 
 
@@ -107,8 +107,8 @@ def test_other_options_are_refused(tmp_path, before, now):
 
 
 def test_a_setting_with_the_name_of_the_removals_own_is_refused():
-    with pytest.raises(ValueError, match="settings: 'tau' is one of learn_to_remove's own"):
-        learn_to_remove(net(), TASK, **REMOVAL, settings={"tau": 3})
+    with pytest.raises(ValueError, match="settings: 'keep' is one of learn_to_remove's own"):
+        learn_to_remove(net(), TASK, **REMOVAL, settings={"keep": 3})
 
 
 def test_long_values_are_shown_where_they_differ(tmp_path):

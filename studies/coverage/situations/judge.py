@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import archlab as al
+import archlab
 
 Check = Callable[[], str]  # what was found, in words; raises AssertionError for a wrong result
-PACKAGE = Path(al.__file__).parent
+PACKAGE = Path(archlab.__file__).parent
 
 
 def judged(check: Check) -> dict[str, str]:

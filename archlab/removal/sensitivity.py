@@ -14,8 +14,8 @@ from ..discovery.survey import sites
 from ..passes.switch import switch
 from ..passes.switch_state import omegas, set_omegas_
 from ..rewrite.target import How
-from .progress import bar
-from .task import Task, check_task, qualities_of
+from ..training.progress import bar
+from ..training.task import Task, check_task, qualities_of
 
 COLUMNS = ("site", "kind")  # of the table, before the qualities
 

@@ -1,0 +1,122 @@
+"""How much of a model may stay, and what each site saves of it.
+
+What one site saves is read off the sites, and serves to weigh and to steer. What a set of sites leaves is measured: the
+sites are removed from a copy, so that nested sites, shared operands and what can only be bypassed count as they are.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from ..arguments import choice, number, text, wrong
+from ..discovery.find import sites_of
+from ..discovery.kinds import Kind
+from ..discovery.site import Site
+from ..measure.costs import cost
+from ..measure.speed import speed
+from ..passes.discard import remove
+
+LATENCY_S = 1.0  # of measuring each model
+
+
+def _nonlinear(model: nn.Module, example: Any) -> float:
+    """Elements that go through non-linearities: what counts in private inference (ReLU counts)."""
+    return float(sum(_elements(site) for site in sites_of(model, example) if site.kind is Kind.ACTIVATION))
+
+
+def _elements(site: Site) -> int:
+    return math.prod(site.shape) * site.calls
+
+
+# What a budget can be of: how much of it a model has. Milliseconds are measured beside the original (`Savings`).
+AMOUNTS: dict[str, Callable[[nn.Module, Any], float]] = {
+    "macs": lambda model, example: float(cost(model, example).macs),
+    "params": lambda model, example: float(sum(p.numel() for p in model.parameters())),
+    "activations": _nonlinear,
+}
+LATENCY, SITES = "latency_ms", "sites"
+MEASURES = (*AMOUNTS, LATENCY, SITES)
+
+
+def check_budget(budget: Mapping[str, float]) -> None:
+    """Check a budget: by measure (`MEASURES`), the share of the original that may stay, above 0 and below 1.
+
+    Raises:
+        TypeError, ValueError: naming what is wrong with it.
+    """
+    check_shares("budget", budget, "{'macs': 0.6}")
+    for measure, share in budget.items():
+        choice("a measure in budget", measure, MEASURES)
+        if share >= 1:
+            raise ValueError(wrong(f"budget[{measure!r}]", "the share that may stay, above 0 and below 1", share))
+
+
+def check_shares(name: str, shares: Mapping[str, float], example: str) -> None:
+    """Check that it is a dict of positive numbers by name, which is not empty. Raises TypeError, ValueError."""
+    if not isinstance(shares, Mapping):
+        raise TypeError(wrong(name, f"a dict as {example}", shares))
+    if not shares:
+        raise ValueError(wrong(name, f"a dict as {example}", shares))
+    for key, share in shares.items():
+        text(f"a name in {name}", key)
+        number(f"{name}[{key!r}]", share, above=0)
+
+
+class Savings:
+    """What the sites of one model save of each measure of a budget, as shares of the whole.
+
+    Attributes:
+        alone: by measure, what each site saves if it alone goes, in the order of the sites.
+    """
+
+    def __init__(self, model: nn.Module, example: Any, found: Sequence[Site], measures: Iterable[str]):
+        self.model, self.example, self.sites = model, example, list(found)
+        self.wholes = {name: AMOUNTS[name](model, example) for name in measures if name in AMOUNTS}
+        self._left: dict[tuple[str, frozenset[str]], float] = {}
+        self.alone = {measure: [self._alone(measure, site) for site in self.sites] for measure in measures}
+
+    def _alone(self, measure: str, site: Site) -> float:
+        if measure == SITES:
+            return 1 / len(self.sites)
+        if measure == LATENCY:
+            return 1 - self.left(measure, [site.id])
+        amounts = {"macs": site.macs, "params": site.params, "activations": self._nonlinear_in(site)}
+        return amounts[measure] / max(self.wholes[measure], 1)
+
+    def _nonlinear_in(self, site: Site) -> int:
+        """Elements through non-linearities that go with a site: its own, or those inside a block or operand."""
+        if site.kind is Kind.ACTIVATION:
+            return _elements(site)
+        inside = f"{site.module or site.path}."
+        return sum(_elements(s) for s in self.sites if s.kind is Kind.ACTIVATION and f"{s.path}.".startswith(inside))
+
+    def left(self, measure: str, gone: Collection[str]) -> float:
+        """The share of `measure` that stays once the sites with the ids `gone` are removed, measured.
+
+        Milliseconds are medians of runs interleaved with the original's.
+        """
+        if not gone:
+            return 1.0
+        if measure == SITES:
+            return 1 - len(set(gone)) / len(self.sites)
+        key = measure, frozenset(gone)
+        if key not in self._left:
+            thin = self.without(gone)
+            if measure == LATENCY:
+                times = speed({"whole": self.model, "thin": thin}, self.example, seconds=LATENCY_S).frame()
+                whole, here = times.set_index("model")["median_ms"].loc[["whole", "thin"]]
+                self._left[key] = float(here / whole)
+            else:
+                self._left[key] = AMOUNTS[measure](thin, self.example) / max(self.wholes[measure], 1)
+        return self._left[key]
+
+    def without(self, gone: Collection[str]) -> nn.Module:
+        """The original with these sites removed."""
+        kinds = sorted({site.kind for site in self.sites if site.id in gone})
+        return remove(self.model, self.example, kinds=kinds, where=lambda site: site.id in gone)
+
+    def over(self, budget: Mapping[str, float], gone: Collection[str]) -> float:
+        """By how much, as a share of the whole, the budget is exceeded; at most 0 where it is met."""
+        return max(self.left(measure, gone) - share for measure, share in budget.items())

@@ -1,0 +1,303 @@
+"""Learn which sites the task can do without (paper, section 4.3, eq. 3-5), remove them, fine-tune.
+
+The phases are in `phases`, λ and what it is steered to in `pressure`.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ..arguments import flag
+from ..discovery.find import sites_of
+from ..discovery.select import Where
+from ..discovery.site import Site
+from ..passes.switch import switch
+from ..passes.switch_state import omegas, set_omegas_, switches_of
+from ..training.fit import GROUPS
+from ..training.options import check_names, names_of, pick
+from ..training.phases import Evaluations, Phases
+from ..training.task import Task, check_task, qualities_of
+from .budget import Savings
+from .phases import DECIDED, RemovalPhases, SoftPhase
+from .pressure import Goal, Pressure, WithinBudget, WithinLoss, loss_unit
+from .settings import NEAR, RemovalSettings
+
+PER_PHASE = {  # options of `fit` that are none here
+    "steps", "groups", "penalty", "penalty_weight", "loss_unit", "stateful", "after_step", "title", "describe",
+}  # fmt: skip
+LEAST_TRAVEL = 3.0  # lr_ω · steps, below which a site may not get across [0, 1] whatever the task says
+LOOKS = 20  # so often qualities are measured in the soft phase where λ is steered by them
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What `learn_to_remove` found, and how it went.
+
+    Attributes:
+        model: The thin model; before `.finished`, the model of the phase that was cut.
+        history: One row an update: phase, step, lr, loss (the task's), penalty (not yet times λ).
+        omegas: Tidy: phase, step, site, omega; about 500 points a site.
+        decisions: One row a site: site, kind, omega (as learned, before the push), removed, near_tau.
+        qualities: One row an evaluated phase: original, soft, pushed, discarded, tuned.
+        left: By measure of the budget, the share of the original that is left; empty where there is no budget.
+        settings: lam, its unit, sites (the paper's K), lam_per_site, p, tau, keep, budget, steps, rates.
+        finished: False where the time limit came first; the same call with the same folder goes on.
+        seconds: Time of training, all calls together.
+    """
+
+    model: nn.Module
+    history: pd.DataFrame
+    omegas: pd.DataFrame
+    decisions: pd.DataFrame
+    qualities: pd.DataFrame
+    left: dict[str, float]
+    settings: dict[str, Any]
+    finished: bool
+    seconds: float
+
+
+def learn_to_remove(
+    model: nn.Module,
+    task: Task,
+    *,
+    kinds: str | Iterable[str],
+    where: Where = None,
+    budget: Mapping[str, float] | None = None,
+    at_most_loss: Mapping[str, float] | None = None,
+    lam: float | None = None,
+    p: float = 1.0,
+    tau: float = 0.5,
+    keep: Literal["restore", "freeze"] = "restore",
+    folder: str | Path | None = None,
+    time_limit_s: float | None = None,
+    evaluate: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> Removal:
+    """Learn which of the chosen sites the task can do without, remove them, fine-tune; `model` is left untouched.
+
+    Args:
+        model: Any module; it is copied.
+        task: `task.batches` sees one running step through all phases.
+        kinds: The kinds of site, as for `switch`.
+        where: Which of these, as for `switch`: a glob, a list of globs, or a function of the Site.
+        budget: By measure, the share of the original that may stay: ``{"macs": 0.6}``; of "macs", "params",
+            "activations" (elements through non-linearities: ReLU counts), "latency_ms" (measured, interleaved with
+            the original) and "sites". λ is steered until it is met; the sites with the largest ω go, the last one may
+            save more than was missing.
+        at_most_loss: By quality, by how much it may get worse before tuning: ``{"accuracy": 0.01}``. λ is steered
+            until that is used up, and as many sites go as it allows. ``task.measures`` says which way is better.
+        lam: Weight λ of the penalty mean(1 - ω^p) (paper, eq. 5; it gives neither λ nor p), where there is no budget;
+            default 0.5. Its unit is the task's loss before anything is removed, so it does not depend on how that is
+            scaled: with 0.5, removing every site may cost half of that loss. The whole objective is divided by the
+            unit, so that rates and `clip_norm`, too, are those of a loss of about 1. ``lam_unit="absolute"`` leaves
+            the loss as it is: λ is the paper's. Each site feels λ/K, so λ and K are printed together.
+        p: Exponent of the penalty. With 1 every site feels the same pull wherever it is; for another p, ω starts at
+            0.01 and stays above it, as the gradient at 0 is none or infinite.
+        tau: Without a budget, a site with ω > τ is removed.
+        keep: What becomes of the others: "restore" (the original) or "freeze" (the blend at their ω).
+        folder: Where the checkpoints lie, one a phase, and the qualities.
+        time_limit_s: Seconds after which to stop cleanly, in any phase, with `.finished` False.
+        evaluate: Also measure `task.quality` after each phase (five evaluations, not one).
+        progress: Show a bar a phase.
+        **options: As keywords, too:
+            lam_unit: "loss" or "absolute", see `lam`.
+            calibration: How many batches the unit is measured on (8).
+            weigh: What each site weighs in the penalty: "equal", as in the paper, or what it saves: a measure.
+            gate: What ω is while it is learned: "blend", as in the paper; "polarized", with a term that drives ω to 0
+                or 1; "straight-through", 0 or 1 at once; "hard-concrete"; "annealed", a sigmoid that gets steeper.
+            rewind: Remove from the *original* weights what was decided, and spend `push_steps` on tuning (False).
+            seed: Of the noise of "hard-concrete" gates (0).
+            soft_steps, push_steps, tune_steps: Updates of each phase (600, 150, 200). `push_steps` 0 thresholds at
+                once, as the paper did.
+            lr: Rate of the weights (5e-5): half of what a baseline is trained with, as they only adapt.
+            lr_omega: Rate of ω (5e-3), without weight decay. Adam moves ω by about its rate a step, so with 600 steps
+                it can cross [0, 1] three times; less is warned about.
+            lr_tune: Rate of the weights in the last phase; default `lr`.
+            schedule, tune_schedule: Factors on the rates of phase 1 and 4, each counting its steps from 0.
+            and those of `archlab.training.fit`, in every phase, but for what makes a phase (`penalty`, `groups`,
+                `after_step`): among them `optimizer` (Adam, for weights and ω), `clip_norm` (none), `save_every_s`
+                (60), `settings`.
+
+    Returns:
+        The thin model, what was decided, and the histories.
+
+    Raises:
+        ValueError: for an option out of range, and what `switch` raises: where no site is chosen, say.
+        TypeError: for an unknown option.
+        CheckpointMismatch: for a folder of another removal, naming what differs.
+        TrainingFailed: where the loss or the weights become NaN or infinite, or the loss diverges.
+
+    >>> import torch
+    >>> net = nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 1))
+    >>> linear = Task(
+    ...     torch.zeros(1, 1),
+    ...     batches=lambda step: torch.linspace(-1, 1, 9)[:, None],
+    ...     loss=lambda net, x: (net(x) - 2 * x).square().mean(),
+    ...     quality=lambda net: {},
+    ... )
+    >>> removal = learn_to_remove(net, linear, kinds="activation", lr=1e-2, progress=False)
+    >>> removal.decisions[["site", "kind", "removed"]]
+               site        kind  removed
+    0  activation.0  activation     True
+    >>> removal.model
+    Sequential(
+      (0): Linear(in_features=1, out_features=8, bias=True)
+      (1): Identity()
+      (2): Linear(in_features=8, out_features=1, bias=True)
+    )
+    """
+    if "judge" in options:
+        warnings.warn(
+            "learn_to_remove: judge= is evaluate= now; the old word goes with the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        evaluate = options.pop("judge")
+    check_task(task)
+    flag("evaluate", evaluate)
+    check_names("learn_to_remove", options, RemovalSettings, *GROUPS)
+    if own := sorted(PER_PHASE & options.keys()):
+        raise TypeError(f"learn_to_remove has no option {own[0]!r}, which its phases set themselves; leave it out")
+    chosen = RemovalSettings(
+        lam=lam, p=p, tau=tau, keep=keep, budget=budget, at_most_loss=at_most_loss, **pick(RemovalSettings, options)
+    )
+    of_fit = {name: value for name, value in options.items() if name not in names_of(RemovalSettings)}
+    # Checked before any phase, as `fit` will: an option is not to end an evaluation that took its time.
+    first = {"steps": chosen.soft_steps, "lr": chosen.lr, "schedule": chosen.schedule, "folder": folder}
+    first |= {"precision": "fp32", "clip_norm": None, "time_limit_s": time_limit_s, "progress": progress}
+    for group in GROUPS:
+        group(**pick(group, first | of_fit))
+    if chosen.travel < LEAST_TRAVEL:
+        warnings.warn(
+            f"lr_omega × soft_steps is {chosen.travel:.3g}, below {LEAST_TRAVEL:g}: Adam moves ω by about lr_omega a "
+            "step, so sites may stay whatever the task says; raise lr_omega or soft_steps",
+            stacklevel=2,
+        )
+    soft = switch(model, task.example, kinds=kinds, where=where)
+    sites = list(omegas(soft)["site"])
+    unit = 1.0 if chosen.lam_unit == "absolute" else loss_unit(soft, task, chosen.calibration)
+    evaluations = Evaluations(model, task, folder, wanted=evaluate)
+    evaluations.evaluate("original", model)
+    savings = _savings(model, task, sites, chosen)
+    goal = _goal(chosen, savings, soft, task)
+    pressure = Pressure(chosen.first_lam, p=p, weights=_weights(savings, chosen), steps=chosen.soft_steps, goal=goal)
+    if progress:
+        print(_headline(chosen, len(sites), unit), file=sys.stderr)
+    ops = {site.id: site.op for site in switches_of(soft)[1].sites if site.id in sites}
+    settings = _with_own(of_fit.pop("settings", None) or {}, {"sites": ops, **chosen.identity()})
+    trainings = Phases(task, folder, time_limit_s, settings, of_fit | {"progress": progress, "loss_unit": unit})
+    run = RemovalPhases(model, soft, chosen, SoftPhase(soft, chosen, pressure), trainings, evaluations)
+    finished = run.soft() and run.push() and run.discard() and run.tune()
+    gone = list(run.decisions.loc[run.decisions["removed"], "site"])
+    if finished:
+        _warn_of_collapse(savings.sites, gone, lam)
+    history, track = trainings.history(set(sites))
+    return Removal(
+        model=run.now,
+        history=history,
+        omegas=track,
+        decisions=run.decisions,
+        qualities=run.evaluations.frame(),
+        left={measure: savings.left(measure, gone) for measure in budget or ()} if finished else {},
+        settings=chosen.facts(len(sites), unit),
+        finished=finished,
+        seconds=trainings.seconds(),
+    )
+
+
+def _with_own(settings: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The user's settings and the removal's `own`, by which the checkpoints of its phases are known."""
+    for name in (*own, *DECIDED):
+        if name in settings:
+            raise ValueError(
+                f"settings: {name!r} is one of learn_to_remove's own ({', '.join((*own, *DECIDED))}); rename it"
+            )
+    return {**settings, **own}
+
+
+def _savings(model: nn.Module, task: Task, sites: Sequence[str], chosen: RemovalSettings) -> Savings:
+    """What the switched sites save of all that the settings ask for."""
+    by_id = {site.id: site for site in sites_of(model, task.example)}
+    measures = {*(chosen.budget or ()), *({chosen.weigh} - {"equal"})}
+    return Savings(model, task.example, [by_id[site] for site in sites], sorted(measures))
+
+
+def _goal(chosen: RemovalSettings, savings: Savings, soft: nn.Module, task: Task) -> Goal | None:
+    if chosen.budget is not None:
+        return WithinBudget(savings, chosen.budget)
+    if chosen.at_most_loss is not None:
+        fall = _fall(soft, task, chosen.at_most_loss)
+        return WithinLoss(fall, every=max(1, chosen.soft_steps // LOOKS))
+    return None
+
+
+def _fall(soft: nn.Module, task: Task, limits: Mapping[str, float]) -> Callable[[Sequence[str] | None], float]:
+    """What `WithinLoss` asks for: the share of what may be lost that is lost.
+
+    Raises:
+        ValueError: where a limit is for no quality of the task.
+    """
+    before = qualities_of(task, soft, columns=(), untouched=False)
+    unknown = [name for name in limits if name not in before]
+    if unknown:
+        raise ValueError(f"at_most_loss[{unknown[0]!r}]: task.quality gives no such value, but {', '.join(before)}")
+
+    def fall(gone: Sequence[str] | None) -> float:
+        kept = omegas(soft)
+        if gone is not None:
+            set_omegas_(soft, {site: float(site in gone) for site in kept["site"]})
+        now = qualities_of(task, soft, columns=(), untouched=False)
+        set_omegas_(soft, dict(zip(kept["site"], kept["omega"].astype(float), strict=True)))
+        signs = {name: -1.0 if task.measures.get(name) == "lower" else 1.0 for name in limits}
+        return max(signs[name] * (before[name] - now[name]) / most for name, most in limits.items())
+
+    return fall
+
+
+def _weights(savings: Savings, chosen: RemovalSettings) -> Tensor:
+    """What each site weighs in the penalty; their mean is 1."""
+    if chosen.weigh == "equal":
+        return torch.ones(len(savings.sites))
+    alone = torch.tensor(savings.alone[chosen.weigh]).clamp(min=0)
+    if not alone.any():
+        raise ValueError(f"weigh={chosen.weigh!r}: none of the {len(alone)} chosen sites saves any of it")
+    return alone / alone.mean()
+
+
+def _warn_of_collapse(sites: Sequence[Site], gone: Sequence[str], lam: float | None) -> None:
+    """Say what is seldom meant: nothing or everything gone; a block gone with the sites in it."""
+    if len(sites) > 1 and lam != 0 and len(gone) in (0, len(sites)):
+        told, less = ("all", "a smaller") if gone else ("none", "a larger")
+        warnings.warn(
+            f"learn_to_remove: {told} of {len(sites)} sites went: λ decided alone, not the task. "
+            f"Choose {less} lam, or a budget",
+            stacklevel=3,
+        )
+    parents = [site for site in sites if site.id in gone and site.module is not None]
+    inside = [s.id for s in sites for parent in parents if f"{s.path}.".startswith(f"{parent.module}.")]
+    if parents and any(child in gone for child in inside):
+        child = next(child for child in inside if child in gone)
+        warnings.warn(
+            f"learn_to_remove: {child} and the block around it both went: together they are one removal, counted "
+            "twice. Choose kinds that do not hold one another",
+            stacklevel=3,
+        )
+
+
+def _headline(settings: RemovalSettings, sites: int, unit: float) -> str:
+    lam, goal = settings.first_lam, settings.budget or settings.at_most_loss
+    of = "" if settings.lam_unit == "absolute" else f" (of a loss of {unit:.4g})"
+    if lam is None:
+        return f"λ steered to {dict(goal or {})}{of}, K = {sites} sites, p = {settings.p:g}"
+    return (
+        f"λ = {lam:g}{of}, K = {sites} sites, λ/K = {lam / sites:.3g}, p = {settings.p:g}, "
+        f"τ = {settings.tau:g} (near: ±{NEAR:g}), ω starts at {settings.omega_start:g}"
+    )

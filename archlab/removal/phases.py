@@ -1,0 +1,262 @@
+"""The phases of a learned removal, each a method of `RemovalPhases`.
+
+Each chosen site becomes a switch ω between the original (0) and its removal (1) (paper, eq. 3).
+
+1. soft: the weights and ω learn L_task + λ · mean(1 - ω^p), L_task in units of its own size;
+2. decide: which sites go. With a fixed λ those with ω > τ; with a goal those of largest ω, until it is met;
+3. push: the weights learn L_task while each ω moves evenly to its side. Without it, removing sites that ended in
+   between is a jump (a decoder's SSIM fell from .77 to .61 at once);
+4. discard: what goes is removed physically;
+5. tune: the thin model learns L_task alone.
+
+With `rewind`, the decided sites are removed from the *original* weights, and 3 is left out: its steps go to 5.
+
+The proximal step of sparse structure selection is not offered apart: for p = 1 it *is* the projected gradient
+step, and ω reaches exactly 1 already.
+"""
+
+import copy
+import math
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ..passes.discard import discard
+from ..passes.switch_state import omega_parameters, omegas, set_omegas_
+from ..training.phases import Evaluations, Phases
+from .gates import Gates
+from .pressure import Pressure
+from .settings import NEAR, RemovalSettings
+
+POINTS = 500  # of each ω's history
+DECIDED = ("removed", "keep", "omegas")  # what the phases after the soft one hang on, in their checkpoints' settings
+POLARIZED_FROM, POLARIZING = 0.5, 1.0  # from this share of the soft phase a polarizing term rises to this weight
+
+
+class SoftPhase:
+    """What stands behind ω while it is learned: gates, pressure, and how open each site was over time.
+
+    It is a `Stateful`: all of it is kept in the checkpoint.
+    """
+
+    def __init__(self, soft: nn.Module, settings: RemovalSettings, pressure: Pressure):
+        self.gates = Gates(soft, settings.gate, floor=settings.omega_start, seed=settings.seed)
+        self.pressure, self.steps, self.step = pressure, settings.soft_steps, 0
+        self.opened = torch.zeros(len(self.gates.omegas), dtype=torch.float64)  # sum over the steps
+        self.gates.settle_()
+
+    def open_(self) -> None:
+        """Write the ω of the coming step."""
+        self.gates.open_(self.step / self.steps)
+
+    def penalty(self, soft: nn.Module) -> Tensor:
+        """λ is not yet in it, but a polarizing term, relative to λ, is."""
+        removed = self.gates.removed()
+        whole = self.pressure(removed)
+        if self.gates.gate.polarizes:
+            rise = max(0.0, (self.gates.fraction - POLARIZED_FROM) / (1 - POLARIZED_FROM))
+            whole = whole + POLARIZING * rise * (4 * removed * (1 - removed)).mean()
+        return whole
+
+    def after_step_(self, step: int) -> None:
+        """Bounds, what was open, and λ."""
+        self.gates.settle_()
+        removed = self.gates.removed().detach().double().cpu()
+        self.opened += removed
+        self.pressure.steer_(removed.tolist(), step)
+        self.step = step + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it needs to go on."""
+        return {"gates": self.gates.state_dict(), "pressure": self.pressure.state_dict(), "opened": self.opened,
+                "step": self.step}  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.gates.load_state_dict(state["gates"])
+        self.pressure.load_state_dict(state["pressure"])
+        self.opened.copy_(state["opened"])
+        self.step = int(state["step"])
+
+
+class RemovalPhases:
+    """A removal under way. The methods `soft`, `push`, `discard` and `tune` are its phases, in this order.
+
+    Each says whether it came to its end, and none may follow one that did not. `now` is the model as the latest phase
+    has it: first with switches, then thin.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        soft: nn.Module,
+        settings: RemovalSettings,
+        learning: SoftPhase,
+        trainings: Phases,
+        evaluations: Evaluations,
+    ):
+        self.model, self.now, self.settings, self.learning = model, soft, settings, learning
+        self.trainings, self.evaluations = trainings, evaluations
+        self.decisions = decide(soft, settings.tau)
+        self.decided: dict[str, Any] | None = None  # what the later phases hang on
+
+    def soft(self) -> bool:
+        """Phase 1: weights and ω learn together; at its end, the sites are decided."""
+        chosen, learning = self.settings, self.learning
+        loss, given = self.trainings.task.loss, self.trainings.options.get("optimizer", torch.optim.Adam)
+
+        def opened(soft: nn.Module, batch: Any) -> Tensor:
+            learning.open_()
+            return loss(soft, batch)
+
+        def optimizer(groups: Any) -> torch.optim.Optimizer:
+            made = given(groups)
+            if isinstance(made, torch.optim.Optimizer):  # else `fit` says so
+                made.register_step_pre_hook(learning.gates.collect_)
+            return made
+
+        def after_step(soft: nn.Module, step: int) -> dict[str, float] | None:
+            learning.after_step_(step)
+            if not _is_recorded(step, chosen.soft_steps):
+                return None
+            return _values(soft) | ({"lam": learning.pressure.lam} if chosen.steered else {})
+
+        finished = self.trainings.train_(
+            "soft",
+            self.now,
+            chosen.soft_steps,
+            loss=opened,
+            lr=chosen.lr,
+            schedule=chosen.schedule,
+            optimizer=optimizer,
+            penalty=learning.penalty,
+            penalty_weight=lambda step: learning.pressure.lam,
+            stateful=learning,
+            groups=lambda soft: [self._weights(soft), self._gates()],
+            after_step=after_step,
+            describe=lambda soft: _counts(decide(soft, chosen.tau)),
+        )
+        learning.gates.settle_()
+        self.decisions = decide(self.now, chosen.tau)
+        if finished:
+            if learning.pressure.goal is not None:
+                self.decisions = decided_by(learning, self.decisions)
+            self.decided = dict(zip(DECIDED, (self._gone(), chosen.keep, _values(self.now)), strict=True))
+            self.trainings.settings |= self.decided
+            self.evaluations.evaluate("soft", self.now, self.decided)
+        return finished
+
+    def push(self) -> bool:
+        """Phase 3: the weights learn on while every ω moves evenly from where it ended to the side it is on."""
+        steps = 0 if self.settings.rewind else self.settings.push_steps
+        if not steps:
+            return True
+        for omega in omega_parameters(self.now):
+            omega.requires_grad_(False)
+        start, ends = _values(self.now), self._ends()
+
+        def nearer(soft: nn.Module, step: int) -> dict[str, float] | None:
+            share = (step + 1) / steps
+            set_omegas_(soft, {site: start[site] + share * (ends[site] - start[site]) for site in ends})
+            return _values(soft) if _is_recorded(step, steps) else None
+
+        finished = self.trainings.train_(
+            "push",
+            self.now,
+            steps,
+            lr=self.settings.lr,
+            groups=lambda soft: [self._weights(soft)],
+            after_step=nearer,
+        )
+        if finished:
+            self.evaluations.evaluate("pushed", self.now, self.decided)
+        return finished
+
+    def discard(self) -> bool:
+        """Phase 4: what was decided to go is removed physically; the others are restored or frozen."""
+        ends = self._ends()
+        if self.settings.rewind:
+            weights = self.model.state_dict()
+            self.now.load_state_dict({name: weights.get(name, now) for name, now in self.now.state_dict().items()})
+        if any(ends.values()):
+            set_omegas_(self.now, ends)
+            self.now = discard(self.now, _between(ends, self._gone()), keep=self.settings.keep)  # type: ignore[arg-type]
+        else:  # nothing goes, which `discard` refuses: the original with the weights that were learned
+            whole, learned = copy.deepcopy(self.model), self.now.state_dict()
+            whole.load_state_dict({name: learned[name] for name in whole.state_dict()})
+            self.now = whole
+        self.evaluations.evaluate("discarded", self.now, self.decided)
+        return True
+
+    def tune(self) -> bool:
+        """Phase 5: the thin model learns the task alone."""
+        chosen = self.settings
+        steps = chosen.tune_steps + (chosen.push_steps if chosen.rewind else 0)
+        if not steps:
+            return True
+        lr = chosen.lr if chosen.lr_tune is None else chosen.lr_tune
+        finished = self.trainings.train_("tune", self.now, steps, lr=lr, schedule=chosen.tune_schedule)
+        if finished:
+            self.evaluations.evaluate("tuned", self.now, self.decided)
+        return finished
+
+    def _gone(self) -> list[str]:
+        """The sites that were decided to go."""
+        return list(self.decisions.loc[self.decisions["removed"], "site"])
+
+    def _ends(self) -> dict[str, float]:
+        """By site, the ω that it is to have in the end: those that stay and are frozen keep theirs."""
+        gone, values = set(self._gone()), _values(self.now)
+        frozen = self.settings.keep == "freeze"
+        return {site: 1.0 if site in gone else value if frozen else 0.0 for site, value in values.items()}
+
+    def _weights(self, soft: nn.Module) -> dict[str, Any]:
+        """The optimizer's group of all that is trained but the switches."""
+        own = {id(omega) for omega in omega_parameters(soft)}
+        weights = [w for w in soft.parameters() if id(w) not in own and w.requires_grad]
+        return {"params": weights, "lr": self.settings.lr}
+
+    def _gates(self) -> dict[str, Any]:
+        """The optimizer's group of what stands behind the switches."""
+        return {"params": [self.learning.gates.theta], "lr": self.settings.lr_omega, "weight_decay": 0.0}
+
+
+def _between(ends: dict[str, float], gone: list[str]) -> float:
+    """A threshold that parts those that go, at 1, from those that stay."""
+    return max((omega for site, omega in ends.items() if site not in gone), default=0.0)
+
+
+def decided_by(learning: SoftPhase, decisions: pd.DataFrame) -> pd.DataFrame:
+    """Decisions by a goal: sites go in the order of their ω, those that were open longer first, until it is met."""
+    assert learning.pressure.goal is not None
+    order = decisions.assign(opened=learning.opened.numpy()).sort_values(
+        ["omega", "opened"], ascending=False, kind="stable"
+    )
+    sites = list(order["site"])
+    gone = set(sites[: learning.pressure.goal.choose(sites)])
+    last = order.loc[order["site"].isin(gone), "omega"].min() if gone else 1.0
+    return decisions.assign(removed=decisions["site"].isin(gone), near_tau=(decisions["omega"] - last).abs() <= NEAR)
+
+
+def _is_recorded(step: int, steps: int) -> bool:
+    """Whether ω is recorded after this step: at about `POINTS` steps, and at the last."""
+    return step % math.ceil(steps / POINTS) == 0 or step == steps - 1
+
+
+def _values(soft: nn.Module) -> dict[str, float]:
+    """By site id its ω."""
+    frame = omegas(soft)
+    return dict(zip(frame["site"], frame["omega"].astype(float), strict=True))
+
+
+def decide(soft: nn.Module, tau: float) -> pd.DataFrame:
+    """One row a site: site, kind, omega, removed, near_tau."""
+    frame = omegas(soft)
+    values = frame["omega"].to_numpy()
+    return frame.assign(removed=values > tau, near_tau=abs(values - tau) <= NEAR)
+
+
+def _counts(decisions: pd.DataFrame) -> str:
+    return f"{decisions['removed'].sum()} of {len(decisions)} above τ, {decisions['near_tau'].sum()} near"

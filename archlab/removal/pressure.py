@@ -1,0 +1,155 @@
+"""λ: what the penalty weighs beside the task's loss, and how it is steered to a goal.
+
+The loss is divided by its own value before anything is removed (`loss_unit`), so λ has no unit: with λ = 0.5, removing
+every site may cost half of the loss that the network has. A loss in other units, or with another reduction, decides the
+same. That holds for any optimizer, as the whole objective is divided, not the penalty multiplied.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..training.checkpoint import random_states, set_random_states_
+from ..training.task import Task
+from .budget import Savings
+
+REACHED = 0.7  # the share of the soft phase after which the goal is to be met; the rest lets ω settle
+STEERED_FROM = 0.01  # λ of a steered pressure at the first step
+GAIN = 200.0  # by so many e-folds λ would rise in a whole phase that lags behind by the whole model
+LARGEST_LAM = 1e6
+
+
+def loss_unit(soft: nn.Module, task: Task, batches: int) -> float:
+    """The size of the task's loss on its first batches, in the mode of training, rounded to six digits.
+
+    Where the loss is 0 or not finite, so that it cannot be a unit, 1.
+    """
+    states = random_states()
+    net = copy.deepcopy(soft).train()
+    with torch.no_grad():
+        values = [float(task.loss(net, task.batches(step))) for step in range(batches)]
+    set_random_states_(states)
+    size = sum(map(abs, values)) / len(values)
+    return float(f"{size:.6g}") if math.isfinite(size) and size > 0 else 1.0
+
+
+class Goal(Protocol):
+    """What a pressure is steered to."""
+
+    def gap(self, removed: Sequence[float], step: int, steps: int) -> float:
+        """How far what is removed lags behind what is to be removed after `step` of `steps` steps.
+
+        As a share of the whole; negative where it is ahead.
+        """
+        ...
+
+    def choose(self, ordered: Sequence[str]) -> int:
+        """How many of the sites, the first of these, are to go."""
+        ...
+
+
+class Pressure:
+    """λ, fixed or steered: it rises while less is removed than planned, and falls while more is.
+
+    That is dual ascent on the logarithm of λ. `weights` says what each site weighs in the penalty; their mean is 1.
+    """
+
+    def __init__(self, lam: float | None, *, p: float, weights: Tensor, steps: int, goal: Goal | None = None):
+        self.lam = STEERED_FROM if lam is None else lam
+        self.p, self.weights, self.steps, self.goal = p, weights, steps, goal
+
+    def __call__(self, removed: Tensor) -> Tensor:
+        """Mean over the sites of ``1 - removed ** p``, each with its weight (paper, eq. 5)."""
+        kept = 1 - (removed if self.p == 1 else removed.clamp(min=0) ** self.p)
+        return (self.weights.to(kept) * kept).mean()
+
+    def steer_(self, removed: Sequence[float], step: int) -> None:
+        """Adjust λ after a step."""
+        if self.goal is not None:
+            gap = self.goal.gap(removed, step + 1, self.steps)
+            self.lam = min(self.lam * math.exp(max(-1.0, min(1.0, GAIN / self.steps * gap))), LARGEST_LAM)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it needs to go on."""
+        return {"lam": self.lam}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self.lam = float(state["lam"])
+
+
+class WithinBudget:
+    """The goal of a budget: what is left, estimated from what each site saves alone, falls evenly to the budget.
+
+    Args:
+        savings: of the sites, for the measures of the budget.
+        budget: by measure, the share of the whole that may stay.
+
+    Raises:
+        ValueError: where it cannot be met with all sites gone.
+    """
+
+    def __init__(self, savings: Savings, budget: Mapping[str, float]):
+        self.savings, self.budget = savings, budget
+        every = [site.id for site in savings.sites]
+        self.saved: dict[str, list[float]] = {}
+        for measure, share in budget.items():
+            least = savings.left(measure, every)
+            if least > share:
+                raise ValueError(
+                    f"budget[{measure!r}] of {share:g} cannot be met: with all {len(every)} chosen sites removed, "
+                    f"{least:.3g} of it stay. Choose a larger share, or further kinds of site"
+                )
+            alone = savings.alone[measure]
+            self.saved[measure] = [(1 - least) * one / max(sum(alone), 1e-12) for one in alone]
+
+    def gap(self, removed: Sequence[float], step: int, steps: int) -> float:
+        gaps = []
+        for measure, share in self.budget.items():
+            left = 1 - sum(saved * gone for saved, gone in zip(self.saved[measure], removed, strict=True))
+            gaps.append(left - (1 - (1 - share) * _planned(step, steps)))
+        return max(gaps)
+
+    def choose(self, ordered: Sequence[str]) -> int:
+        """As many as are needed, by bisection: the last one may save more than was missing."""
+        low, high = 0, len(ordered)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.savings.over(self.budget, ordered[:middle]) <= 0 else (middle + 1, high)
+        return low
+
+
+class WithinLoss:
+    """The goal of qualities that may get worse by so much, which is to be used up.
+
+    Args:
+        fall: measures the share of what may be lost that is lost, 1 at the limit: of the model as it is, or with
+            exactly the named sites removed.
+        every: so many steps lie between two measurements.
+    """
+
+    def __init__(self, fall: Callable[[Sequence[str] | None], float], every: int):
+        self.fall, self.every = fall, every
+
+    def gap(self, removed: Sequence[float], step: int, steps: int) -> float:
+        if step % self.every:
+            return 0.0
+        # One measurement stands for all steps since the last one.
+        return max(-1.0, min(1.0, _planned(step, steps) - self.fall(None))) * self.every / 4
+
+    def choose(self, ordered: Sequence[str]) -> int:
+        """As many as leave the qualities within the limit before tuning, by bisection."""
+        low, high = 0, len(ordered)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.fall(ordered[:middle]) <= 1 else (low, middle - 1)
+        return low
+
+
+def _planned(step: int, steps: int) -> float:
+    """The share of the way to the goal that is to be behind after so many steps."""
+    return min(1.0, step / (REACHED * steps))

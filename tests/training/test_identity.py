@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from archlab.removal import learn_to_remove
 from torch import nn
 
 from archlab.files import sweep_abandoned, whole_file
+from archlab.removal import learn_to_remove
 from archlab.training.checkpoint import FILE, BadCheckpoint, CheckpointMismatch, load_checkpoint, save_checkpoint
 from archlab.training.fit import fit
 from archlab.training.identity import fingerprint, is_same

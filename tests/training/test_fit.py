@@ -359,7 +359,7 @@ def test_what_is_in_a_checkpoint(tmp_path):
     assert {name: value for name, value in saved["identity"].items() if name not in modules} == {
         "steps": 30, "precision": "fp32", "clip_norm": None, "penalty_weight": 1.0, "optimizer": "AdamW",
         "schedule": [cosine(30, warmup=5)(step) for step in range(30)], "settings['crop']": "96",
-        "names in parameter group 0": [name for name, _ in net().named_parameters()],
+        "names in parameter group 0": [name for name, _ in net().named_parameters()], "loss_unit": "1",
     }  # fmt: skip
     assert list(saved["start"]) == ["weights", "batch", "functions"]
     assert saved["rows"][0].keys() == {"step", "lr", "loss"} and list(saved["random"]) == [

@@ -39,13 +39,24 @@ ACTIVATION_NODES = {
     "SigmoidBackward0": "sigmoid",
     "TanhBackward0": "tanh",
 }
+# Sums of two terms; the first edge of each is the first term.
+SUM_NODES = {
+    "AddBackward0": "add",
+    "SubBackward0": "sub",
+    "RsubBackward0": "rsub",
+    "AddcmulBackward0": "addcmul",
+    "AddcdivBackward0": "addcdiv",
+    "LerpBackward0": "lerp",
+    "LerpBackward1": "lerp",
+    "BaddbmmBackward0": "baddbmm",
+}
 SAME_NODE = {"relu6": "hardtanh", "selu": "elu", "celu": "elu", "rrelu": "leaky_relu"}
 
 
 def witness(model: nn.Module, example: Any) -> Counter[str]:
-    """How often each op stands in the autograd graph of one run: residual adds as ``add``, activations by name.
+    """How often each op stands in the autograd graph of one run: residual sums and activations, by name.
 
-    A residual add has two operands of which one is an ancestor of the other. The model's
+    A residual sum has two terms of which one is an ancestor of the other. The model's
     parameters, buffers and mode are used as they are; floating inputs get a gradient of their own,
     so that an add of the input itself is seen.
     """
@@ -89,11 +100,18 @@ def _named(roots: Iterable[Node]) -> Iterator[str]:
         name = node.name()
         if name in ACTIVATION_NODES:
             yield ACTIVATION_NODES[name]
-        elif name == "AddBackward0" and len(edges) == 2 and edges[0] != edges[1]:
-            (a, b) = edges
-            leaf = any(n.name().endswith("AccumulateGrad") for n, _ in edges)
-            if not leaf and (above[b[0]] >> bit[a] & 1 or above[a[0]] >> bit[b] & 1):
-                yield "add"
+        elif name in SUM_NODES and _is_residual(edges, above, bit):
+            yield SUM_NODES[name]
+
+
+def _is_residual(edges: list[tuple[Node, int]], above: dict[Node, int], bit: dict[tuple[Node, int], int]) -> bool:
+    """Whether what came into a sum through its first edge is an ancestor of what came through another, or the reverse."""
+    if len(edges) < 2 or edges[0] in edges[1:]:
+        return False
+    first, *others = [edge for edge in edges if not edge[0].name().endswith("AccumulateGrad")] or edges
+    return first is edges[0] and any(
+        above[other[0]] >> bit[first] & 1 or above[first[0]] >> bit[other] & 1 for other in others
+    )
 
 
 def _topological(roots: list[Node]) -> list[Node]:

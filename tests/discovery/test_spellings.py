@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import archlab as al
+from studies.coverage.witness import overlooked, witness
 
 
 class Net(nn.Module):
@@ -126,6 +127,18 @@ def test_a_residual(name, kind):
     gone = "stem" if kind == "skip" else "body"
     if kind == "branch":
         assert not list(al.remove(net, given(), kinds="branch").get_submodule(gone).parameters())
+
+
+SEEN = {name: spelled for name, spelled in RESIDUALS.items() if "stack" not in name and name not in ("addmm", "sum()")}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_the_autograd_graph_shows_the_same_residuals(name):
+    net, x = Net(SEEN[name][0]), given()
+    seen = witness(net, x)
+    if name not in ("a copy", "baddbmm", "in place", "subtracted in place"):  # autograd sees a copy as another value
+        assert sum(seen.values()) == 1
+    assert not overlooked(seen, al.sites(net, x))
 
 
 def test_complex_residuals():

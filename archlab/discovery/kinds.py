@@ -3,15 +3,15 @@
 =========== ===================== =====================================================
 kind        original -> target    found as
 =========== ===================== =====================================================
-activation  s(x) -> x             an op of `ACTIVATIONS`, shape kept
-skip        G(x) -> G(x) - x      an add with one operand that is an ancestor of the other
-branch      x + f(x) -> x         the same add, the other operand goes
+activation  s(x) -> x             an op of `ACTIVATIONS`, or a composed function of one tensor
+skip        G(x) -> G(x) - x      a sum (`SUM_NAMES`) with one term that is an ancestor of the other
+branch      x + f(x) -> x         the same sum, the other term goes
 block       G(x) -> x             a module with children, tensor in, same tensor shape out
 join        a + b -> a            an add of two branches of a common ancestor
 gate        g(x) -> x             softmax, or an activation whose output multiplies a map
 =========== ===================== =====================================================
 
-A new kind is a line here, a function in `detect` that finds it, and a colour in `report.plots`.
+A new kind is a line here, a function that `detect` asks, and a colour in `report.plots`.
 """
 
 from collections.abc import Iterable

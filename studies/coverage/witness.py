@@ -105,7 +105,7 @@ def _named(roots: Iterable[Node]) -> Iterator[str]:
 
 
 def _is_residual(edges: list[tuple[Node, int]], above: dict[Node, int], bit: dict[tuple[Node, int], int]) -> bool:
-    """Whether what came into a sum through its first edge is an ancestor of what came through another, or the reverse."""
+    """Whether what came into a sum through its first edge is an ancestor of what came through another, or descends."""
     if len(edges) < 2 or edges[0] in edges[1:]:
         return False
     first, *others = [edge for edge in edges if not edge[0].name().endswith("AccumulateGrad")] or edges

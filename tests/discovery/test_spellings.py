@@ -245,3 +245,15 @@ def test_ids_of_what_was_known_before_stay():
         "relu": "activation.0",
         "tanh": "activation.1",
     }
+
+
+@pytest.mark.parametrize("name", ["x - f", "addcmul", "lerp", "sub scaled"])
+def test_a_residual_in_an_exported_graph(name):
+    net, x = Net(RESIDUALS[name][0]), given()
+    exported = torch.export.export(net, (x,)).module()
+    assert [site.kind for site in al.sites(exported, x)] == ["skip", "branch"]
+    thin = al.remove(exported, x, kinds="branch")
+    assert (thin(x) - written(net, RESIDUALS[name][2])(x)).abs().max() < 1e-12
+    soft = al.switch(exported, x, kinds="skip")
+    al.set_omegas_(soft, 1.0)
+    assert (soft(x) - written(net, RESIDUALS[name][1])(x)).abs().max() < 1e-12

@@ -216,7 +216,12 @@ class Attention(nn.Module):
             q, k, v = (y.view(n, t, -1, self.head_dim).transpose(1, 2) for y in self.qkv(x).chunk(3, -1))
         else:
             q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in self.qkv(x).tensor_split(3, -1))
-        y = ((q * self.scale) @ k.mT).softmax(-1) @ v
+        if self.how == "added":
+            q, k = q.flatten(0, 1), k.flatten(0, 1)
+            a = torch.baddbmm(x.new_zeros(1, t, t), batch1=q, batch2=k.mT, alpha=self.scale).unflatten(0, (n, -1))
+        else:
+            a = (q * self.scale) @ k.mT
+        y = a.softmax(-1) @ v
         return self.out(y.transpose(1, 2).reshape(n, t, -1))
 
 
@@ -281,6 +286,7 @@ def sequences() -> dict[str, nn.Module]:
     mlp = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
     return {
         "packed": Attention("packed"), "kept": Attention("kept"), "asked": Attention("asked"),
+        "added": Attention("added"),
         "shared_keys": SharedKeys(), "mlp": mlp, "stepped": Stepped(),
         "gru": nn.Sequential(Last(nn.GRU(16, 12, 2, bidirectional=True, batch_first=True)), nn.Linear(24, 16)),
         "lstm": nn.Sequential(Last(nn.LSTM(16, 12, batch_first=True)), nn.Linear(12, 16)),

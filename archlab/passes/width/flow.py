@@ -165,7 +165,7 @@ class Flow:
         for tensor in use.given:
             use.copies(tensor)
         why = use.why if any(is_fixed(e) for dims in given for e in dims) else ""
-        return [[fixed(n, why or "is a constant") for n in t.shape] for t in use.made]
+        return [[fixed(n, why or "is a constant of the code") for n in t.shape] for t in use.made]
 
     def held(self) -> dict[Axis, list[tuple[str, int]]]:
         """For each axis, the dimensions of parameters that it is a part of: (parameter, dimension)."""

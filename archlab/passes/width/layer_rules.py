@@ -161,7 +161,7 @@ def product_of(u: Use, a: Tensor, b: Tensor) -> Dims:
 
 def added_product(u: Use) -> list[Dims]:
     """addmm, baddbmm and the like."""
-    bias, a, b = u.get(0, "input"), u.get(1, "mat1"), u.get(2, "mat2")
+    bias, (a, b) = u.get(0, "input"), (u.get(n, f"mat{n}", u.kwargs.get(f"batch{n}")) for n in (1, 2))
     u.copies(bias)
     return [together(u, [u.dims(bias), product_of(u, a, b)])]
 

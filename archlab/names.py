@@ -35,6 +35,15 @@ def closest(name: str, known: Iterable[str], *, most: int = MOST) -> str:
     return f"there are {', '.join(near)}, … ({len(names)} in all)"
 
 
+def printable(text: str) -> str:
+    """`text` with what is no visible character written as Python writes it: names may hold what steers a terminal.
+
+    >>> printable("block\\x1b[2J.conv")
+    'block\\\\x1b[2J.conv'
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def globs_of(where: Any) -> list[str]:
     """The globs in `where`, which is one or a list of them. Raises TypeError for anything else."""
     globs = [where] if isinstance(where, str) else list(where) if isinstance(where, Iterable) else [where]

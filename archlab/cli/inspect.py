@@ -11,6 +11,7 @@ from ..discovery.kinds import KINDS
 from ..discovery.survey import sites
 from ..measure.costs import cost, in_words
 from ..measure.fvcore import fvcore_cost
+from ..report.tables import csv_of
 from .options import (
     SHOWN,
     Args,
@@ -84,7 +85,7 @@ def sites_command(
         report = {"sites": found.frame().to_dict("records"), "skipped": others}
         print(json.dumps(report | {"left": others}, indent=1))  # the old word, for this release
     elif as_csv:
-        print((found.skipped_frame() if skipped else found.frame()).to_csv(index=False), end="")
+        print(csv_of(found.skipped_frame() if skipped else found.frame()), end="")
     else:
         frame = found.frame()
         empty = [column for column in ("module", "same_as") if not frame[column].any()]
@@ -155,7 +156,7 @@ def cost_command(
         print(json.dumps(report, indent=1))
     elif as_csv:
         frame = modules if depth else counted.frame()
-        print((frame.assign(fvcore_macs=opinion.macs) if opinion else frame).to_csv(index=False), end="")
+        print(csv_of(frame.assign(fvcore_macs=opinion.macs) if opinion else frame), end="")
     else:
         print(counted)
         if opinion:

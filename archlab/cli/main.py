@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from ..names import printable
 from .inspect import cost_command, sites_command
 from .parsing import in_words, one_line
 from .speed import profile_command, speed_command
@@ -40,10 +41,13 @@ def main() -> None:
         status = app(standalone_mode=False)
     except typer.TyperException as error:
         if message := one_line(error.format_message()):  # none where help was printed
-            print(f"archlab: {message}", file=sys.stderr)
+            print(f"archlab: {printable(message)}", file=sys.stderr)
         status = error.exit_code
     except Exception as error:
-        print(f"archlab: failed with {in_words(error)} (a defect of archlab; --traceback says where)", file=sys.stderr)
+        print(
+            f"archlab: failed with {printable(in_words(error))} (a defect of archlab; --traceback says where)",
+            file=sys.stderr,
+        )
         status = 1
     sys.exit(status)
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import nn
 
 from ..capture.example import Call
+from ..names import printable
 from .parsing import check_call, in_words, make_example, make_model
 
 INPUT = "The model and its input"
@@ -47,7 +48,8 @@ Inputs = Annotated[
     ),
 ]
 High = Annotated[
-    int, typer.Option(min=0, help="Largest value of integer inputs, such as token ids.", rich_help_panel=INPUT)
+    int,
+    typer.Option(min=0, max=2**62, help="Largest value of integer inputs, such as token ids.", rich_help_panel=INPUT),
 ]
 Method = Annotated[str, typer.Option("--call", help="The method that runs the model.", rich_help_panel=INPUT)]
 Args = Annotated[
@@ -125,4 +127,4 @@ def _cell(name: str, value: Any) -> str:
         return f"{100 * value:.1f}"
     if name.endswith("_ms"):
         return f"{value:,.3f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else printable(str(value))

@@ -12,6 +12,7 @@ from torch import nn
 from ..measure.breakdown import breakdown
 from ..measure.costs import cost, in_words
 from ..measure.speed import Speed, speed
+from ..report.tables import csv_of
 from .options import (
     SHOWN,
     Args,
@@ -30,7 +31,7 @@ from .options import (
 )
 
 MEASURED = "How it is measured"
-CHARTS = (".png", ".pdf", ".svg")
+CHARTS = (".png", ".pdf", ".svg", ".jpg")
 BAR = 24  # characters of the longest
 
 Device = Annotated[
@@ -120,7 +121,7 @@ def speed_command(
     if as_json:
         print(json.dumps({"models": _records(found.frame()), "conditions": found.conditions}, indent=1))
     elif as_csv:
-        print(found.frame().to_csv(index=False), end="")
+        print(csv_of(found.frame()), end="")
     else:
         print(found)
         print("\n" + _conditions(found))
@@ -166,7 +167,7 @@ def profile_command(
     measured beside it. --csv writes a row a module, --json also the rest.
     """
     one_format(as_json, as_csv)
-    if chart is not None and chart.suffix not in CHARTS:
+    if chart is not None and chart.suffix.lower() not in CHARTS:
         raise WrongUsage(f"--chart {chart}: name a file that ends in {', '.join(CHARTS)}")
     if chart is not None and not chart.parent.is_dir():
         raise WrongUsage(f"--chart {chart}: there is no folder {chart.parent}")
@@ -197,7 +198,7 @@ def profile_command(
         }
         print(json.dumps(report | {"conditions": found.conditions}, indent=1))
     elif as_csv:
-        print(parts.to_csv(index=False), end="")
+        print(csv_of(parts), end="")
     else:
         longest = max(parts["self_share"])
         parts["bar"] = ["█" * round(BAR * share / longest) for share in parts["self_share"]]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from ..capture.record import Capture
+from ..names import printable
 from ..rewrite.target import How, Target
 from .kinds import Kind
 
@@ -140,7 +141,7 @@ class Sites(Sequence[Site]):
             lines.append(f"{same} with the same removal as another (=): it counts once")
         if self.skipped:
             lines.append(f"{sum(x.calls for x in self.skipped)} seen and skipped, with the reason: .skipped_frame()")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def _params(self) -> int:
         return sum(self.record.params.values())

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
+from ..arguments import text
 from ..files import write_whole
-from .tables import Table
+from ..names import printable
+from .tables import Table, check_columns
 
 NOTES = "notes.md"  # written by hand: a reading of this very run
 
@@ -67,6 +70,13 @@ def write_report(
     - another
     <BLANKLINE>
     """
+    check_columns(rows, ())
+    if "conditions" not in rows.attrs:
+        raise ValueError(
+            "rows must have attrs['conditions'], as al.run gives them; DataFrame.attrs gets lost in some operations"
+        )
+    text("title", title)
+    text("command", command)
     folder = Path(folder)
     for part in parts:
         if isinstance(part, Picture) and not (folder / part.file).is_file():
@@ -74,10 +84,10 @@ def write_report(
     for name, table in (tables or {}).items():
         table.save(folder, name)
     how = " ".join(filter(None, [conditions_line(rows, command), about]))
-    text = "\n\n".join([f"# {title}", how, *filter(None, map(_markdown, parts))]) + "\n"
+    content = "\n\n".join([f"# {printable(title)}", how, *filter(None, map(_markdown, parts))]) + "\n"
     if (folder / NOTES).is_file():
-        text += "\n" + (folder / NOTES).read_text(encoding="utf-8")
-    write_whole(folder / "report.md", text.encode())
+        content += "\n" + (folder / NOTES).read_text(encoding="utf-8")
+    write_whole(folder / "report.md", content.encode())
 
 
 def conditions_line(rows: pd.DataFrame, command: str) -> str:
@@ -94,7 +104,8 @@ def conditions_line(rows: pd.DataFrame, command: str) -> str:
 
 def _markdown(part: Part) -> str:
     if isinstance(part, Picture):
-        return f"![{part.shows}]({part.file})"
+        shows = part.shows.replace("[", r"\[").replace("]", r"\]").replace("\n", " ")
+        return f"![{shows}]({quote(part.file)})"
     if isinstance(part, Table):
         return part.markdown()
     return part if isinstance(part, str) else "\n".join(f"- {line}" for line in part)

@@ -1,9 +1,10 @@
 """Figures from DataFrames: one function a figure, a DataFrame in, matplotlib Axes out.
 
 `ax` is where to draw (default: a new figure of one paper column). Nothing is shown or saved here; `save` writes what
-was drawn.
+was drawn. Names may hold anything: none is read as mathematics.
 """
 
+import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -16,12 +17,19 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.textpath import TextPath
 
+from ..arguments import choice, file, number, whole, wrong
+from ..files import write_whole
+from ..names import printable
+from .tables import WAYS, check_columns
+
 COLUMN = (3.5, 2.6)  # inches: one column of a two-column paper
 # Okabe and Ito's colours, which the colour-blind tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 KINDS = ("activation", "skip", "block", "branch", "join", "gate")
 KIND_COLOURS: dict[str, str] = dict(zip(KINDS, COLOURS, strict=False))
 FONT = 8
+# What says in a file when or by what it was written.
+_DATED = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def save(ax: Axes, path: str | Path) -> None:
@@ -29,11 +37,23 @@ def save(ax: Axes, path: str | Path) -> None:
 
     Args:
         ax: any of the figure's axes.
-        path: the file; its ending says the format.
+        path: the file; its ending says the format. Files of one figure are the same, whenever they are written.
+
+    Raises:
+        ValueError: matplotlib writes no files of such an ending.
     """
-    figure = ax.get_figure(root=True)
+    if not isinstance(ax, Axes):
+        raise TypeError(wrong("ax", "matplotlib's Axes, as these functions return them", ax))
+    file("path", path)
+    figure, ending = ax.get_figure(root=True), Path(path).suffix.lower().removeprefix(".")
     assert figure is not None
-    figure.savefig(path, dpi=200, bbox_inches="tight", metadata={"Software": None})
+    known = sorted(figure.canvas.get_supported_filetypes())
+    if ending not in known:
+        raise ValueError(f"path must end in one of .{', .'.join(known)}, got {str(path)!r}")
+    drawn = io.BytesIO()
+    with plt.rc_context({"svg.hashsalt": "archlab"}):
+        figure.savefig(drawn, format=ending, dpi=200, bbox_inches="tight", metadata=_DATED.get(ending))
+    write_whole(path, drawn.getvalue())
     plt.close(figure)
 
 
@@ -49,6 +69,9 @@ def omegas(history: pd.DataFrame, *, tau: float, ax: Axes | None = None) -> Axes
     Returns:
         The axes.
     """
+    check_columns(history, ["site"], numeric=["step", "omega"])
+    _check_rows(history)
+    number("tau", tau, low=0, high=1)
     ax = _axes(ax)
     history = history.sort_values("step")
     for _, track in history.groupby("site", sort=False):
@@ -78,13 +101,14 @@ def sensitivity(frame: pd.DataFrame, *, quality: str, most: int = 40, ax: Axes |
         ValueError: there is no such quality in `frame`.
     """
     column = f"delta_{quality}"
-    if column not in frame:
-        raise ValueError(f"no column {column!r}: the columns are {', '.join(map(str, frame))}")
+    check_columns(frame, ["site", "kind"], numeric=[column])
+    _check_rows(frame)
+    whole("most", most, least=2)
     shown = frame.iloc[[round(i * (len(frame) - 1) / (most - 1)) for i in range(most)]] if len(frame) > most else frame
     ax = _axes(ax, height=max(1.2, 0.13 * len(shown) + 0.5))
     kinds = shown["kind"]
     ax.barh(range(len(shown)), shown[column], color=[KIND_COLOURS.get(kind, "0.5") for kind in kinds], height=0.75)
-    ax.set_yticks(range(len(shown)), list(shown["site"]), fontsize=FONT - 2)
+    ax.set_yticks(range(len(shown)), [printable(site) for site in shown["site"]], fontsize=FONT - 2, parse_math=False)
     ax.margins(y=0.01)
     ax.invert_yaxis()
     ax.axvline(0, color="0.4", linewidth=0.7)
@@ -121,7 +145,8 @@ def tradeoff(
         error: columns with the lower and the upper end of an interval of `y`, drawn as bars.
         over: a column such as "seed": rows of one label become one point at their mean, with their standard deviation
             in x and y as bars.
-        better: of x and y, whether "higher" or "lower" is better; default: x lower, y higher.
+        better: of x and y, whether "higher" or "lower" is better, which stands beside their names; default: x lower, y
+            higher.
         zone: the values of x and y from which on a model would do; that corner is hatched.
         log: which of x and y have logarithmic axes.
         ax: where to draw; default: a new figure of one paper column.
@@ -130,12 +155,23 @@ def tradeoff(
         The axes.
 
     Raises:
-        ValueError: a column is not there.
+        ValueError: a column is not there, or holds no numbers where it must; a value that a logarithmic axis has not;
+            nothing to draw. Rows without a number in x or y are left out.
     """
+    for name, columns in (("better", better or {}), ("zone", zone or {}), ("log", log)):
+        if isinstance(columns, str) or not set(columns) <= {x, y}:
+            raise ValueError(wrong(name, f"of {x!r} or {y!r}, or both", columns))
     better = {x: "lower", y: "higher", **(better or {})}
-    for name in [x, y, label, *(error or ()), *filter(None, (group, over)), *better, *(zone or ())]:
-        if name not in frame:
-            raise ValueError(f"no column {name!r}: the columns are {', '.join(map(str, frame))}")
+    check_columns(frame, [label, *filter(None, (group, over))], numeric=[x, y, *(error or ())])
+    frame = frame.dropna(subset=[x, y])
+    _check_rows(frame)
+    for name, way in better.items():
+        choice(f"better[{name!r}]", way, WAYS)
+    for name, bound in (zone or {}).items():
+        number(f"zone[{name!r}]", bound)
+    for name in log:
+        if not (frame[name] > 0).all():
+            raise ValueError(wrong(f"column {name!r}", "above 0 for a logarithmic axis", float(frame[name].min())))
     bars: dict[str, pd.Series] = {}
     if over is not None:
         keys = [name for name in (label, group) if name is not None]
@@ -158,12 +194,12 @@ def tradeoff(
             ax.errorbar(rows[x], rows[y], yerr=[rows[y] - rows[error[0]], rows[error[1]] - rows[y]], **style)
         elif bars:
             ax.errorbar(rows[x], rows[y], xerr=bars["x"][rows.index], yerr=bars["y"][rows.index], **style)
-        ax.scatter(rows[x], rows[y], color=colour, s=16, zorder=3, label=str(name))
-    _labelled(ax, x, y).margins(0.12)
+        ax.scatter(rows[x], rows[y], color=colour, s=16, zorder=3, label=printable(str(name)))
+    _labelled(ax, *(f"{name} ({better[name]} is better)" for name in (x, y))).margins(0.12)
     if zone is not None:
         _draw_zone(ax, (x, y), better, zone)
     if group is not None:
-        ax.legend(fontsize=FONT - 1, frameon=False)
+        _legend(ax)
     _place_labels(ax, frame, x, y, label, front)
     return ax
 
@@ -211,9 +247,11 @@ def breakdown(
     Raises:
         ValueError: a column is not there.
     """
-    for name in (value, label):
-        if name not in frame:
-            raise ValueError(f"no column {name!r}: the columns are {', '.join(map(str, frame))}")
+    check_columns(frame, [label], numeric=[value])
+    _check_rows(frame)
+    whole("most", most, least=1)
+    if not (frame[value] >= 0).all():
+        raise ValueError(wrong(f"column {value!r}", "of parts of a whole, at least 0", float(frame[value].min())))
     large = frame[value].rank(method="first", ascending=False) < (most if len(frame) > most else most + 1)
     names, values = list(frame.loc[large, label]), list(frame.loc[large, value])
     if not large.all():
@@ -221,9 +259,9 @@ def breakdown(
         values.append(frame.loc[~large, value].sum())
     ax = _axes(ax, height=max(1.2, 0.14 * len(values) + 0.5))
     bars = ax.barh(range(len(values)), values, color=COLOURS[0], height=0.75)
-    whole = sum(values)
-    ax.bar_label(bars, [f"{100 * v / whole:.1f} %" if whole else "" for v in values], fontsize=FONT - 2, padding=2)
-    ax.set_yticks(range(len(values)), [name or "(between them)" for name in names])
+    total = sum(values)
+    ax.bar_label(bars, [f"{100 * v / total:.1f} %" if total else "" for v in values], fontsize=FONT - 2, padding=2)
+    ax.set_yticks(range(len(values)), [printable(str(name)) or "(between them)" for name in names], parse_math=False)
     ax.margins(x=0.14, y=0.01)
     ax.invert_yaxis()
     _labelled(ax, title or value, "").tick_params(axis="y", labelsize=FONT - 2)
@@ -240,9 +278,15 @@ def pareto(frame: pd.DataFrame, better: Mapping[str, str]) -> pd.Series:
     Returns:
         A boolean Series with the index of `frame`.
 
+    Raises:
+        ValueError: a column is not there, or another word than these.
+
     >>> pareto(pd.DataFrame({"macs": [1, 2, 3], "quality": [5, 7, 6]}), {"macs": "lower", "quality": "higher"}).tolist()
     [True, True, False]
     """
+    check_columns(frame, (), numeric=better)
+    for name, way in better.items():
+        choice(f"better[{name!r}]", way, WAYS)
     values = pd.DataFrame({name: frame[name] * (1 if way == "higher" else -1) for name, way in better.items()})
     beaten = [((values >= row).all(axis=1) & (values > row).any(axis=1)).any() for _, row in values.iterrows()]
     return ~pd.Series(beaten, index=frame.index, dtype=bool)
@@ -261,10 +305,12 @@ def curve(frame: pd.DataFrame, *, x: str, y: str, ax: Axes | None = None, name: 
     Returns:
         The axes.
     """
+    check_columns(frame, (), numeric=[x, y])
+    _check_rows(frame)
     ax = _axes(ax)
-    ax.plot(frame[x], frame[y], linewidth=1.0, label=name)
+    ax.plot(frame[x], frame[y], linewidth=1.0, label=None if name is None else printable(str(name)))
     if name is not None:
-        ax.legend(fontsize=FONT - 1, frameon=False)
+        _legend(ax)
     return _labelled(ax, x, y)
 
 
@@ -279,8 +325,8 @@ def _place_labels(ax: Axes, frame: pd.DataFrame, x: str, y: str, label: str, lin
     corners = ax.transData.transform(line[[x, y]].to_numpy(float)) / unit
     taken += [(px - 1, py - 1, px + 1, py + 1) for px, py in _along(corners.tolist())]
     for row, (px, py) in enumerate(points):
-        text = str(frame[label].iloc[row])
-        width, height = TextPath((0, 0), text, prop=font).get_extents().width + 2, FONT + 1
+        text = printable(str(frame[label].iloc[row]))
+        width, height = TextPath((0, 0), text.replace("$", r"\$"), prop=font).get_extents().width + 2, FONT + 1
         boxes = []
         for dx, dy, side in _PLACES:
             left = px + dx - {"left": 0, "center": width / 2, "right": width}[side]
@@ -292,7 +338,7 @@ def _place_labels(ax: Axes, frame: pd.DataFrame, x: str, y: str, label: str, lin
         led = {"arrowstyle": "-", "linewidth": 0.4, "color": "0.5", "shrinkB": 3} if abs(dy) > 10 else None
         ax.annotate(
             text, (frame[x].iloc[row], frame[y].iloc[row]), (dx, dy), textcoords="offset points", ha=side,
-            va="center", fontsize=FONT - 1, arrowprops=led,
+            va="center", fontsize=FONT - 1, arrowprops=led, parse_math=False,
         )  # fmt: skip
 
 
@@ -315,13 +361,23 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
+def _check_rows(frame: pd.DataFrame) -> None:
+    if frame.empty:
+        raise ValueError("frame must have rows to draw, got none")
+
+
+def _legend(ax: Axes) -> None:
+    for text in ax.legend(fontsize=FONT - 1, frameon=False).get_texts():
+        text.set_parse_math(False)
+
+
 def _axes(ax: Axes | None, height: float = COLUMN[1]) -> Axes:
     return plt.subplots(figsize=(COLUMN[0], height))[1] if ax is None else ax
 
 
 def _labelled(ax: Axes, x: str, y: str, limits: tuple[float, float] | None = None) -> Axes:
-    ax.set_xlabel(x, fontsize=FONT)
-    ax.set_ylabel(y, fontsize=FONT)
+    ax.set_xlabel(printable(str(x)), fontsize=FONT, parse_math=False)
+    ax.set_ylabel(printable(str(y)), fontsize=FONT, parse_math=False)
     ax.tick_params(labelsize=FONT - 1)
     if limits is not None:
         ax.set_ylim(*limits)

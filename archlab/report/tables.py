@@ -1,18 +1,27 @@
 """A tidy DataFrame as a table to print: changes against a base row, best values in bold, four formats.
 
 It sees DataFrames only, never a model. pandas writes LaTeX, HTML and CSV, tabulate Markdown; what is made here is
-the text of each cell.
+the text of each cell. Cells and headings may hold anything (module names, say): no format takes
+it for tags, a new line or a formula. (Markdown's emphasis is left: studies use it.)
 """
 
 import html
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
+from ..arguments import choice, flag, text, whole, wrong
+from ..files import write_whole
+from ..names import printable
+
 Better = Literal["higher", "lower"]
+WAYS = ("higher", "lower")
+MOST_DIGITS = 30
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
+_MARKDOWN = str.maketrans({"\\": r"\\", "|": r"\|", "<": r"\<"})
 # What LaTeX reads otherwise, and what its usual fonts lack.
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
@@ -44,6 +53,14 @@ class Column:
     better: Better | None = None
     change: bool = False
 
+    def __post_init__(self):
+        text("Column: name", self.name)
+        text("Column: title", self.title)
+        text("Column: unit", self.unit)
+        whole("Column: digits", self.digits, least=0, most=MOST_DIGITS, optional=True)
+        choice("Column: better", self.better, (*WAYS, None))
+        flag("Column: change", self.change)
+
     @property
     def heading(self) -> str:
         return f"{self.title} [{self.unit}]" if self.unit else self.title
@@ -59,42 +76,99 @@ class Table:
 
     def markdown(self) -> str:
         """GitHub's Markdown."""
-        shown = self._marked(lambda text: text.replace("|", "\\|"), "**{}**")
-        sides = [self._side(name) for name in shown.columns]
-        return shown.to_markdown(index=False, disable_numparse=True, colalign=sides)
+        shown = self._marked(lambda cell: _lines(cell.translate(_MARKDOWN), "<br>"), "**{}**")
+        return shown.to_markdown(index=False, disable_numparse=True, colalign=self._sides())
 
     def latex(self) -> str:
         """A LaTeX ``tabular`` with booktabs rules."""
-        shown = self._marked(lambda text: text.translate(_LATEX), r"\textbf{{{}}}")
-        shown.columns = [name.translate(_LATEX) for name in shown.columns]
-        form = "".join("l" if self._side(name) == "left" else "r" for name in self.cells.columns)
+        shown = self._marked(lambda cell: _not_an_option(_lines(cell, " ").translate(_LATEX)), r"\textbf{{{}}}")
+        form = "".join(side[0] for side in self._sides())
         return shown.to_latex(index=False, escape=False, column_format=form)
 
     def html(self) -> str:
         """An HTML ``<table>``."""
-        return self._marked(html.escape, "<b>{}</b>").to_html(index=False, escape=False, border=0)
+        shown = self._marked(lambda cell: _lines(html.escape(cell), "<br>"), "<b>{}</b>")
+        return shown.to_html(index=False, escape=False, border=0)
 
     def csv(self) -> str:
-        """The values behind the table, unrounded."""
-        return self.frame.to_csv(index=False)
+        """The values behind the table, unrounded, as `csv_of` writes them."""
+        return csv_of(self.frame)
 
     def save(self, folder: str | Path, name: str = "table") -> None:
         """Write ``<name>.md`` and ``<name>.tex`` into `folder`."""
-        for ending, text in ((".md", self.markdown()), (".tex", self.latex())):
-            Path(folder, name + ending).write_text(text.rstrip() + "\n", encoding="utf-8")
+        for ending, content in ((".md", self.markdown()), (".tex", self.latex())):
+            write_whole(Path(folder, name + ending), (content.rstrip() + "\n").encode())
 
     def __repr__(self) -> str:
         return self.markdown()
 
-    def _side(self, name: Hashable) -> str:
-        return "right" if pd.api.types.is_numeric_dtype(self.frame[name]) else "left"
+    def _sides(self) -> list[str]:
+        return ["right" if _is_numeric(column) else "left" for column in _columns(self.frame)]
 
-    def _marked(self, escape: Any, bold: str) -> pd.DataFrame:
-        shown = self.cells.map(escape)
-        for name in shown.columns:
-            marks = self.best[name]
-            shown[name] = [bold.format(text) if mark else text for text, mark in zip(shown[name], marks, strict=True)]
-        return shown
+    def _marked(self, escape: Callable[[str], str], bold: str) -> pd.DataFrame:
+        """The cells and headings, escaped, the best ones bold."""
+        made = []
+        for cells, marks in zip(_columns(self.cells), _columns(self.best), strict=True):
+            texts = [escape(cell) for cell in cells]
+            made.append([bold.format(cell) if mark else cell for cell, mark in zip(texts, marks, strict=True)])
+        shown = pd.DataFrame(dict(enumerate(made)), index=self.cells.index)
+        return shown.set_axis([escape(str(name)) for name in self.cells.columns], axis="columns")
+
+
+def csv_of(frame: pd.DataFrame) -> str:
+    """`frame` as CSV. Text that a spreadsheet would compute gets a quote before it, which says there that it is text.
+
+    >>> print(csv_of(pd.DataFrame({"site": ["=1+1", "head"], "omega": [-0.5, 1.0]})), end="")
+    site,omega
+    '=1+1,-0.5
+    head,1.0
+    """
+
+    def quoted(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        quote = "'" if value.startswith(_FORMULA) else ""
+        return quote + value.replace("\r", "\n")  # a lone \r would end the row
+
+    return frame.map(quoted).rename(columns=quoted).to_csv(index=False)
+
+
+def check_columns(frame: pd.DataFrame, names: Iterable[str], *, numeric: Iterable[str] = ()) -> None:
+    """Check that `frame` is a DataFrame with these columns; those in `numeric` hold numbers.
+
+    Raises:
+        TypeError: no DataFrame.
+        ValueError: a column is not there, or holds no numbers.
+    """
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(wrong("frame", "a pandas.DataFrame", frame))
+    numeric = list(numeric)
+    for name in [*names, *numeric]:
+        if name not in frame:
+            raise ValueError(f"no column {name!r}: the columns are {', '.join(map(str, frame))}")
+    wanted = set(numeric)
+    for name, column in zip(frame.columns, _columns(frame), strict=True):
+        if name in wanted and not _is_numeric(column) and not column.isna().all():
+            raise ValueError(wrong(f"column {name!r}", "of numbers", list(column.dropna()[:1])))
+
+
+def _columns(frame: pd.DataFrame) -> list[pd.Series]:
+    """The columns by position: names may be numbers, and two may be the same."""
+    return [frame.iloc[:, position] for position in range(frame.shape[1])]
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def _lines(cell: str, between: str) -> str:
+    """`cell` with `between` for every line break, and nothing in it that is no visible character."""
+    return between.join(printable(line) for line in cell.splitlines())
+
+
+def _not_an_option(cell: str) -> str:
+    """A cell behind a row's end that begins with a bracket or a star would be an option of that."""
+    return f"{{{cell[0]}}}{cell[1:]}" if cell.startswith(("[", "*")) else cell
 
 
 def table(
@@ -130,10 +204,12 @@ def table(
     | whole     |          0.932 |
     | thin      | 0.929 (-0.003) |
     """
+    check_columns(frame, ())
     if columns is not None:
         for column in columns:
-            if column.name not in frame:
-                raise ValueError(f"no column {column.name!r}: the columns are {', '.join(map(str, frame))}")
+            if not isinstance(column, Column):
+                raise TypeError(wrong("columns", "a list of Column", column))
+        check_columns(frame, [column.name for column in columns])
         frame = frame[[column.name for column in columns]].set_axis([c.heading for c in columns], axis="columns")
         if deltas is None and base is not None:
             deltas = [column.heading for column in columns if column.change]
@@ -141,39 +217,52 @@ def table(
             better = {column.heading: column.better for column in columns if column.better is not None}
         if digits is None:
             digits = {column.heading: column.digits for column in columns if column.digits is not None}
+    if isinstance(deltas, str):
+        raise TypeError(wrong("deltas", "a list of headings", deltas))
+    for name, given in (("better", better), ("digits", digits)):
+        if not isinstance(given, Mapping | None):
+            raise TypeError(wrong(name, "a dict by heading", given))
     better, digits, deltas = better or {}, digits or {}, list(deltas or ())
-    for name in [*deltas, *better, *digits]:
-        if name not in frame:
-            raise ValueError(f"no column {name!r}: the columns are {', '.join(map(str, frame))}")
-    if base is not None and not 0 <= base < len(frame):
-        raise ValueError(f"base must be the position of a row, 0 to {len(frame) - 1}, got {base}")
+    text("missing", missing)
+    check_columns(frame, (), numeric=[*deltas, *better, *digits])
+    for name, way in better.items():
+        choice(f"better[{name!r}]", way, WAYS)
+    for name, places in digits.items():
+        whole(f"digits[{name!r}]", places, least=0, most=MOST_DIGITS)
+    if base is not None:
+        whole("base", base, least=0)
+        if base >= len(frame):
+            raise ValueError(f"base must be the position of a row, 0 to {len(frame) - 1}, got {base}")
     if deltas and base is None:
         raise ValueError(f"deltas={deltas} need a base row to be compared with")
     frame = frame.reset_index(drop=True)
-    cells, best = pd.DataFrame(index=frame.index), pd.DataFrame(False, index=frame.index, columns=frame.columns)
-    for name in map(str, frame.columns):
-        column = frame[name]
-        numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    cells, best = [], []
+    for name, column in zip(frame.columns, _columns(frame), strict=True):
+        numeric = _is_numeric(column)
         places = digits.get(name, 0 if pd.api.types.is_integer_dtype(column) else 3)
         texts = [_text(value, places if numeric else None, missing) for value in column]
         if name in deltas:
             assert base is not None
             changes = column - column[base]
             texts = [
-                text if row == base or pd.isna(change) or change == 0 else f"{text} ({change:+,.{places}f})"
-                for row, (text, change) in enumerate(zip(texts, changes, strict=True))
+                cell if row == base or pd.isna(change) or change == 0 else f"{cell} ({change:+,.{places}f})"
+                for row, (cell, change) in enumerate(zip(texts, changes, strict=True))
             ]
-        cells[name] = texts
+        cells.append(texts)
+        marks = pd.Series(False, index=frame.index)
         if name in better:
             rivals = column.drop(index=[base] if base is not None else []).round(places)
-            if better[name] not in ("higher", "lower"):
-                raise ValueError(f"better[{name!r}] must be 'higher' or 'lower', got {better[name]!r}")
             top = rivals.max() if better[name] == "higher" else rivals.min()
-            best.loc[rivals.index[rivals == top], name] = True
-    return Table(frame, cells, best)
+            marks[rivals.index[rivals == top]] = True
+        best.append(marks)
+
+    def framed(made: Sequence[Any]) -> pd.DataFrame:
+        return pd.DataFrame(dict(enumerate(made)), index=frame.index).set_axis(frame.columns, axis="columns")
+
+    return Table(frame, framed(cells), framed(best))
 
 
 def _text(value: Any, places: int | None, missing: str) -> str:
-    if value is None or (not isinstance(value, str) and pd.isna(value)):
+    if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
         return missing
     return str(value) if places is None else f"{value:,.{places}f}"

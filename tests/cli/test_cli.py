@@ -304,9 +304,29 @@ def test_profile_of_modules_that_share_parameters(archlab):
     assert rows.loc["one", "calls"] == 2
 
 
-def test_profile_draws_a_chart(archlab, here):
-    archlab("profile", "mynet:Net", *IMAGE, *QUICK, "--chart", "parts.png")
-    assert (here / "parts.png").read_bytes()[:4] == b"\x89PNG"
+@pytest.mark.parametrize(
+    "ending, begin", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xm"), ("jpg", b"\xff\xd8\xff\xe0")]
+)
+def test_profile_draws_a_chart(archlab, here, ending, begin):
+    archlab("profile", "mynet:Net", *IMAGE, *QUICK, "--chart", f"parts.{ending}")
+    assert (here / f"parts.{ending}").read_bytes()[:4] == begin
+
+
+def test_names_of_modules_neither_steer_a_terminal_nor_compute_in_a_spreadsheet(archlab, here):
+    (here / "odd.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.add_module('=1+\x1b[2J', nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))\n"
+        "    def forward(self, x): return self._modules['=1+\x1b[2J'](x)\n"
+    )
+    for command in (("sites",), ("cost", "--depth", "2"), ("profile", *QUICK)):
+        said = archlab(*command[:1], "odd:Net", *IMAGE, *command[1:])
+        assert r"=1+\x1b[2J" in said.out and "\x1b" not in said.out
+        assert "'=1+" in archlab(*command[:1], "odd:Net", *IMAGE, *command[1:], "--csv").out
+    said = archlab("sites", "odd:Net", *IMAGE, "--where", "nothing\x1b[2J", status=2)
+    assert "\x1b" not in said.err
 
 
 def test_speed_and_profile_of_another_method(archlab):
@@ -322,6 +342,10 @@ def test_speed_and_profile_of_another_method(archlab):
         (("speed", "--mode", "graph"), "mode='graph' is a CUDA graph, and the device is cpu"),
         (("speed", "--mode", "fast"), "'fast'"),
         (("speed", "--seconds", "0"), "seconds must be a finite number above 0"),
+        (("speed", "--seconds", "inf"), "seconds must be a finite number above 0 up to 86400, got inf"),
+        (("profile", "--seconds", "nan"), "seconds must be a finite number above 0 up to 86400, got nan"),
+        (("profile", "--seconds", "1e300"), "seconds must be a finite number above 0 up to 86400, got 1e+300"),
+        (("speed", "--high", "1" + 30 * "0"), "'--high'"),
         (("speed", "--device", "gpu"), "device must be a cpu or cuda device, got 'gpu'"),
         (("profile", "--depth", "0"), "'--depth'"),
         (("profile", "--chart", "parts.gif"), "--chart parts.gif: name a file that ends in .png, .pdf, .svg"),

@@ -43,7 +43,7 @@ def test_tradeoff_points_labels_and_front():
     )
     assert list(ax.lines[0].get_xdata()) == [1.0, 2.0, 3.0]
     assert [text.get_text() for text in ax.texts] == list("abcd")
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("GMACs", "SSIM")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("GMACs (lower is better)", "SSIM (higher is better)")
 
 
 def test_tradeoff_over_seeds_is_their_mean_with_bars_and_a_zone_is_in_sight():
@@ -59,7 +59,7 @@ def test_tradeoff_over_seeds_is_their_mean_with_bars_and_a_zone_is_in_sight():
     assert zone.get_y() == 0.95 and zone.get_y() + zone.get_height() <= high and low < 0.6
     log = plots.tradeoff(frame, x="ms", y="SSIM", label="row", zone={"ms": 0.01}, log=["ms"])
     assert log.get_xscale() == "log" and 0 < log.get_xlim()[0] < 0.01
-    with pytest.raises(ValueError, match="no column 'FPS'"):
+    with pytest.raises(ValueError, match="zone must be of 'ms' or 'SSIM'"):
         plots.tradeoff(frame, x="ms", y="SSIM", label="row", zone={"FPS": 25})
 
 
@@ -100,3 +100,41 @@ def test_save_writes_the_file_and_closes_the_figure(tmp_path):
     ax = plots.curve(pd.DataFrame({"step": [0, 1], "loss": [1.0, 0.5]}), x="step", y="loss", name="net")
     plots.save(ax, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000 and not plt.get_fignums()
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg", "jpg", "jpeg", "PNG"])
+def test_figures_in_each_format_are_the_same_each_time(tmp_path, ending):
+    for name in ("one", "two"):
+        ax = plots.curve(pd.DataFrame({"step": [0, 1], "loss": [1.0, 0.5]}), x="step", y="loss")
+        plots.save(ax, tmp_path / "new" / f"{name}.{ending}")
+    one, two = ((tmp_path / "new" / f"{name}.{ending}").read_bytes() for name in ("one", "two"))
+    assert one == two and len(one) > 500
+
+
+def test_an_unknown_ending_is_named_with_those_there_are(tmp_path):
+    with pytest.raises(ValueError, match=r"path must end in one of .*\.png.*, got .*chart\.exe"):
+        plots.save(plots.curve(pd.DataFrame({"a": [1], "b": [2]}), x="a", y="b"), tmp_path / "chart.exe")
+
+
+HOSTILE = r"$x_$ and \frac{1}$"  # no mathematics that matplotlib could read
+
+
+def test_names_are_not_read_as_mathematics(tmp_path):
+    frame = pd.DataFrame(
+        {HOSTILE: [1.0, 2.0], "y": [1.0, 2.0], "row": [HOSTILE, "$"], "group": [HOSTILE, "b\x1b"], "kind": "skip"}
+    )
+    drawn = [
+        plots.tradeoff(frame, x=HOSTILE, y="y", label="row", group="group"),
+        plots.breakdown(frame, value=HOSTILE, label="row"),
+        plots.sensitivity(frame.rename(columns={"row": "site", "y": "delta_y"}), quality="y"),
+        plots.curve(frame, x=HOSTILE, y="y", name=HOSTILE),
+    ]
+    for index, ax in enumerate(drawn):
+        plots.save(ax, tmp_path / f"{index}.png")
+
+
+def test_tradeoff_leaves_out_what_has_no_number_and_draws_logarithms_of_positive_numbers():
+    frame = pd.DataFrame({"ms": [1.0, None, 0.0], "SSIM": [0.7, 0.8, 0.9], "row": list("abc")})
+    assert [text.get_text() for text in plots.tradeoff(frame, x="ms", y="SSIM", label="row").texts] == ["a", "c"]
+    with pytest.raises(ValueError, match=r"column 'ms' must be above 0 for a logarithmic axis, got 0\.0"):
+        plots.tradeoff(frame, x="ms", y="SSIM", label="row", log=["ms"])

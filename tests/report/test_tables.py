@@ -62,7 +62,7 @@ def test_the_frame_is_left_untouched_and_files_are_written(frame, tmp_path):
         ({"deltas": ["SSIM"]}, "need a base row"),
         ({"base": 7}, "base must be the position of a row, 0 to 2, got 7"),
         ({"digits": {"FPS": 1}}, "no column 'FPS': the columns are row, params, SSIM, x"),
-        ({"better": {"SSIM": "bigger"}}, "better['SSIM'] must be 'higher' or 'lower', got 'bigger'"),
+        ({"better": {"SSIM": "bigger"}}, "better['SSIM'] must be one of 'higher', 'lower', got 'bigger'"),
     ],
 )
 def test_what_does_not_fit_is_named(frame, options, words):
@@ -87,3 +87,44 @@ def test_columns_choose_order_head_and_print(frame):
     assert tables.table(frame, columns=columns).cells["quality"].tolist()[1] == "0.93", "without a base no changes"
     with pytest.raises(ValueError, match="no column 'PSNR': the columns are row, params, SSIM, x"):
         tables.table(frame, columns=[tables.Column("PSNR", "PSNR")])
+
+
+HOSTILE = "a|b<script>\\$x_1$\n=1+1\x1b[2J"
+
+
+def test_headings_and_cells_hold_anything():
+    made = tables.table(pd.DataFrame({HOSTILE: [HOSTILE, "[x]"], "value": [1.0, 2.0]}), better={"value": "higher"})
+    for text in (made.markdown(), made.html(), made.latex()):
+        assert "\x1b" not in text and r"\x1b[2J" in text.replace(r"\textbackslash{}", "\\").replace(r"\\x", r"\x")
+    assert len(made.markdown().splitlines()) == 4, "a line break in a cell is none in the table"
+    assert made.markdown().count(r"a\|b\<script>\\$x_1$<br>=1+1") == 2
+    assert made.html().count("a|b&lt;script&gt;\\$x_1$<br>=1+1") == 2
+    assert made.latex().count(r"a|b<script>\textbackslash{}\$x\_1\$ =1+1") == 2 and "{[}x]" in made.latex()
+
+
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r"])
+def test_what_a_spreadsheet_would_compute_is_text(begin):
+    text = f"{begin}HYPERLINK(1)"
+    frame = pd.DataFrame({text: [text], "v": [-0.5]})
+    read = pd.read_csv(io.StringIO(tables.table(frame).csv(), newline=""))
+    text = text.replace("\r", "\n")
+    assert list(read) == [f"'{text}", "v"] and read.iloc[0].tolist() == [f"'{text}", -0.5]
+
+
+def test_columns_named_by_numbers_and_twice():
+    frame = pd.DataFrame([[1, 2.0, "x"], [3, 1.0, "y"]], columns=[0, 0, "0"])
+    made = tables.table(frame, better={0: "higher"}, digits={0: 1})
+    assert made.cells.to_numpy().tolist() == [["1.0", "2.0", "x"], ["3.0", "1.0", "y"]]
+    assert made.best.to_numpy().tolist() == [[False, True, False], [True, False, False]]
+    for text in (made.markdown(), made.latex(), made.html(), made.csv()):
+        assert "3" in text
+
+
+def test_lists_and_arrays_are_cells():
+    frame = pd.DataFrame({"kept": [[1, 2], np.array([3, 4])], "none": [None, {"a": 1}]})
+    assert tables.table(frame).cells.to_numpy().tolist() == [["[1, 2]", "–"], ["[3 4]", "{'a': 1}"]]
+
+
+def test_a_folder_is_made_and_a_file_is_whole(frame, tmp_path):
+    tables.table(frame).save(tmp_path / "new" / "folder")
+    assert sorted(file.name for file in (tmp_path / "new" / "folder").iterdir()) == ["table.md", "table.tex"]

@@ -77,7 +77,7 @@ def number(
         rule += f" up to {high:g}" if high < math.inf else ""
     rule += " or None" if optional else ""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(wrong(name, rule, value, remedy or _unquoted(value)))
+        raise TypeError(wrong(name, rule, value, _unquoted(value) or remedy))
     try:
         size = float(value)
     except OverflowError:
@@ -103,7 +103,7 @@ def whole(
         return
     rule = f"a whole number of at least {least}" + (" or None" if optional else "")
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(wrong(name, rule, value, remedy or _unquoted(value)))
+        raise TypeError(wrong(name, rule, value, _unquoted(value) or remedy))
     if int(value) < least:
         raise ValueError(wrong(name, rule, value, remedy))
     if most is not None and int(value) > most:

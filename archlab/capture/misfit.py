@@ -18,7 +18,7 @@ _FORMS = "a tensor, a tuple of arguments, a dict of keyword arguments, or an al.
 
 @contextmanager
 def misfits_told(model: nn.Module, example: Any, doing: str) -> Iterator[None]:
-    """Say of what `model` raises while open where that was; `doing` says what archlab did.
+    """Say of what `model` raises on `example` while open where that was; `doing` says what archlab did.
 
     Raises:
         TypeError: the example, or something in it, is of another kind than models take.
@@ -29,7 +29,8 @@ def misfits_told(model: nn.Module, example: Any, doing: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        note = f"raised in {failed_in(error)}: {doing}"
+        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(_given(example)))
+        note = f"raised in {failed_in(error)}: {doing} on the example, {shapes or 'which holds no tensor'}"
         add_note(error, note)
         told = _misfit(model, example, error)
         if told is None:
@@ -43,14 +44,16 @@ def misfits_told(model: nn.Module, example: Any, doing: str) -> Iterator[None]:
 def _misfit(model: nn.Module, example: Any, error: Exception) -> Exception | None:
     """The error that says what is wrong with the example, or None where that is not seen."""
     said = f"the model raised {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    given = (example.args, example.kwargs) if isinstance(example, Call) else example
+    if isinstance(example, Call) and len(example.args) == 1 and not example.kwargs:
+        (example,) = example.args  # what is handed on alone, which passes do with an example of any form
+    given = _given(example)
     leaves = given if isinstance(given, (tuple, dict)) else (given,)
     arrays = [x for x in tree_leaves(leaves) if type(x).__module__ == "numpy" and getattr(x, "shape", ())]
     if arrays:
         return TypeError(f"example must hold tensors, got {shown(arrays[0])}; torch.from_numpy makes one of it. {said}")
     if not isinstance(example, Tensor | tuple | dict | Call) and not tensors_in(example):
         return TypeError(f"example must be {_FORMS}, got {shown(example)}. {said}")
-    if isinstance(example, list):
+    if isinstance(example, list) and isinstance(error, TypeError | AttributeError):
         return TypeError(
             f"example must be {_FORMS}, got a list, which is handed on as one argument; give a tuple of arguments. "
             + said
@@ -72,3 +75,7 @@ def _misfit(model: nn.Module, example: Any, error: Exception) -> Exception | Non
     if not all(tensor.numel() for tensor in tensors):
         return ValueError(f"example must hold values, got an empty tensor; give a batch of one or more. {said}")
     return None
+
+
+def _given(example: Any) -> Any:
+    return (example.args, example.kwargs) if isinstance(example, Call) else example

@@ -88,8 +88,7 @@ def _record(probe: nn.Module, example: Any, watch: Watch | None) -> Capture:
                 f"{failed_in(error)} runs by itself, but not in the modes of torch in which archlab records a run "
                 f"({type(error).__name__}: {told}): record it with what it calls there in plain functions of torch"
             ) from error
-        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(given)) or "which holds no tensor"
-        with misfits_told(probe, example, f"archlab ran the model once on the example, {shapes}"):
+        with misfits_told(probe, example, "archlab ran the model once"):
             raise
     recorder.note_what_modules_hold()
     return Capture(

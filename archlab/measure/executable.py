@@ -147,7 +147,7 @@ def make_executable(
     if precision in HALF:
         _run_in_half(name, work, device, precision)
     else:
-        with misfits_told(net, given, f"archlab ran {name} on the example on {device}"):
+        with misfits_told(net, given, f"archlab ran {name} on {device}"):
             work()
     batch = next((tensor.shape[0] for tensor in tensors if tensor.dim()), 1)
     if mode == "compile":

@@ -66,6 +66,8 @@ def fvcore_cost(model: nn.Module, example: Any) -> Opinion:
 
     analysis = FlopCountAnalysis(Once(), ())
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    ran = "archlab had fvcore run the model once on the example"
-    with misfits_told(model, example, ran), torch.no_grad():  # else it keeps every activation for a backward
+    with (
+        misfits_told(model, example, "archlab had fvcore run the model once"),
+        torch.no_grad(),
+    ):  # else it keeps every activation for a backward
         return Opinion(int(analysis.total()), dict(analysis.unsupported_ops()))

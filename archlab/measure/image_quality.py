@@ -49,13 +49,13 @@ def ssim(
     >>> ssim(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
     tensor(1.)
     """
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
     _check(images, targets, data_range, reduction)
     whole("crop", crop, least=0)
     edge = max(crop, _SSIM_SIDE // 2)
     if min(images.shape[-2:]) <= 2 * edge:
         raise ValueError(f"ssim with crop={crop} needs more than {2 * edge} pixels a side, got {tuple(images.shape)}")
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     options = {"sigma": 1.5, "kernel_size": _SSIM_SIDE, "data_range": data_range, "reduction": "none"}
     with torch.autocast(images.device.type, enabled=False):
         *_, full = structural_similarity_index_measure(
@@ -82,9 +82,9 @@ def psnr(images: Tensor, targets: Tensor, *, data_range: float = 1.0, reduction:
     >>> psnr(torch.full((1, 3, 8, 8), 0.1), torch.zeros(1, 3, 8, 8))
     tensor(20.)
     """
+    _check(images, targets, data_range, reduction)
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
-    _check(images, targets, data_range, reduction)
     values = peak_signal_noise_ratio(
         images.float(), targets.float(), data_range=data_range, reduction="none", dim=(1, 2, 3)
     )

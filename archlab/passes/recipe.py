@@ -174,7 +174,7 @@ def recipe(model: nn.Module) -> Recipe:
       discard: 1 of 1 sites; params 20 -> 20, macs 16 -> 16; exact: equal to omega = 1 within 0 (allowed 1e-05)
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(wrong("model", "a torch.nn.Module", model))
+        refuse_wrappers(model)
     return getattr(model, _ATTRIBUTE, None) or Recipe(class_name(model))
 
 

@@ -195,7 +195,7 @@ def tradeoff(
         elif bars:
             ax.errorbar(rows[x], rows[y], xerr=bars["x"][rows.index], yerr=bars["y"][rows.index], **style)
         ax.scatter(rows[x], rows[y], color=colour, s=16, zorder=3, label=printable(str(name)))
-    _labelled(ax, *(f"{name} ({better[name]} is better)" for name in (x, y))).margins(0.12)
+    _labelled(ax, f"{x} ({better[x]} is better)", f"{y} ({better[y]} is better)").margins(0.12)
     if zone is not None:
         _draw_zone(ax, (x, y), better, zone)
     if group is not None:

@@ -77,13 +77,13 @@ def cosine(steps: int, *, warmup: int = 0, final: float = 0.0) -> Schedule:
 def check_schedule(name: str, schedule: Schedule) -> None:
     """Check that `schedule` is a function of a step, and its first factor. Raises TypeError or ValueError."""
     function(name, schedule, "the step", remedy="archlab.training.cosine makes one")
-    factor_at(schedule, 0)
+    factor_at(schedule, 0, name=name)
 
 
-def factor_at(schedule: Schedule, step: int) -> float:
+def factor_at(schedule: Schedule, step: int, *, name: str = "schedule") -> float:
     """The factor that `schedule` gives at `step`. Raises TypeError or ValueError for what is none."""
     factor = plain(schedule(step))
-    number(f"what schedule({step}) returns", factor, low=0)
+    number(f"what {name}({step}) returns", factor, low=0)
     return float(factor)
 
 
@@ -140,7 +140,7 @@ class Optimization:
             raise TypeError(wrong("what groups(model) returns", 'a list of dicts with "params" each', given))
         given = [{"lr": self.lr, **group, "params": list(group["params"])} for group in given]
         for group in given:
-            number("the lr of a parameter group", group["lr"], low=0)
+            number("the lr of a parameter group in groups", group["lr"], low=0)
         given = [group for group in given if group["params"]]
         if not given:
             raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient: nothing to train")

@@ -84,7 +84,7 @@ LEARN = {
     "save_every": [(0, "at least 1"), (1.5, "1.5"), (-1, "-1"), ("1", "without quotes")],
     "save_every_s": [(-1, "-1"), (NAN, "nan"), ("1", "without quotes")],
     "time_limit_s": [(-1, "-1"), (NAN, "nan"), ("60", "without quotes")],
-    "folder": [(3, "the path of a folder"), ("", "the path of a folder"), (["a"], "['a']"), (__file__, "is a file")],
+    "folder": [(3, "the path of a folder"), ("", "''"), (["a"], "['a']"), (__file__, "is a file")],
     "divergence": [(0, "above 0"), (NAN, "nan"), (-1, "-1"), ("1", "without quotes")],
     "prefetch": [(-1, "at least 0"), (1.5, "1.5"), ("1", "without quotes"), (10**9, "at most")],
     "settings": [([1], "a dict of facts"), ("a", "'a'")],
@@ -306,7 +306,7 @@ CALLS = [
     bad("constant: no step", lambda: constant(), "step"),
     # switches
     *(
-        bad(f"set_omegas_: {told}", lambda v=value: al.set_omegas_(soft(), v), *words, told)
+        bad(f"set_omegas_: to {told}", lambda v=value: al.set_omegas_(soft(), v), *words, told)
         for value, told, *words in [
             (1.5, "1.5", "from 0 to 1"),
             (-0.1, "-0.1", "from 0 to 1"),
@@ -320,7 +320,7 @@ CALLS = [
             ({"blocks.0/activation.0": "0.5"}, "'0.5'", "blocks.0/activation.0"),
             ({0: 0.5}, "0 has no switch", "blocks.0"),
             ({"*": 1}, "'*' has no switch", "blocks.0/activation.0"),
-            ({"blocks.0/activation.0": None}, "None", "omega of"),
+            ({"blocks.0/activation.0": None}, "got None", "omega of"),
             (True, "True", "omega of"),
         ]
     ),

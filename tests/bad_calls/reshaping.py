@@ -88,7 +88,7 @@ CALLS = [
         "scale_width: importance=3",
         lambda: width(ratio=0.5, init="prune", importance=3),
         "importance",
-        "a function of a group",
+        "a function of the weights of a group",
         "3",
     ),
     *(
@@ -165,7 +165,7 @@ CALLS = [
             "factor",
             told,
         )
-        for value, told in [([], "[]"), (2, "2"), ("2", "'2'"), ([3], "3"), (None, "None"), (["2"], "'2'")]
+        for value, told in [([], "[]"), (2, "2"), ("2", "'2'"), ([3], "3"), (None, "None"), (["4"], "'4'")]
     ),
     bad("fold: nothing to fold", lambda: al.fold(NET, X), "nothing to fold"),
     bad("fold: cost='time'", lambda: al.fold(NET, X, cost="time"), "cost", "'macs', 'latency'", "'time'"),

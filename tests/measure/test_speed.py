@@ -713,9 +713,8 @@ def test_a_precision_that_an_op_lacks_is_named():
 def test_a_model_that_fails_says_where():
     with pytest.raises(RuntimeError) as error:
         al.speed(nn.Sequential(nn.Linear(3, 3), nn.Linear(4, 4)), X)
-    assert error.value.__notes__ == [
-        "raised in 1 (Linear): archlab ran Sequential on cpu on the example, (2, 3) torch.float32"
-    ]
+    (note,) = error.value.__notes__
+    assert note == "raised in 1 (Linear): archlab ran Sequential on cpu on the example, (2, 3) torch.float32"
 
 
 # --- on a GPU -----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..training.checkpoint import random_states, set_random_states_
-from ..training.task import Task
+from ..training.task import Task, batch_of, loss_of
 from .budget import Savings
 
 REACHED = 0.7  # the share of the soft phase after which the goal is to be met; the rest lets ω settle
@@ -31,7 +31,7 @@ def loss_unit(soft: nn.Module, task: Task, batches: int) -> float:
     states = random_states()
     net = copy.deepcopy(soft).train()
     with torch.no_grad():
-        values = [float(task.loss(net, task.batches(step))) for step in range(batches)]
+        values = [float(loss_of(task, net, batch_of(task, step), step)) for step in range(batches)]
     set_random_states_(states)
     size = sum(map(abs, values)) / len(values)
     return float(f"{size:.6g}") if math.isfinite(size) and size > 0 else 1.0

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import shown, wrong
-from ..errors import add_note
 from .checkpoint import (
     FILE,
     BadCheckpoint,
@@ -32,7 +31,7 @@ from .identity import check_same, modules_of, settings_of, start_of
 from .optimization import Optimization, Schedule, constant, factor_at
 from .options import check_names, pick
 from .progress import Display, bar
-from .task import Task, check_task, numbered_batches
+from .task import OF_THE_OUTPUT, Task, check_task, loss_of, numbered_batches
 
 GROUPS = (Optimization, Checkpointing, Display)  # of the options of `fit`
 READ_EVERY = 16  # steps: reading a loss waits for the GPU, so it is done for this many at once there
@@ -220,12 +219,9 @@ class Training:
             group["lr"] = lr * factor
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=chosen.precision == "bf16"):
-            try:
-                loss = self.task.loss(model, batch)
-            except Exception as error:
-                add_note(error, f"raised by task.loss in step {step}, for {shown(batch)}, which task.batches gave")
-                raise
-        _check_loss(loss)
+            loss = loss_of(self.task, model, batch, step)
+        if not loss.requires_grad or loss.is_complex():
+            raise ValueError(f"task.loss must be a real number with a gradient, got {shown(loss)}; {OF_THE_OUTPUT}")
         penalty = chosen.penalty(model) if chosen.penalty else None
         whole = loss / chosen.loss_unit
         weighted = None if penalty is None else chosen.weight_of_penalty(step) * penalty
@@ -302,17 +298,6 @@ class Training:
         finished = self.steps_done >= self.optimization.steps
         rows, checkpoint = self.history.rows, self.history.checkpoint
         return Fit(pd.DataFrame(rows), finished, self.steps_done, self.seconds(), checkpoint)
-
-
-def _check_loss(loss: Any) -> None:
-    """Raise for a loss that nothing can be learned from."""
-    remedy = "return what torch computes from the model's output, without .item() and .detach()"
-    if not isinstance(loss, Tensor):
-        raise TypeError(f"task.loss must return a scalar tensor, got {shown(loss)}; {remedy}")
-    if loss.numel() != 1:
-        raise ValueError(f"task.loss must return a scalar, got shape {tuple(loss.shape)}; take its mean, say")
-    if not loss.requires_grad or loss.is_complex():
-        raise ValueError(f"task.loss must be a real number with a gradient, got {shown(loss)}; {remedy}")
 
 
 @contextlib.contextmanager

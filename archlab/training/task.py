@@ -18,6 +18,8 @@ from ..errors import add_note
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
+OF_THE_OUTPUT = "return what torch computes from the model's output, without .item() and .detach()"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -102,21 +104,45 @@ def qualities_of(task: Task, model: nn.Module, *, columns: tuple[str, ...], unto
     return found
 
 
+def batch_of(task: Task, step: int) -> Any:
+    """``task.batches(step)``; what it raises says so."""
+    with torch.no_grad():
+        try:
+            return task.batches(step)
+        except StopIteration as error:
+            raise RuntimeError(
+                f"task.batches must give a batch at every step, got StopIteration at {step}; take the step modulo "
+                "the number of batches"
+            ) from error
+        except Exception as error:
+            add_note(error, f"raised by task.batches({step})")
+            raise
+
+
+def loss_of(task: Task, model: nn.Module, batch: Any, step: int) -> Tensor:
+    """``task.loss(model, batch)``, which is a scalar tensor; what it raises says so.
+
+    Raises:
+        TypeError: for what is no tensor.
+        ValueError: for a tensor of several numbers.
+    """
+    try:
+        loss = task.loss(model, batch)
+    except Exception as error:
+        add_note(error, f"raised by task.loss in step {step}, for {shown(batch)}, which task.batches gave")
+        raise
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"task.loss must return a scalar tensor, got {shown(loss)}; {OF_THE_OUTPUT}")
+    if loss.numel() != 1:
+        raise ValueError(f"task.loss must return a scalar, got shape {tuple(loss.shape)}; take its mean, say")
+    return loss
+
+
 def numbered_batches(task: Task, steps: Iterable[int], *, prefetch: int) -> Generator[tuple[int, Any], None, None]:
     """Yield (step, batch) for each of `steps`; with `prefetch`, so many are made ahead of time by one thread."""
 
     def make(step: int) -> Any:
-        with torch.no_grad():
-            try:
-                return task.batches(step)
-            except StopIteration as error:
-                raise RuntimeError(
-                    f"task.batches must give a batch at every step, got StopIteration at {step}; take the step modulo "
-                    "the number of batches"
-                ) from error
-            except Exception as error:
-                add_note(error, f"raised by task.batches({step})")
-                raise
+        return batch_of(task, step)
 
     if prefetch == 0:
         for step in steps:

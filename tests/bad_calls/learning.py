@@ -35,7 +35,6 @@ LEARN = {
         (NAN, "nan"),
         (INF, "inf"),
         ("0.1", "without quotes"),
-        (None, "None"),
         (True, "True"),
         ([0.1], "[0.1]"),
     ],
@@ -106,7 +105,7 @@ LOSSES = {
     "of another model": (lambda net, x: OTHER.square(), "computed with the model"),
     "of whole numbers": (lambda net, x: net(x).mean().long(), "gradient", "int64"),
     "without gradients": (lambda net, x: torch.no_grad()(lambda: net(x).mean())(), "gradient"),
-    "a tuple": (lambda net, x: (net(x).mean(), {}), "scalar tensor", "grad_fn"),
+    "a tuple": (lambda net, x: (net(x).mean(), {}), "scalar tensor", "(tensor("),
     "of a method that is not there": (lambda net, x: net.nope(x), "raised by task.loss", "nope"),
 }
 QUALITIES = {

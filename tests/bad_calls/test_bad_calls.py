@@ -40,7 +40,9 @@ def is_told(error: Exception) -> bool:
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if row.words], ids=lambda row: row.name)
-@pytest.mark.filterwarnings("ignore:lr_omega", "ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:lr_omega", "ignore:learn_to_remove", "ignore::FutureWarning", "ignore::DeprecationWarning"
+)
 def test_a_bad_call_is_refused_in_words(row, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Exception) as caught:
@@ -53,7 +55,7 @@ def test_a_bad_call_is_refused_in_words(row, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if not row.words], ids=lambda row: row.name)
-@pytest.mark.filterwarnings("ignore:lr_omega")
+@pytest.mark.filterwarnings("ignore:lr_omega", "ignore:learn_to_remove")
 def test_an_odd_call_is_accepted(row, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     row.call()

@@ -3,9 +3,10 @@
 ``python -m studies.coverage [--only 'timm.*'] [--time-limit MINUTES]``
 
 One row a family: sites of each kind, completeness against the autograd graph, equality at omega = 0 and with the
-removed model at omega = 1, gradients, how sites were rewritten, seconds, error. And one row a situation from a public
-bug report, done right or refused by name. Each row runs in a process of its own with a time limit, so that neither a
-crash nor a hang stops the sweep. About 25 minutes on one core. Output: ``reports/coverage/cpu/``, each count in its
+removed model at omega = 1, gradients, how sites were rewritten, seconds, error. One more a family: what of it can be
+folded, deepened, widened, narrowed and run coarser. And one row a situation from a public bug report, done right or
+refused by name. Each row runs in a process of its own with a time limit, so that neither a
+crash nor a hang stops the sweep. About 70 minutes on one core. Output: ``reports/coverage/cpu/``, each count in its
 rows.csv.
 """
 
@@ -23,14 +24,24 @@ from archlab.report import table, write_report
 from .checks import TOLERANCE, check
 from .families import families
 from .isolation import isolated
+from .reshaping import PASSES, reshaped
 from .situations import SITUATIONS, situation
 
 NAME = "coverage"
 PRESETS = ("cpu",)
+RESHAPED = " reshaped"  # ends the name of such a row
 FAMILIES = {family.id: family for family in families()}
-CHECKS = {"sites": check, "situation": situation}  # by a row's part: what makes it of the name of what is checked
+CHECKS = {
+    "sites": check,
+    "reshaping": reshaped,
+    "situation": situation,
+}  # by a row's part: what makes it of the name of what is checked
 ROWS = [
     *({"name": name, "part": "sites", "variant": family.variant} for name, family in FAMILIES.items()),
+    *(
+        {"name": f"{name}{RESHAPED}", "part": "reshaping", "variant": family.variant}
+        for name, family in FAMILIES.items()
+    ),
     *({"name": name, "part": "situation"} for name in SITUATIONS),
 ]
 LIMIT_S = 180.0  # after which one family is given up
@@ -50,6 +61,12 @@ ABOUT = (
     "computed. Not in the sweep: torchvision's quantized models (their ops have no gradients), and torch.compile, "
     "which tests/contracts covers."
 )
+OF_RESHAPING = (
+    "The same families, each pass on a new copy: `fold` after all activations are removed; two blocks more and all but "
+    "one less of the largest stack of blocks; half and 1.5 times the width, fresh, pruned and preserved; one block on "
+    "half the resolution. *Partly*: some layers stay, each with its reason on the step; *none*: there is nothing that "
+    "the pass is for; *failed*: a raw error, or a model that stays as it was without a word."
+)
 OF_SITUATIONS = (
     "Each is a model of a few lines after a public bug report. *Right*: the result is what a hand-written model gives. "
     "*Refused*: nothing is returned, and the message names what stands in the way."
@@ -63,18 +80,18 @@ def fingerprint(preset: str, data: Path | None) -> dict[str, str]:
 
 def depends(row: dict[str, Any]) -> list[str]:
     """What is checked is how models are read and rewritten."""
-    return ["archlab.capture", "archlab.rewrite", "archlab.discovery"]
+    return ["archlab.capture", "archlab.rewrite", "archlab.discovery", "archlab.passes"]
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     """What was found of one row; where its process crashed or hung, the reason stands in "error"."""
-    return isolated(CHECKS[row["part"]], row["name"], LIMIT_S)
+    return isolated(CHECKS[row["part"]], row["name"].removesuffix(RESHAPED), LIMIT_S)
 
 
 def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write report.md: totals by library, each exception with its reason, and what came of each situation."""
     found = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    swept, met = ([row for row in found if row["part"] == part] for part in CHECKS)
+    swept, shaped, met = ([row for row in found if row["part"] == part] for part in CHECKS)
     for row in swept:
         row["library"] = row["row"].split(".")[0]
     libraries = dict.fromkeys(row["library"] for row in swept)
@@ -88,15 +105,34 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         for row in swept
         if not sound(row)
     ]
+    reshaping = table(pd.DataFrame([{"pass": title, **_outcomes(shaped, title)} for title in PASSES]))
+    failed = [
+        f"**{row['row'].removesuffix(RESHAPED)}**, {title}: {row['error'] or row[title]}"
+        for row in shaped
+        for title in PASSES
+        if _begin(row, title) == "failed"
+    ]
     situations = table(pd.DataFrame([{"situation": row["row"], **_outcome(row)} for row in met]))
     write_report(
         rows, folder, "Coverage: which networks archlab reads", ABOUT, totals,
         f"## Exceptions ({len(exceptions)})", exceptions or "None.",
+        "## Reshaping", OF_RESHAPING, reshaping, "Failed:", failed or ["nothing"],
         "## Situations from public bug reports", OF_SITUATIONS, situations,
-        command="python -m studies.coverage", tables={"table": totals, "situations": situations},
+        command="python -m studies.coverage",
+        tables={"table": totals, "reshaping": reshaping, "situations": situations},
         about=", ".join(f"{name} {version(name)}" for name in LIBRARIES) + "; one thread. Variants, parameters and "
         "each count by family: `rows.csv`.",
     )  # fmt: skip
+
+
+def _begin(row: Mapping[Any, Any], title: str) -> str:
+    """How the result of a pass begins; a family that hung or crashed failed."""
+    return "failed" if row["error"] or not row.get(title) else str(row[title]).partition(":")[0]
+
+
+def _outcomes(rows: Sequence[Mapping[Any, Any]], title: str) -> dict[str, int]:
+    begins = [_begin(row, title) for row in rows]
+    return {name: begins.count(name) for name in ("ok", "partly", "none", "refused", "failed")}
 
 
 def _outcome(row: Mapping[Any, Any]) -> dict[str, str]:

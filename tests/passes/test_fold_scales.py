@@ -29,6 +29,26 @@ def norms() -> dict[str, nn.Module]:
     }  # fmt: skip
 
 
+class Indexed(nn.Module):
+    """Adds a table that is looked up by indices, as Swin's position bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.table = nn.Parameter(torch.randn(3, 4))
+        self.register_buffer("index", torch.tensor([0, 2]))
+
+    def forward(self, x):
+        return self.b(self.a(x) + self.table[self.index].mean(0))
+
+
+def test_a_shift_that_is_looked_up_by_indices_is_worked_out_or_left():
+    net, x = Indexed().eval(), torch.randn(3, 4)
+    folded = al.fold(net, x)
+    assert torch.allclose(folded(x), net(x), atol=1e-5)
+    assert {op.name for op in capture(folded, x).ops} == {"linear"}
+
+
 @pytest.mark.parametrize("name", norms())
 def test_every_batch_norm_goes_into_the_convolution(name):
     net = filled(nn.Sequential(nn.Conv2d(4, 4, 3), norms()[name], nn.ReLU()))

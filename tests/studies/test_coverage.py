@@ -11,11 +11,15 @@ import timm
 import torch
 from torch import nn
 
+import archlab as al
 from archlab.experiments import run
 from studies.coverage import checks, isolation, study
 from studies.coverage.families import HUGGING_FACE, Family, coverage_of_torchvision, families, seeded
+from studies.coverage.reshaping import PASSES, outcome
 from studies.coverage.situations import SITUATIONS, situation
 from tests.contracts.zoo import ZOO
+
+ENDS = ("", " reshaped")  # of the names of a family's rows
 
 
 def family(make, name: str = "made_up") -> Family:
@@ -48,7 +52,9 @@ def made_up(*rows: dict) -> pd.DataFrame:
     """Rows as the runner gives them, of what `checks` or `isolated` returned."""
     named = [{"row": f"tests.{'abc'[i]}", "part": "sites", "variant": "tiny", **row} for i, row in enumerate(rows)]
     met = {"row": "28. A made-up situation", "part": "situation", "outcome": "refused", "found": "ValueError: no"}
-    frame = pd.DataFrame([{**row, "stale": False} for row in (*named, met)])
+    shaped = dict.fromkeys(PASSES, "ok") | {"fold": "refused: ValueError: no", "deeper": "failed: KeyError: 3"}
+    shaped |= {"row": "tests.a reshaped", "part": "reshaping"}
+    frame = pd.DataFrame([{**row, "stale": False} for row in (*named, shaped, met)])
     frame.attrs["conditions"] = {
         "preset": "cpu", "data": "default", "seeds": 1, "wall_s": 60.0, "device": "CPU", "torch": "2", "commit": "abc",
     }  # fmt: skip
@@ -72,6 +78,8 @@ def test_a_row_of_a_family_that_fails_says_why_and_the_report_names_it(tmp_path)
     text = report(tmp_path, *rows)
     assert "## Exceptions (1)\n\n- **tests.a** (tiny): RuntimeError: no such variant" in text
     assert "| tests     |          2 |       1 |" in text
+    assert "| deeper           |    0 |        0 |      0 |         0 |        1 |" in text
+    assert "- **tests.a**, deeper: failed: KeyError: 3" in text
     assert "| 28. A made-up situation | refused   | ValueError: no |" in text
 
 
@@ -126,8 +134,20 @@ def test_the_study_runs_families_once_and_keeps_them(tmp_path, monkeypatch):
     options = {"preset": "cpu", "only": "transformers.b*", "out": tmp_path / "reports", "scratch": tmp_path / "work"}
     for _ in range(2):
         rows = run(study, **options)
-        assert set(rows["row"]) == {f"transformers.{name}" for name in ("bart", "bert", "bloom")}
-    assert len(asked) == 3 and not (tmp_path / "reports" / "coverage" / "cpu" / "report.md").exists()
+        assert set(rows["row"]) == {f"transformers.{name}{end}" for name in ("bart", "bert", "bloom") for end in ENDS}
+    assert len(asked) == 6 and not (tmp_path / "reports" / "coverage" / "cpu" / "report.md").exists()
+
+
+def test_what_came_of_a_pass():
+    def raises(error):
+        raise error
+
+    made = nn.Sequential(nn.Linear(3, 3), nn.ReLU()), torch.zeros(1, 3)
+    assert outcome(made, lambda model, x: al.remove(model, x, kinds="activation")) == "ok"
+    assert outcome(made, lambda model, x: raises(KeyError("a"))).startswith("failed: KeyError: 'a'")
+    assert outcome(made, lambda model, x: raises(ValueError("a"))).startswith("failed: ValueError")
+    assert outcome(made, lambda model, x: al.fold(model, x)).startswith("refused: ValueError: nothing to fold")
+    assert outcome(made, lambda model, x: al.apply(al.recipe(model), model, x)).startswith("failed")
 
 
 def test_no_parameter_hides_a_site():

@@ -83,6 +83,7 @@ class Fixed:
             value = self._value(next(v for v in op.inputs if v in self.values), held)
         if value is None:
             return None
+        value = value.double()
         if op.func in MULS:
             return value, None
         if op.name in _DIVIDES:
@@ -104,7 +105,7 @@ class Fixed:
     def _value(self, value: int, held: dict[str, Tensor]) -> Tensor | None:
         """A fixed value, computed as the model's code does; None where the record does not say how."""
         if value in self.record.constants:
-            return held[self.record.constants[value]].detach().double()
+            return _precise(held[self.record.constants[value]])
         op = self.record.producer[value]
         tensors = [self._value(v, held) for v in op.inputs]
         if any(tensor is None for tensor in tensors) or op.positional.count(None) != len(tensors):
@@ -112,10 +113,15 @@ class Fixed:
         rest = iter(tensors)
         try:
             made = op.func(*(next(rest) if given is None else given for given in op.positional), **op.options)
-        except (RuntimeError, TypeError, ValueError):
+        except (RuntimeError, TypeError, ValueError, IndexError):
             return None
         made = made if isinstance(made, Tensor) else made[op.outputs.index(value)]
-        return made.detach().double()
+        return _precise(made)
+
+
+def _precise(value: Tensor) -> Tensor:
+    """In float64 if it holds numbers to compute with; indices and masks stay what they are."""
+    return value.detach().double() if value.is_floating_point() else value.detach()
 
 
 def _gives_numbers(model: nn.Module, example: Any) -> bool:

@@ -88,7 +88,8 @@ def _made(cell: Cell, deadline: float | None) -> Any:
         result = standing(need)
         assert result is not None
         needed[name] = Needed(result["values"], need.home / result["content"])
-    scratch = Scratch(folder, None if plan.data is None else Path(plan.data), deadline, needed)
+    data, weights = (None if path is None else Path(path) for path in (plan.data, plan.weights))
+    scratch = Scratch(folder, data, deadline, needed, None if cell.given is None else weights)
     adopted = _adopt(cell) if cell.stale == "keep" else None
     folder.mkdir(parents=True, exist_ok=True)
     left = {path.resolve() for path in folder.rglob("*")}

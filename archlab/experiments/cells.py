@@ -5,14 +5,15 @@
     <scratch>/<key>/attempts/*.json     when each attempt began, and how it ended
     <scratch>/<key>/lease.json          held while one runs
 
-`key` says what was asked (study, row, preset, seed, data); `content` adds the code and the cells that were needed.
+`key` says what was asked (study, row, preset, seed, data, given weights); `content` adds the code and the cells that
+were needed.
 Neither hangs on where a file lies or what a module is called. A result that tells another `SCHEME` is of an archlab
 that named cells otherwise: it does not count, and `run` says so.
 """
 
 import importlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -39,6 +40,7 @@ class Plan:
     stale: str  # "keep" | "rerun"
     out: str
     scratch: str
+    weights: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +54,8 @@ class Cell:
     key: str
     content: str
     code: Code
+    given: str | None  # what it takes from the folder of weights
+    below: Sequence[str]  # that, and what the cells take that it needs, and theirs
     needs: Mapping[Wanted, "Cell"]  # as the row's `needs` gave them
     results: Path
     home: Path
@@ -128,10 +132,9 @@ def cells_of(plan: Plan) -> list[Cell]:
         if asks not in codes:
             codes[asks] = code_of(function, more)
         code = codes[asks]
+        given = module.given(row, Path(plan.weights)) if plan.weights and hasattr(module, "given") else None
         for seed in range(plan.seeds):
-            asked = {"study": name_of(plan.study), "row": row, "preset": plan.preset, "seed": seed, "data": data}
-            key = f"{re.sub(r'[^A-Za-z0-9.]+', '-', name).strip('-')}-{seed}-{digest(asked)[:8]}"
-            needs = {}
+            needs: dict[Wanted, Cell] = {}
             for wanted in module.needs(row) if hasattr(module, "needs") else ():
                 study, its_row = (plan.study, wanted) if isinstance(wanted, str) else (wanted[0].__name__, wanted[1])
                 if study not in others:
@@ -143,10 +146,17 @@ def cells_of(plan: Plan) -> list[Cell]:
                         f"before it; {closest(its_row, before)}"
                     )
                 needs[wanted] = others[study][its_row, seed]
+            asked = {"study": name_of(plan.study), "row": row, "preset": plan.preset, "seed": seed, "data": data}
+            below = sorted({one for need in needs.values() for one in need.below} | ({given} if given else set()))
+            if below:  # a result that hangs on other weights is another's, not an older one
+                asked["weights"] = below
+            key = f"{re.sub(r'[^A-Za-z0-9.]+', '-', name).strip('-')}-{seed}-{digest(asked)[:8]}"
             under = [(standing(need) or {"content": need.content})["content"] for need in needs.values()]
             content = digest({"key": key, "code": code.hash, "needs": sorted(under)})
             results, home = Path(plan.out) / "cells", Path(plan.scratch) / key
-            cells[name, seed] = Cell(plan, name, row, seed, key, content, code, needs, results, home, plan.stale)
+            cells[name, seed] = Cell(
+                plan, name, row, seed, key, content, code, given, below, needs, results, home, plan.stale
+            )
     return list(cells.values())
 
 

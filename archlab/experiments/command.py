@@ -54,18 +54,19 @@ def command(study: str | ModuleType | None = None) -> None:
         only: Annotated[str, typer.Option(help="Glob on row names.")] = "*",
         out: Annotated[Path, typer.Option(help="Where reports go.")] = Path("reports"),
         scratch: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("scratch"),
+        weights: Annotated[Path | None, typer.Option(help="Trained weights, which rows take and do not train.")] = None,
     ) -> None:
         cell_limit_s = None if cell_limit is None else 60 * cell_limit
         try:
             number("--time-limit", time_limit, low=0, optional=True, finite=False)
             number("--cell-limit", cell_limit, above=0, optional=True)
             executor_for(executor, workers, cell_limit_s)
-            cells_of(plan_for(name, preset, data, seeds, stale, out, scratch))
+            cells_of(plan_for(name, preset, data, seeds, stale, out, scratch, weights))
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         rows = run(
             name, preset=preset, data=data, seeds=seeds, workers=workers, executor=executor, stale=stale, only=only,
-            out=out, scratch=scratch, time_limit_s=None if time_limit is None else 60 * time_limit,
+            out=out, scratch=scratch, weights=weights, time_limit_s=None if time_limit is None else 60 * time_limit,
             cell_limit_s=cell_limit_s,
         )  # fmt: skip
         kept = int(rows["stale"].to_numpy().sum()) if len(rows) else 0

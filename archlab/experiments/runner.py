@@ -47,6 +47,7 @@ def run(
     only: str = "*",
     out: str | Path = "reports",
     scratch: str | Path = "scratch",
+    weights: str | Path | None = None,
 ) -> pd.DataFrame:
     """Run what is missing of a study, and return its rows; with every cell finished, write its report as well.
 
@@ -70,12 +71,14 @@ def run(
         out: The folder of reports, this one's being `out`/<study>/<preset>. Until all cells are finished, only
             rows.csv and the cells' files stand there; rows.csv leaves out columns of lists and dicts.
         scratch: The folder of checkpoints.
+        weights: A folder of trained weights, which rows take instead of training. Results from them are others than
+            those of the study's own trainings; both stay.
 
     Returns:
         A row a finished cell, with the columns row, what a row's dict says, preset, seed, the cell's values, stale,
         seconds. `attrs` holds "missing" {cell: why}, "folders" {row: where its first seed worked}, "conditions"
-        (preset, data, seeds, wall time, device, versions, commit) and "unwritten": why rows.csv or the report could
-        not be written.
+        (preset, data, weights, seeds, wall time, device, versions, commit) and "unwritten": why rows.csv or the report
+        could not be written.
 
     Raises:
         ValueError: an unknown preset or option, a missing data folder, or rows that do not add up.
@@ -95,11 +98,13 @@ def run(
     """
     number("time_limit_s", time_limit_s, low=0, optional=True, finite=False)
     text("only", only, "a glob on row names")
-    plan = plan_for(study, preset, data, seeds, stale, out, scratch)
+    plan = plan_for(study, preset, data, seeds, stale, out, scratch, weights)
     execute = executor_for(executor, workers, cell_limit_s)
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     cells = cells_of(plan)
     chosen = _chosen(cells, only, plan.study)
+    if weights is not None and all(cell.given is None for cell in chosen):
+        raise ValueError(wrong("weights", f"a folder with weights that a row of {plan.study} takes", str(weights)))
     cells = [cell if cell in chosen else replace(cell, stale="keep") for cell in cells]
     if older := of_another_scheme([*cells, *chosen]):
         print(
@@ -163,7 +168,7 @@ def _alone(scratch: Path) -> Iterator[None]:
                 time.sleep(ELSEWHERE_S)
 
 
-def plan_for(study, preset, data, seeds, stale, out, scratch) -> Plan:
+def plan_for(study, preset, data, seeds, stale, out, scratch, weights=None) -> Plan:
     """What `run` is asked for, checked.
 
     Raises:
@@ -173,12 +178,15 @@ def plan_for(study, preset, data, seeds, stale, out, scratch) -> Plan:
     text("preset", preset)
     whole("seeds", seeds, least=1, most=MOST_SEEDS)
     choice("stale", stale, STALE)
-    for name, value in (("data", data), ("out", out), ("scratch", scratch)):
-        folder(name, value, optional=name == "data")
-    if data is not None and not Path(data).is_dir():
-        raise ValueError(wrong("data", "a folder that is there", str(data)))
-    folders = (str(Path(folder) / name_of(study) / preset) for folder in (out, scratch))
-    return Plan(study, preset, None if data is None else str(data), seeds, stale, *folders)
+    for name, value in (("out", out), ("scratch", scratch)):
+        folder(name, value)
+    for name, value in (("data", data), ("weights", weights)):
+        folder(name, value, optional=True)
+        if value is not None and not Path(value).is_dir():
+            raise ValueError(wrong(name, "a folder that is there", str(value)))
+    out, scratch = (str(Path(path) / name_of(study) / preset) for path in (out, scratch))
+    data, weights = (None if path is None else str(path) for path in (data, weights))
+    return Plan(study, preset, data, seeds, stale, out, scratch, weights)
 
 
 def _named(study: Any) -> str:
@@ -228,6 +236,7 @@ def _rows(plan: Plan, cells: Iterable[Cell]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     frame.attrs["folders"] = folders
     made: dict[str, Any] = {"preset": plan.preset, "data": Path(plan.data).name if plan.data else "default"}
+    made |= {"weights": Path(plan.weights).name} if plan.weights else {}
     made |= {"seeds": plan.seeds, "wall_s": sum(result["seconds"] for result in results)}
     for name in results[0]["conditions"] if results else ():
         values = [result["conditions"].get(name) for result in results]

@@ -43,6 +43,8 @@ class Study(Protocol):
     - `depends(row)`: what the row depends on beside that, by prefix: "archlab.capture" is all of that room. Rooms that
       read and rewrite models count only so, and modules that only a string names.
     - `fingerprint(preset, data)`: of the data (default: names and sizes of the files in the data folder).
+    - `given(row, weights)`: what identifies that which the row takes from a folder of trained weights, instead of
+      training; None for nothing. Only a row that takes some gets `scratch.weights`.
     """
 
     ROWS: Sequence[str | Mapping[str, Any]]
@@ -62,12 +64,14 @@ class Needed:
 
 @dataclass(frozen=True)
 class Scratch:
-    """What a cell works with: a `folder` of its own, kept between attempts; the `data` folder; what it `needed`."""
+    """What a cell works with: a `folder` of its own, kept between attempts; the `data` folder; what it `needed`; the
+    folder of trained `weights`, for a row that takes some."""
 
     folder: Path
     data: Path | None = None
     deadline: float | None = None  # on time.monotonic
     needed: Mapping[Wanted, Needed] = field(default_factory=dict)  # by what `needs` gave
+    weights: Path | None = None
 
     def time_left_s(self) -> float | None:
         """Seconds until the cell should stop, for `fit(time_limit_s=...)`; None where there is no limit."""

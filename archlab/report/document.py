@@ -96,7 +96,8 @@ def conditions_line(rows: pd.DataFrame, command: str) -> str:
     minutes = made["wall_s"] / 60
     took = f"{minutes:.0f} minute{'s' if round(minutes) > 1 else ''} on "
     device = f"{took if minutes >= 0.5 else ''}{made['device']}"
-    told = f"`{command} --preset {made['preset']}`, data {made['data']}, {made['seeds']} seed(s), {device}, "
+    given = f", weights {made['weights']}" if made.get("weights") else ""
+    told = f"`{command} --preset {made['preset']}`, data {made['data']}{given}, {made['seeds']} seed(s), {device}, "
     told += f"torch {made['torch']}, commit {made['commit']}."
     stale = rows.loc[rows["stale"].astype(bool), "row"] if "stale" in rows else []
     return told + (f" Of code that has changed since: {', '.join(dict.fromkeys(stale))}." if len(stale) else "")

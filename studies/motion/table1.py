@@ -1,15 +1,17 @@
 """Table 1 of the paper: what can be removed from the residual blocks of the magnification network, and at what cost.
 
-``python -m studies.motion.table1 --preset smoke|cpu|gpu|paper [--data DIR] [--time-limit MINUTES]``
+``python -m studies.motion.table1 --preset smoke|cpu|gpu|paper [--data DIR] [--weights DIR] [--time-limit MINUTES]``
 
-Trains the baseline, then for encoder, manipulator and decoder learns which ReLUs, skips and whole residual blocks can
-go, removes them physically, trains on and evaluates; two removals by hand and a control that is only trained on stand
-beside them. smoke takes about 3 minutes on two CPU cores, cpu about 100, from ``--data`` with real photos and
-cut-outs; without it, scikit-image's sample photos are used. Everything resumes. Output: ``reports/table1/<preset>/``.
+Trains the baseline, or takes it from ``--weights`` (baseline.safetensors with its facts, baseline.json), then for
+encoder, manipulator and decoder learns which ReLUs, skips and whole residual blocks can go, removes them physically,
+trains on and evaluates; two removals by hand and a control that is only trained on stand beside them. smoke takes about
+3 minutes on two CPU cores, cpu about 100, from ``--data`` with real photos and cut-outs; without it, scikit-image's
+sample photos are used. Everything resumes. Output: ``reports/table1/<preset>/``.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_model, save_model
@@ -27,8 +29,10 @@ from .network.models import MagnificationNet, ResidualBlock
 from .network.reference import reference
 from .table1_report import report, save_samples
 from .train import training
+from .train.given import fingerprint as fingerprint_of
+from .train.given import given as given_weights
 
-__all__ = ["PRESETS", "ROWS", "cell_for", "depends", "fingerprint", "needs", "report"]
+__all__ = ["PRESETS", "ROWS", "cell_for", "depends", "fingerprint", "given", "needs", "report"]
 
 PRESETS = ("smoke", "cpu", "gpu", "paper")
 TRAINING, BASELINE = "training of the baseline", "baseline"
@@ -76,6 +80,11 @@ EFFORT = {
 
 def needs(row: dict[str, Any]) -> list[str]:
     return [] if row["name"] == TRAINING else [TRAINING]
+
+
+def given(row: dict[str, Any], weights: Path) -> str | None:
+    """The baseline of a folder of weights stands for its training."""
+    return fingerprint_of(weights, BASELINE) if row["name"] == TRAINING else None
 
 
 def depends(row: dict[str, Any]) -> list[str]:
@@ -168,9 +177,11 @@ def leave_one_out(row: dict[str, Any], preset: str, seed: int, scratch: Scratch)
 
 
 def train(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    """Train the baseline; its weights lie in the cell's folder as baseline.safetensors."""
-    budget = training.budget_for(preset)
+    """Train the baseline, or take it; its weights lie in the cell's folder as baseline.safetensors."""
+    budget, file = training.budget_for(preset), scratch.folder / "baseline.safetensors"
     net = training.new_network(seed=seed)
+    if (found := given_weights(scratch.weights, BASELINE)) is not None:
+        return found.taken(net, file)
     task = training.task(find_sources(scratch.data, "train"), budget, seed=seed, quality=lambda net: {})
     went = fit(
         net, task, folder=scratch.folder, time_limit_s=scratch.time_left_s(), title="baseline",
@@ -178,7 +189,7 @@ def train(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict
     )  # fmt: skip
     if not went.finished:
         raise OutOfTime
-    save_model(net, str(scratch.folder / "baseline.safetensors"))
+    save_model(net, str(file))
     every = max(1, len(went.history) // 200)
     losses = went.history["loss"].groupby(went.history["step"] // every).mean()
     return {"steps": went.steps_done, "loss": losses.iloc[-1], "losses": [round(v, 5) for v in losses]}

@@ -16,6 +16,7 @@ from archlab.report import Column, Picture, Table, plots, table, write_report
 from . import columns
 from .data.generator import PARTS, Generator
 from .data.sources import Sources, find_sources
+from .train.given import told
 
 KIND_COLUMNS = {"activation": "ReLU", "skip": "Skip", "block": "Block"}
 SLOPE, R2 = (0.85, 1.15), 0.95  # what the displacement of a good baseline keeps
@@ -63,7 +64,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         "inner pixels). The measure itself is checked on the true targets.",
         Picture("training.png", "training loss"),
         "## Data", _data(base, made["data"]), Picture("samples.png", "samples"),
-        "## Conditions", _training(base, trained),
+        "## Conditions", baseline_trained(base, trained),
         [f"{name}: {value}" for name, value in made.items() if value is not None and name != "wall_s"],
         command="python -m studies.motion.table1", tables={"table": main},
     )  # fmt: skip
@@ -110,7 +111,10 @@ def _data(base: Mapping[str, Any], data: str) -> str:
     )
 
 
-def _training(base: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
+def baseline_trained(base: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
+    """How the baseline was trained, here or elsewhere."""
+    if given := told(trained):
+        return f"Baseline: {given}"
     patch = base["patch"]
     seen = "" if patch == base["size"] else f", of which a step sees a square of {patch:.0f} × {patch:.0f}"
     return (

@@ -96,10 +96,13 @@ def variants_of(rows: pd.DataFrame) -> list[str | Table]:
 
 def about(rows: pd.DataFrame) -> str:
     """How the networks of a figure were trained, and timed."""
-    made, first, told = rows.attrs["conditions"], rows[rows["seed"] == 0].iloc[0], []
-    if first.get("steps"):
+    made, ours, told = rows.attrs["conditions"], rows[rows["seed"] == 0], []
+    first = ours.iloc[0]
+    given = ours["given"].fillna("") if "given" in ours else pd.Series("", index=ours.index)
+    if "steps" in ours and (steps := ours.loc[(given == "") & (ours["steps"] > 0), "steps"]).any():
         networks = f"[networks](../../networks/{made['preset']}/report.md)"
-        told.append(f"Networks trained from scratch for {int(first['steps'])} steps each ({networks} says how).")
+        told.append(f"Networks trained from scratch for {int(steps.iloc[0])} steps each ({networks} says how).")
+    told += [f"{name}: {words}" for name, words in zip(ours["row"], given, strict=True) if words]
     if isinstance(first.get("frame"), str):
         told.append(f"FPS: one streamed frame of {first['frame']}, {first['speed']}, networks interleaved.")
     return " ".join(told)

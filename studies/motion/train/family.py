@@ -22,6 +22,7 @@ from ..data.generator import Batch
 from ..data.sources import find_sources
 from ..network.models import EIGHTH, LINEAR, QUARTER, Config, scaled
 from . import training
+from .given import given
 
 WIDTHS = (28, 24, 20, 16, 12, 8, 4)  # Fig. 6, beside the baseline's 32
 NETWORKS: dict[str, Config] = {
@@ -55,7 +56,11 @@ def budget_for(preset: str) -> training.Budget:
 
 
 def train(name: str, preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    """Train one network; its weights lie in the cell's folder. Raises BackboneMissing where a loss has no network."""
+    """Train one network, or take it; its weights lie in the cell's folder.
+
+    Raises BackboneMissing where a loss has no network."""
+    if (found := given(scratch.weights, name)) is not None:
+        return found.taken(training.new_network(NETWORKS[name], seed=seed), scratch.folder / WEIGHTS)
     budget = budget_for(preset)
     loss = with_perceptual(scratch.data) if name == PERCEPTUAL else training.loss
     net = training.new_network(NETWORKS[name], seed=seed)

@@ -1,7 +1,8 @@
 """The networks of the paper's figures, each trained once, evaluated and timed; the figures' studies take them here.
 
-``python -m studies.motion.train.networks --preset smoke|cpu|gpu|paper [--data DIR] [--only GLOB]``
+``python -m studies.motion.train.networks --preset smoke|cpu|gpu|paper [--data DIR] [--weights DIR] [--only GLOB]``
 
+``--weights`` takes networks that were trained elsewhere: ``<name>.safetensors`` with its facts, ``<name>.json``.
 A figure's study runs what it needs of these rows by itself; this command runs all. cpu takes about 90 minutes for the
 thirteen trainings on one core, 5 for the speeds. Output: ``reports/networks/<preset>/`` with the weights.
 """
@@ -29,8 +30,10 @@ from ..network.example import STREAMED, streamed
 from ..network.models import MagnificationNet
 from . import training
 from .family import LARGE_ONLY, NETWORKS, WEIGHTS, budget_for, train
+from .given import fingerprint as fingerprint_of
+from .given import told
 
-__all__ = ["PRESETS", "ROWS", "cell_for", "fingerprint", "needs", "report"]
+__all__ = ["PRESETS", "ROWS", "cell_for", "fingerprint", "given", "needs", "report"]
 
 PRESETS = ("smoke", "cpu", "gpu", "paper")
 SPEED, COPY = "speed", "copy of B"
@@ -60,6 +63,11 @@ def needs(row: dict[str, Any]) -> list[str]:
     return [row["network"]] if row.get("network") in NETWORKS else []
 
 
+def given(row: dict[str, Any], weights: Path) -> str | None:
+    """A network of a folder of weights stands for its training."""
+    return fingerprint_of(weights, row["name"]) if row["name"] in NETWORKS else None
+
+
 def cell_for(row: dict[str, Any]) -> Callable[..., dict[str, Any]]:
     """What makes a row: a training stays valid while how its network is evaluated and timed is edited."""
     return {"quality": quality, "speed": speed}.get(row.get("what", ""), from_scratch)
@@ -67,7 +75,7 @@ def cell_for(row: dict[str, Any]) -> Callable[..., dict[str, Any]]:
 
 def from_scratch(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     """One network trained."""
-    if row["name"] in LARGE_ONLY and preset in ("smoke", "cpu"):
+    if row["name"] in LARGE_ONLY and preset in ("smoke", "cpu") and scratch.weights is None:
         return {"steps": 0, "why_not": f"trained at the presets gpu and paper only, not at {preset}"}
     try:
         return train(row["name"], preset, seed, scratch)
@@ -84,7 +92,8 @@ def quality(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> di
     net = trained(name, scratch, key=name)
     if net is None:
         return {"steps": 0, "why_not": scratch.needed[name].values["why_not"]}
-    about = {"steps": scratch.needed[name].values["steps"], "val_data": held_out.fingerprint}
+    values = scratch.needed[name].values
+    about = {"steps": values["steps"], "given": told(values), "val_data": held_out.fingerprint}
     return costs(net) | summary(evaluate(net, samples, data=scratch.data)) | about
 
 
@@ -148,19 +157,29 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     )  # fmt: skip
     trainings = (Column("loss", "loss"), Column("minutes", "training", unit="min", digits=1))
     table = columns.table_of(lines, [*columns.COSTS, *columns.QUALITY, *columns.SPEED, *trainings])
-    one, quality, copied = first["baseline"], first["quality of baseline"], first[f"quality of {COPY}"]
+    quality, copied = first["quality of baseline"], first[f"quality of {COPY}"]
     why = [f"{name}: {first[name]['why_not']}" for name in NETWORKS if name not in shown]
+    elsewhere = {name: words for name in shown if (words := told(first[name]))}
+    own = next((first[name] for name in shown if name not in elsewhere), None)
     write_report(
         rows, folder, f"The networks of the figures, preset {rows.attrs['conditions']['preset']}",
-        f"Each from scratch, {one['steps']:.0f} steps of {one['batch']:.0f} samples of {one['size']:.0f} "
-        f"pixels ({one['patch']:.0f} seen), {one['precision']}, the same samples in the same order; "
-        f"{one['train_data']}. "
+        _trained(own) if own is not None else "",
+        [f"{name}: {words}" for name, words in elsewhere.items()],
         f"Evaluated on {quality['judged']:.0f} held-out samples, {quality['val_data']}; copying frame B gives SSIM "
         f"{copied['ssim']:.3f}. FPS: one streamed frame of {speed['width'].iloc[0]} x {speed['height'].iloc[0]} "
         f"(one encoder pass), {speed['conditions'].iloc[0]}, all networks interleaved. "
         f"FLOPs by the paper's rule, at {STREAMED} x {STREAMED}.",
         table, *(["Not trained:", why] if why else []), command=f"python -m {__name__}", tables={"table": table},
     )  # fmt: skip
+
+
+def _trained(row: dict[str, Any]) -> str:
+    """How the networks were trained that this study trained itself."""
+    return (
+        f"Each from scratch, {row['steps']:.0f} steps of {row['batch']:.0f} samples of {row['size']:.0f} "
+        f"pixels ({row['patch']:.0f} seen), {row['precision']}, the same samples in the same order; "
+        f"{row['train_data']}."
+    )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,10 @@ def shown(value: Any) -> str:
         text = ""
     if 0 < len(text) <= _SHOWN and "\n" not in text and " at 0x" not in text:
         return text
-    return f"a {kind.__name__} of {len(value)}" if hasattr(value, "__len__") else f"a {kind.__name__}"
+    try:
+        return f"a {kind.__name__} of {len(value)}"
+    except Exception:  # it has no length, or says so when it is asked
+        return f"a {kind.__name__}"
 
 
 def wrong(name: str, rule: str, value: Any, remedy: str = "") -> str:

@@ -12,9 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
+from torch.utils.data import DataLoader
 
 from ..arguments import choice, function, plain, shown, text, wrong
 from ..errors import add_note
+from .loader import example_in, loader_batches, note_ahead
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -62,6 +64,66 @@ class Task:
             raise TypeError(wrong("Task: measures", "a dict as {'loss': 'lower'}", self.measures))
         for name, better in self.measures.items():
             choice(f"Task: measures[{name!r}]", better, ("higher", "lower"))
+
+    @classmethod
+    def from_loader(
+        cls,
+        loader: DataLoader,
+        *,
+        loss: Loss,
+        evaluate: Callable[[nn.Module], Mapping[str, float]],
+        example: Any = None,
+        measures: Mapping[str, Literal["higher", "lower"]] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> "Task":
+        """A task whose batches are those of a DataLoader, each made from `seed` and the step alone.
+
+        With the same seed a step has the same batch, bit for bit: in another process, after a resume, and with any
+        number of workers. What the dataset draws for it (random crops, noise) is seeded by the step, and the training's
+        own random numbers are left alone.
+
+        - A dataset with indices: the order of each epoch is drawn from the loader's own sampler, seeded by `seed` and
+          the epoch. A training that is resumed loads nothing twice. A batch sampler of your own is iterated likewise;
+          it needs a length that is right in every epoch.
+        - An iterable dataset is iterated anew each epoch, and skipped to the step: a resumed training runs through the
+          batches before. With workers they are as torch deals them out, so their number matters, and is to stay.
+        - Not used: the loader's own `generator`, and `persistent_workers` (with indices they persist, else not).
+
+        Args:
+            loader: Of any dataset; it is not iterated itself. Give it `num_workers` to have batches made ahead: the
+                `prefetch` of `fit` is refused, as its thread would draw from the training's generators.
+            loss: As in `Task`: ``loss(model, batch)``, with a batch as the loader gives it.
+            evaluate: ``evaluate(model)`` returns named numbers: the `quality` of the task.
+            example: Runs the model once; default: from the first batch. That is the tensor, of a tuple or list its
+                first element, of a dict its entries but "labels", as keyword arguments.
+            measures: As in `Task`.
+            settings: As in `Task`; `seed` joins them.
+            seed: Of the order and of all that is drawn for a batch: another one gives other batches.
+
+        Returns:
+            The task.
+
+        Raises:
+            TypeError: for what is no DataLoader, and where the first batch does not say how the model is run.
+            ValueError: for a loader without a batch, or with a sampler whose length is not known or not right.
+
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> x = torch.arange(6.0)[:, None]
+        >>> task = Task.from_loader(
+        ...     DataLoader(TensorDataset(x, 2 * x), batch_size=2, shuffle=True),
+        ...     loss=lambda net, batch: nn.functional.mse_loss(net(batch[0]), batch[1]),
+        ...     evaluate=lambda net: {"error": (net(x) - 2 * x).abs().mean().item()},
+        ... )
+        >>> task.example.shape, sorted(int(value) for step in range(3) for value in task.batches(step)[0])
+        (torch.Size([2, 1]), [0, 1, 2, 3, 4, 5])
+        """
+        if not isinstance(settings, Mapping | None):
+            raise TypeError(wrong("Task.from_loader: settings", "a dict of facts or None", settings))
+        batches = loader_batches(loader, seed)
+        example = example_in(batches(0)) if example is None else example
+        measures = {} if measures is None else measures
+        return cls(example, batches, loss, evaluate, measures, {"seed": seed, **(settings or {})})
 
 
 def check_task(task: Task) -> None:
@@ -148,7 +210,7 @@ def numbered_batches(task: Task, steps: Iterable[int], *, prefetch: int) -> Gene
         for step in steps:
             yield step, make(step)
         return
-    maker = ThreadPoolExecutor(1, thread_name_prefix="batches")
+    maker = ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=note_ahead)
     try:
         # As many are under way as were asked for: each that is taken starts the next.
         later = iter(steps)

@@ -56,7 +56,9 @@ def test_a_scripted_model_and_a_site_inside_a_scripted_module(net):
             return self.tail(torch.relu(self.inner(x)))
 
     refuses(lambda: al.sites(torch.jit.script(Residual()), image()), "scripted", "Python module", kind=TypeError)
-    assert [s.id for s in al.sites(Outer(), image())] == ["activation.0"], "only the ReLU outside can be seen"
+    found = al.sites(Outer(), image())
+    assert [(s.id, s.how) for s in found] == [("activation.0", "local")], "only the ReLU outside can be removed"
+    assert {(s.kind, s.path) for s in found.skipped if "scripted" in s.reason} >= {("activation", "inner")}
     for kind in ("activation", "block"):
         refuses(lambda kind=kind: al.remove(Outer(), image(), kinds=kind, where="inner*"), "inner", "scripted")
 

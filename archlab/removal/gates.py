@@ -121,7 +121,8 @@ class Gates:
         return self.gate.removed(self.theta, self.fraction)
 
     def _write_(self, omega: Tensor) -> None:
-        torch._foreach_copy_(self.omegas, list(omega.unbind()))
+        own: list[Tensor] = [*self.omegas]
+        torch._foreach_copy_(own, list(omega.unbind()))  # type: ignore[attr-defined]  # torch lists it nowhere
 
     def state_dict(self) -> dict[str, Any]:
         """All that it needs to go on."""

@@ -127,7 +127,9 @@ def _parameters_stay() -> Iterator[None]:
 @contextmanager
 def _nothing_changes(root: nn.Module) -> Iterator[None]:
     """Raises Untraceable, and puts things back, where lists and dicts of the modules or random states are changed."""
-    kept = as_they_are([vars(module) for module in root.modules()])
+    # A scripted module notes its methods in its own dict when they are first asked for; its code changes nothing there.
+    plain = [module for module in root.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    kept = as_they_are([vars(module) for module in plain])
     python, numpy = random.getstate(), _numpy_state()
     try:
         yield

@@ -1,7 +1,7 @@
 """What a rewritten module computes."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +14,11 @@ from .judge import Calls, equal, shaken
 
 def attribute_of_a_tensor() -> str:
     """01. An op's argument is an attribute of a tensor (.T)."""
-    net = Calls(lambda self, x: self.head(F.relu((self.a(x) @ x.T).T) @ x), a=nn.Linear(4, 4), head=nn.Linear(4, 2))
+    a, head = nn.Linear(4, 4), nn.Linear(4, 2)
+    net = Calls(lambda self, x: self.head(F.relu((self.a(x) @ x.T).T) @ x), a=a, head=head)
     x = torch.randn(3, 4)
     thin = al.remove(net, x, kinds="activation")
-    return equal(thin(x), net.head((net.a(x) @ x.T).T @ x), "the removed activation")
+    return equal(thin(x), head((a(x) @ x.T).T @ x), "the removed activation")
 
 
 @dataclass
@@ -59,16 +60,17 @@ def feature_kept_on_the_module() -> str:
 
     net, x = shaken(Calls(forward, **_conv_norm())), torch.randn(1, 3, 6, 6)
     folded = al.fold(net, x)
-    folded(x), net(x)
-    return equal(folded.feature, net.feature, "the kept feature")  # type: ignore[arg-type]
+    net(x)
+    folded(x)
+    return equal(cast(Tensor, folded.feature), cast(Tensor, net.feature), "the kept feature")
 
 
 def weights_that_a_run_changes() -> str:
     """04. Looking at a model whose forward changes its weights (Embedding with max_norm)."""
-    net = nn.Sequential(nn.Embedding(10, 4, max_norm=1.0), nn.Linear(4, 4), nn.ReLU())
-    before = net[0].weight.detach().clone()
-    al.sites(net, torch.arange(10)[None])
-    return equal(net[0].weight, before, "the caller's weights", 0.0)
+    words = nn.Embedding(10, 4, max_norm=1.0)
+    before = words.weight.detach().clone()
+    al.sites(nn.Sequential(words, nn.Linear(4, 4), nn.ReLU()), torch.arange(10)[None])
+    return equal(words.weight, before, "the caller's weights", 0.0)
 
 
 class Closures(nn.Module):
@@ -94,7 +96,7 @@ def closures_over_the_module() -> str:
 
 def hooks_that_write_outside() -> str:
     """06. Hooks write features to a dict that the model reads."""
-    kept: dict[int, Tensor] = {}
+    kept: dict[int, Any] = {}
 
     def forward(self: Any, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -177,14 +179,19 @@ def dispatch_by_type() -> str:
 def compiled_inside() -> str:
     """13. A compiled module inside the model."""
     inner = torch.compile(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), backend="eager")
-    net, x = Calls(lambda self, x: self.h(F.gelu(self.enc(x))), enc=inner, h=nn.Linear(8, 2)).eval(), torch.randn(4, 8)
+    head, x = nn.Linear(8, 2), torch.randn(4, 8)
+    net = Calls(lambda self, x: self.head(F.gelu(self.enc(x))), enc=inner, head=head).eval()
     thin = al.remove(net, x, kinds="activation", where="activation*")
-    return equal(thin(x), net.h(net.enc(x)), "the activation outside, removed")  # type: ignore[operator]
+    return equal(thin(x), head(inner(x)), "the activation outside, removed")
 
 
 def hook_that_changes_an_output() -> str:
     """27. A hook changes the output of a removed activation."""
     net, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), torch.randn(2, 4)
-    net[1].register_forward_hook(lambda module, args, out: out * 2)
+
+    def doubled(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+        return out * 2
+
+    net[1].register_forward_hook(doubled)
     thin = al.remove(net, x, kinds="activation")
     return equal(thin(x), net[2](2 * net[0](x)), "the hook goes on")

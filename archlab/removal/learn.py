@@ -123,8 +123,8 @@ def learn_to_remove(
             lr_tune: Rate of the weights in the last phase; default `lr`.
             schedule, tune_schedule: Factors on the rates of phase 1 and 4, each counting its steps from 0.
             and those of `archlab.training.fit`, in every phase, but for what makes a phase (`penalty`, `groups`,
-                `after_step`): among them `optimizer` (Adam, for weights and ω), `clip_norm` (none), `save_every_s`
-                (60), `settings`.
+                `after_step`): among them `optimizer` (Adam, for weights and ω), `clip_norm` (none), `freeze_norm`
+                (False), `save_every_s` (60), `settings`.
 
     Returns:
         The thin model, what was decided, and the histories.
@@ -183,7 +183,9 @@ def learn_to_remove(
         )
     soft = switch(model, task.example, kinds=kinds, where=where)
     sites = list(omegas(soft)["site"])
-    unit = 1.0 if chosen.lam_unit == "absolute" else loss_unit(soft, task, chosen.calibration)
+    frozen = of_fit.get("freeze_norm", False)
+    relative = chosen.lam_unit != "absolute"
+    unit = loss_unit(soft, task, chosen.calibration, freeze_norm=frozen) if relative else 1.0
     evaluations = Evaluations(model, task, folder, wanted=evaluate)
     evaluations.evaluate("original", model)
     savings = _savings(model, task, sites, chosen)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..training.checkpoint import random_states, set_random_states_
+from ..training.fit import frozen_norms
 from ..training.task import Task, batch_of, loss_of
 from .budget import Savings
 
@@ -23,13 +24,15 @@ GAIN = 200.0  # by so many e-folds λ would rise in a whole phase that lags behi
 LARGEST_LAM = 1e6
 
 
-def loss_unit(soft: nn.Module, task: Task, batches: int) -> float:
-    """The size of the task's loss on its first batches, in the mode of training, rounded to six digits.
+def loss_unit(soft: nn.Module, task: Task, batches: int, *, freeze_norm: bool) -> float:
+    """The size of the task's loss on its first batches, in the modes of training, rounded to six digits.
 
     Where the loss is 0 or not finite, so that it cannot be a unit, 1.
     """
     states = random_states()
     net = copy.deepcopy(soft).train()
+    for norm in frozen_norms(net, freeze_norm):
+        norm.training = False
     with torch.no_grad():
         values = [float(loss_of(task, net, batch_of(task, step), step)) for step in range(batches)]
     set_random_states_(states)

@@ -15,7 +15,7 @@ from ..passes.switch import switch
 from ..passes.switch_state import omegas, set_omegas_
 from ..rewrite.target import How
 from ..training.progress import bar
-from ..training.task import Task, check_task, qualities_of
+from ..training.task import Task, better_of, check_task, qualities_of
 
 COLUMNS = ("site", "kind")  # of the table, before the qualities
 
@@ -45,7 +45,8 @@ def sensitivity(
     Returns:
         One row a site: site, kind, and for each quality its value and, as ``delta_<quality>``, the change from the
         untouched model, whose qualities are in ``.attrs["untouched"]``. The site whose removal changes the first
-        quality least comes first. Sites that cannot be rewritten are in ``.attrs["refused"]``, with the reason.
+        quality least comes first. Sites that cannot be rewritten are in ``.attrs["refused"]``, with the reason; which
+        way qualities are better, where `task.measures` says it, in ``.attrs["better"]``.
 
     Raises:
         ValueError: where no site is chosen, or none of those chosen can be rewritten; where the untouched model has no
@@ -94,5 +95,5 @@ def sensitivity(
     first = f"delta_{next(iter(untouched))}"
     frame = pd.DataFrame(rows)
     frame = frame.iloc[frame[first].abs().argsort(kind="stable")].reset_index(drop=True)
-    frame.attrs |= {"untouched": untouched, "refused": refused}
+    frame.attrs |= {"untouched": untouched, "refused": refused, "better": better_of(task, frame)}
     return frame

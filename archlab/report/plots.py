@@ -20,7 +20,7 @@ from matplotlib.textpath import TextPath
 from ..arguments import choice, file, number, whole, wrong
 from ..files import write_whole
 from ..names import printable
-from .tables import WAYS, check_columns
+from .tables import WAYS, check_columns, stated_better
 
 COLUMN = (3.5, 2.6)  # inches: one column of a two-column paper
 # Okabe and Ito's colours, which the colour-blind tell apart.
@@ -117,7 +117,8 @@ def sensitivity(frame: pd.DataFrame, *, quality: str, most: int = 40, ax: Axes |
         bars = [Patch(color=KIND_COLOURS[kind]) for kind in present]
         ax.legend(bars, present, fontsize=FONT - 1, frameon=False)
     thinned = f", {len(shown)} of {len(frame)} sites" if len(shown) < len(frame) else ""
-    return _labelled(ax, f"change of {quality} without the site{thinned}", "")
+    way = "".join(f" ({way} is better)" for way in stated_better(frame[[column]]).values())
+    return _labelled(ax, f"change of {quality} without the site{way}{thinned}", "")
 
 
 def tradeoff(
@@ -145,8 +146,8 @@ def tradeoff(
         error: columns with the lower and the upper end of an interval of `y`, drawn as bars.
         over: a column such as "seed": rows of one label become one point at their mean, with their standard deviation
             in x and y as bars.
-        better: of x and y, whether "higher" or "lower" is better, which stands beside their names; default: x lower, y
-            higher.
+        better: of x and y, whether "higher" or "lower" is better, which stands beside their names; default: what
+            the frame says (``frame.attrs["better"]``), else x lower, y higher.
         zone: the values of x and y from which on a model would do; that corner is hatched.
         log: which of x and y have logarithmic axes.
         ax: where to draw; default: a new figure of one paper column.
@@ -161,8 +162,8 @@ def tradeoff(
     for name, columns in (("better", better or {}), ("zone", zone or {}), ("log", log)):
         if isinstance(columns, str) or not set(columns) <= {x, y}:
             raise ValueError(wrong(name, f"of {x!r} or {y!r}, or both", columns))
-    better = {x: "lower", y: "higher", **(better or {})}
     check_columns(frame, [label, *filter(None, (group, over))], numeric=[x, y, *(error or ())])
+    better = {x: "lower", y: "higher", **stated_better(frame[[x, y]]), **(better or {})}
     frame = frame.dropna(subset=[x, y])
     _check_rows(frame)
     for name, way in better.items():

@@ -152,6 +152,12 @@ def check_columns(frame: pd.DataFrame, names: Iterable[str], *, numeric: Iterabl
             raise ValueError(wrong(f"column {name!r}", "of numbers", list(column.dropna()[:1])))
 
 
+def stated_better(frame: pd.DataFrame) -> dict[str, Better]:
+    """Which values of its columns are to be preferred, as far as the frame says it: in ``frame.attrs["better"]``."""
+    stated = frame.attrs.get("better")
+    return {name: way for name, way in stated.items() if name in frame} if isinstance(stated, Mapping) else {}
+
+
 def _columns(frame: pd.DataFrame) -> list[pd.Series]:
     """The columns by position: names may be numbers, and two may be the same."""
     return [frame.iloc[:, position] for position in range(frame.shape[1])]
@@ -190,7 +196,8 @@ def table(
         base: position of the row that others are compared with.
         deltas: headings of the columns that show their change against `base` in parentheses, in the digits of the
             value; where there is none, none.
-        better: by heading, which values are to be preferred; the best is set in bold (ties all), `base` aside.
+        better: by heading, which values are to be preferred; the best is set in bold (ties all), `base` aside. Default:
+            what the frame says (``frame.attrs["better"]``, by column), as those of archlab's own measurements do.
         digits: by heading, decimals; default: 3 for floats, 0 for whole numbers.
         missing: what is printed for NaN and None.
 
@@ -205,6 +212,7 @@ def table(
     | thin      | 0.929 (-0.003) |
     """
     check_columns(frame, ())
+    stated = stated_better(frame)
     if columns is not None:
         for column in columns:
             if not isinstance(column, Column):
@@ -214,7 +222,8 @@ def table(
         if deltas is None and base is not None:
             deltas = [column.heading for column in columns if column.change]
         if better is None:
-            better = {column.heading: column.better for column in columns if column.better is not None}
+            ways = {column.heading: column.better or stated.get(column.name) for column in columns}
+            better = {heading: way for heading, way in ways.items() if way is not None}
         if digits is None:
             digits = {column.heading: column.digits for column in columns if column.digits is not None}
     if isinstance(deltas, str):
@@ -222,7 +231,7 @@ def table(
     for name, given in (("better", better), ("digits", digits)):
         if not isinstance(given, Mapping | None):
             raise TypeError(wrong(name, "a dict by heading", given))
-    better, digits, deltas = better or {}, digits or {}, list(deltas or ())
+    better, digits, deltas = stated if better is None else better, digits or {}, list(deltas or ())
     text("missing", missing)
     check_columns(frame, (), numeric=[*deltas, *better, *digits])
     for name, way in better.items():

@@ -95,6 +95,8 @@ def fit(
             penalty, penalty_weight: ``penalty(model)``, a scalar, is added to the loss, times the weight (1; or
                 ``weight(step)``); its own value is in the history.
             loss_unit: The loss is divided by it before the penalty is added (1); the history keeps the loss as it is.
+            freeze_norm: Keep the running statistics of normalization (BatchNorm and its kin) as they are: these modules
+                stay in eval mode (False). Their affine parameters are still trained.
             stateful: An object whose ``state_dict()`` is kept in the checkpoint and given back to its
                 ``load_state_dict(state)``: what `penalty` and `after_step` remember, say.
             after_step: ``after_step(model, step)`` runs after each update; the numbers it returns join that row of the
@@ -152,6 +154,7 @@ class Training:
         self.base_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.parameters: list[Tensor] = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
+        self.frozen = frozen_norms(model, optimization.freeze_norm)
         self.identity: dict[str, Any] = {}  # these two where there is a folder: by them a checkpoint is known
         self.start: dict[str, Any] = {}
         self.history = History([], divergence=optimization.divergence, checkpoint=None)
@@ -194,7 +197,7 @@ class Training:
         steps = self.optimization.steps
         todo = range(self.steps_done, steps)
         with (
-            _training_mode(self.model),
+            training_mode(self.model),
             bar(display.title, steps, wanted=display.progress) as show,
             contextlib.closing(numbered_batches(self.task, todo, prefetch=self.optimization.prefetch)) as batches,
         ):
@@ -218,8 +221,14 @@ class Training:
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = lr * factor
         self.optimizer.zero_grad(set_to_none=True)
+        for norm in self.frozen:  # anew, as what evaluates the model in between may have switched its mode
+            norm.training = False
         with torch.autocast(self.device.type, torch.bfloat16, enabled=chosen.precision == "bf16"):
             loss = loss_of(self.task, model, batch, step)
+        if any(norm.training for norm in self.frozen):
+            raise ValueError(
+                "freeze_norm: task.loss must not call model.train(), which unfreezes the norms; leave it out"
+            )
         if not loss.requires_grad or loss.is_complex():
             raise ValueError(f"task.loss must be a real number with a gradient, got {shown(loss)}; {OF_THE_OUTPUT}")
         penalty = chosen.penalty(model) if chosen.penalty else None
@@ -301,7 +310,7 @@ class Training:
 
 
 @contextlib.contextmanager
-def _training_mode(model: nn.Module) -> Iterator[None]:
+def training_mode(model: nn.Module) -> Iterator[None]:
     """The model in train mode; each of its modules in its own mode again afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.train()
@@ -310,3 +319,9 @@ def _training_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def frozen_norms(model: nn.Module, freeze_norm: bool) -> list[nn.Module]:
+    """With `freeze_norm`, the modules that keep running statistics, by torch's name of these: BatchNorm and its kin."""
+    found = model.modules() if freeze_norm else ()
+    return [module for module in found if getattr(module, "running_mean", None) is not None]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..arguments import choice, function, number, plain, whole, wrong
+from ..arguments import choice, flag, function, number, plain, whole, wrong
 
 PRECISIONS = ("fp32", "bf16")
 POINTS = 100  # of a schedule, by which it is compared
@@ -101,6 +101,7 @@ class Optimization:
     penalty: Callable[[nn.Module], Tensor] | None = None
     penalty_weight: float | Callable[[int], float] = 1.0
     loss_unit: float = 1.0
+    freeze_norm: bool = False
     stateful: Stateful | None = None
     after_step: Callable[[nn.Module, int], Mapping[str, float] | None] | None = None
     divergence: float = 1e4
@@ -115,6 +116,7 @@ class Optimization:
         if not callable(self.penalty_weight):
             number("penalty_weight", self.penalty_weight, remedy="or a function of the step")
         number("loss_unit", self.loss_unit, above=0)
+        flag("freeze_norm", self.freeze_norm)
         number("divergence", self.divergence, above=0, finite=False, remedy="float('inf') never stops")
         check_schedule("schedule", self.schedule)
         remedy = "torch.optim.Adam, say, or functools.partial(torch.optim.AdamW, weight_decay=1e-2)"
@@ -168,6 +170,8 @@ class Optimization:
             "optimizer": type(optimizer).__name__,
             "schedule": [factor_at(self.schedule, step) for step in range(0, self.steps, max(1, self.steps // POINTS))],
         }
+        if self.freeze_norm:
+            identity["freeze_norm"] = True
         for index, group in enumerate(optimizer.param_groups):
             facts = {key: value for key, value in group.items() if key != "params"}
             identity[f"parameter group {index}"] = repr(sorted(facts.items()))

@@ -20,7 +20,7 @@ from .checkpoint import CheckpointMismatch, random_states, set_random_states_
 from .fit import Fit, fit
 from .history import TrainingFailed
 from .identity import difference_in_start, first_difference, is_same, settings_of, start_of
-from .task import Loss, Task, qualities_of
+from .task import Loss, Task, better_of, qualities_of
 
 QUALITIES = "qualities.json"
 
@@ -141,5 +141,7 @@ class Evaluations:
         self.rows.append({"phase": phase, **self.saved[phase]["values"]})
 
     def frame(self) -> pd.DataFrame:
-        """One row an evaluated phase: phase, and each quality."""
-        return pd.DataFrame(self.rows)
+        """One row an evaluated phase: phase, and each quality; in ``.attrs["better"]``, which way these are better."""
+        frame = pd.DataFrame(self.rows)
+        frame.attrs["better"] = better_of(self.task, frame)
+        return frame

@@ -36,6 +36,7 @@ class Task:
             yet.
         quality: ``quality(model)`` returns named numbers, measured on data that `batches` never gives.
         measures: By name of a quality, which way it is better: "higher" or "lower". Where one is not named, "higher".
+            Tables and figures of what is measured mark it; those of a quality that is not named do not.
         settings: JSON-able facts that the functions hang on, such as the name of the data or a crop; a checkpoint of
             a task with other ones is refused.
 
@@ -164,6 +165,15 @@ def qualities_of(task: Task, model: nn.Module, *, columns: tuple[str, ...], unto
         if untouched and math.isnan(found[name]):
             raise ValueError(f"{where} is NaN for the untouched model: nothing can be compared with it")
     return found
+
+
+def better_of(task: Task, columns: Iterable[str]) -> dict[str, str]:
+    """Which way columns of qualities, and of their changes, are better, where ``task.measures`` says it.
+
+    Tables of them keep it in ``.attrs["better"]``, where what prints and draws them finds it.
+    """
+    ways = {column: way for name, way in task.measures.items() for column in (name, f"delta_{name}")}
+    return {column: ways[column] for column in columns if column in ways}
 
 
 def batch_of(task: Task, step: int) -> Any:

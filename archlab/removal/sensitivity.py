@@ -95,5 +95,5 @@ def sensitivity(
     first = f"delta_{next(iter(untouched))}"
     frame = pd.DataFrame(rows)
     frame = frame.iloc[frame[first].abs().argsort(kind="stable")].reset_index(drop=True)
-    frame.attrs |= {"untouched": untouched, "refused": refused, "better": better_of(task, frame)}
+    frame.attrs |= {"untouched": untouched, "refused": refused, "better": better_of(task, map(str, frame))}
     return frame

@@ -143,5 +143,5 @@ class Evaluations:
     def frame(self) -> pd.DataFrame:
         """One row an evaluated phase: phase, and each quality; in ``.attrs["better"]``, which way these are better."""
         frame = pd.DataFrame(self.rows)
-        frame.attrs["better"] = better_of(self.task, frame)
+        frame.attrs["better"] = better_of(self.task, map(str, frame))
         return frame

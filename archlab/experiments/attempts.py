@@ -89,7 +89,8 @@ def _made(cell: Cell, deadline: float | None) -> Any:
         assert result is not None
         needed[name] = Needed(result["values"], need.home / result["content"])
     data, weights = (None if path is None else Path(path) for path in (plan.data, plan.weights))
-    scratch = Scratch(folder, data, deadline, needed, None if cell.given is None else weights)
+    shared = Path(plan.scratch).parents[1] / "shared"
+    scratch = Scratch(folder, data, deadline, needed, None if cell.given is None else weights, shared)
     adopted = _adopt(cell) if cell.stale == "keep" else None
     folder.mkdir(parents=True, exist_ok=True)
     left = {path.resolve() for path in folder.rglob("*")}

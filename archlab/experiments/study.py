@@ -65,13 +65,15 @@ class Needed:
 @dataclass(frozen=True)
 class Scratch:
     """What a cell works with: a `folder` of its own, kept between attempts; the `data` folder; what it `needed`; the
-    folder of trained `weights`, for a row that takes some."""
+    folder of trained `weights`, for a row that takes some; a folder `shared` by all cells of all studies, for what
+    takes long to make and is no result."""
 
     folder: Path
     data: Path | None = None
     deadline: float | None = None  # on time.monotonic
     needed: Mapping[Wanted, Needed] = field(default_factory=dict)  # by what `needs` gave
     weights: Path | None = None
+    shared: Path | None = None
 
     def time_left_s(self) -> float | None:
         """Seconds until the cell should stop, for `fit(time_limit_s=...)`; None where there is no limit."""

@@ -125,7 +125,7 @@ def start(preset: str, seed: int, scratch: Scratch) -> Start:
     def quality(model: Any) -> dict[str, float]:
         return {"ssim": evaluate(model, watched, perceptual=False)["ssim"].mean()}
 
-    task = training.task(train_data, budget, seed=seed, quality=quality, first=budget.steps * budget.batch)
+    task = training.task_for(scratch, budget, seed=seed, quality=quality, first=budget.steps)
     return Start(net, task, effort, budget, train_data, held_out)
 
 
@@ -134,7 +134,7 @@ def finish(net: Any, begun: Start, scratch: Scratch) -> dict[str, Any]:
     budget = begun.budget
     samples = HeldOut(begun.held_out, budget.size, begun.effort.evaluated)
     about = {"size": budget.size, "batch": budget.batch, "precision": budget.precision}
-    about["patch"] = budget.patch or budget.size
+    about |= {"patch": budget.patch or budget.size, "rendered": budget.rendered}
     about |= {"train_data": begun.train_data.fingerprint, "val_data": begun.held_out.fingerprint}
     return costs(net) | summary(evaluate(net.eval(), samples, data=scratch.data)) | about
 
@@ -182,17 +182,10 @@ def train(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict
     net = training.new_network(seed=seed)
     if (found := given_weights(scratch.weights, BASELINE)) is not None:
         return found.taken(net, file)
-    task = training.task(find_sources(scratch.data, "train"), budget, seed=seed, quality=lambda net: {})
-    went = fit(
-        net, task, folder=scratch.folder, time_limit_s=scratch.time_left_s(), title="baseline",
-        settings={"size": budget.size, "batch": budget.batch}, **training.fit_options(budget),
-    )  # fmt: skip
-    if not went.finished:
-        raise OutOfTime
+    task = training.task_for(scratch, budget, seed=seed)
+    values = training.train_(net, task, budget, scratch, title=BASELINE)
     save_model(net, str(file))
-    every = max(1, len(went.history) // 200)
-    losses = went.history["loss"].groupby(went.history["step"] // every).mean()
-    return {"steps": went.steps_done, "loss": losses.iloc[-1], "losses": [round(v, 5) for v in losses]}
+    return values
 
 
 def learned(

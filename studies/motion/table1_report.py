@@ -117,6 +117,8 @@ def baseline_trained(base: Mapping[str, Any], trained: Mapping[str, Any]) -> str
         return f"Baseline: {given}"
     patch = base["patch"]
     seen = "" if patch == base["size"] else f", of which a step sees a square of {patch:.0f} × {patch:.0f}"
+    if pd.notna(base.get("rendered")):
+        seen += f" (drawn from {base['rendered']:.0f} that were rendered once, with fresh colours and noise)"
     return (
         f"Baseline: {trained['steps']:.0f} steps of {base['batch']:.0f} samples of {base['size']:.0f} × "
         f"{base['size']:.0f} pixels{seen}, {base['precision']}, final loss {trained['loss']:.4f}, "

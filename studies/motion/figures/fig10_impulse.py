@@ -52,9 +52,7 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
     held_out = find_sources(scratch.data, "val")
     steps = 0
     if row["name"] == "linear encoder":
-        first = budget.steps * budget.batch
-        pictures = find_sources(scratch.data, "train")
-        task = training.task(pictures, budget, seed=seed, quality=lambda net: {}, first=first)
+        task = training.task_for(scratch, budget, seed=seed, first=budget.steps)
         net = al.remove(net, task.example, kinds="activation", where="encoder*")
         steps = TUNE[preset]
         went = fit(

@@ -4,7 +4,6 @@ Every network sees the same samples in the same order for the same number of ste
 from its neighbour by its design alone.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +13,7 @@ from safetensors.torch import save_model
 from torch import Tensor
 
 import archlab as al
-from archlab.experiments import OutOfTime, Scratch
-from archlab.training import fit
+from archlab.experiments import Scratch
 from studies.device import device
 
 from ..data.generator import Batch
@@ -41,12 +39,11 @@ PERCEPTUAL = "proposed"  # the network that is trained with a perceptual loss as
 # Weight of LPIPS (VGG-16, version 0.1) beside L1. The paper gives neither network nor weight.
 PERCEPTUAL_WEIGHT = 0.1
 VGG = Path("weights") / "vgg16_features_torchvision.pth"  # below the data folder; else torchvision's own copy
-KEPT_BYTES = 2 << 30  # a training set up to this size is rendered once and kept in memory for the next network
 WEIGHTS = "net.safetensors"  # in the folder of the cell that trained it
 
 BUDGETS = training.BASELINE | {
-    "cpu": replace(training.BASELINE["cpu"], steps=2000),
-    "cpu-fp32": replace(training.BASELINE["cpu-fp32"], steps=2000),
+    "cpu": replace(training.BASELINE["cpu"], steps=4000),
+    "cpu-fp32": replace(training.BASELINE["cpu-fp32"], batch=4, steps=2000),
 }
 
 
@@ -64,31 +61,12 @@ def train(name: str, preset: str, seed: int, scratch: Scratch) -> dict[str, Any]
     budget = budget_for(preset)
     loss = with_perceptual(scratch.data) if name == PERCEPTUAL else training.loss
     net = training.new_network(NETWORKS[name], seed=seed)
-    pictures = find_sources(scratch.data, "train")
-    task = training.task(pictures, budget, seed=seed, quality=lambda net: {}, loss=loss)
-    if budget.patch is not None and 48 * budget.patch**2 * budget.batch * budget.steps <= KEPT_BYTES:
-        task = replace(task, batches=rendered_once(scratch.data, budget, seed))
-    went = fit(
-        net, task, folder=scratch.folder, time_limit_s=scratch.time_left_s(), title=name,
-        settings={"network": name, "size": budget.size, "batch": budget.batch}, **training.fit_options(budget),
-    )  # fmt: skip
-    if not went.finished:
-        raise OutOfTime
+    task = training.task_for(scratch, budget, seed=seed, loss=loss)
+    values = training.train_(net, task, budget, scratch, title=name)
     save_model(net, str(scratch.folder / WEIGHTS))
-    every = max(1, len(went.history) // 200)
-    losses = went.history["loss"].groupby(went.history["step"] // every).mean()
     about = {"size": budget.size, "batch": budget.batch, "patch": budget.patch or budget.size}
-    about |= {"precision": budget.precision, "train_data": pictures.fingerprint}
-    return {
-        "steps": went.steps_done, "loss": losses.iloc[-1], "losses": [round(v, 5) for v in losses], **about,
-    }  # fmt: skip
-
-
-@functools.lru_cache(maxsize=1)
-def rendered_once(data: Path | None, budget: training.Budget, seed: int) -> Callable[[int], Batch]:
-    """The batches of `training.task`, each kept when it was made: rendering takes as long as a small network's step."""
-    task = training.task(find_sources(data, "train"), budget, seed=seed, quality=lambda net: {})
-    return functools.cache(task.batches)
+    about |= {"precision": budget.precision, "train_data": find_sources(scratch.data, "train").fingerprint}
+    return values | about
 
 
 def with_perceptual(data: Path | None) -> Callable[[Any, Batch], Tensor]:

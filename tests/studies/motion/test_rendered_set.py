@@ -39,8 +39,9 @@ def test_it_is_rendered_once_and_known_by_what_it_hangs_on(generator, tmp_path, 
         return len(list(tmp_path.iterdir()))
 
     assert put() == put() == 1
-    for number, other in enumerate(({"count": 3}, {"pictures": "others"}, {"generator": replace(generator, seed=4)})):
-        assert put(**other) == number + 2
+    assert put(count=3) == 2
+    assert put(pictures="others") == 3
+    assert put(replace(generator, seed=4)) == 4
     monkeypatch.setattr(Generator, "frames", lambda *_: pytest.fail("it is there already"))
     put()
 

@@ -39,7 +39,8 @@ from .passes.serialization import load, save
 from .passes.share import share
 from .passes.switch import switch
 from .passes.switch_state import omega_parameters, omegas, penalty, project_, set_omegas_
-from .passes.width.scale import scale_width
+from .passes.width.scale import scale_width, sweep_width
+from .removal.compare import compare
 from .removal.learn import Removal, learn_to_remove
 from .removal.sensitivity import sensitivity
 from .report.tables import Column, table
@@ -52,11 +53,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ACTIVATIONS", "KINDS", "BackboneMissing", "Call", "Column", "Cost", "Recipe", "Removal", "Site", "Sites",
-    "Speed", "Step", "Study", "Task", "apply", "cost", "discard", "fold", "fvcore_cost", "hoist_padding",
+    "Speed", "Step", "Study", "Task", "apply", "compare", "cost", "discard", "fold", "fvcore_cost", "hoist_padding",
     "learn_to_remove", "load", "lpips", "lpips_network", "omega_parameters", "omegas", "penalty", "plot",
     "project_", "psnr", "recipe", "remove", "replace", "run", "save", "scale_depth", "scale_resolution",
-    "scale_width", "sensitivity", "set_omegas_", "share", "sites", "speed", "ssim", "sweep_resolution", "switch",
-    "table",
+    "scale_width", "sensitivity", "set_omegas_", "share", "sites", "speed", "ssim", "sweep_resolution",
+    "sweep_width", "switch", "table",
 ]  # fmt: skip
 
 

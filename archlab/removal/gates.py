@@ -126,10 +126,12 @@ class Gates:
 
     def state_dict(self) -> dict[str, Any]:
         """All that it needs to go on."""
-        return {"theta": self.theta.detach().clone(), "generator": self.generator.get_state()}
+        theta, noise = self.theta.detach().clone(), self.generator.get_state()
+        return {"theta": theta, "generator": noise, "fraction": self.fraction}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         with torch.no_grad():
             self.theta.copy_(state["theta"])
         self.generator.set_state(state["generator"])
+        self.fraction = float(state["fraction"])

@@ -200,7 +200,7 @@ def learn_to_remove(
     finished = run.soft() and run.push() and run.discard() and run.tune()
     gone = list(run.decisions.loc[run.decisions["removed"], "site"])
     if finished:
-        _warn_of_collapse(savings.sites, gone, lam)
+        _warn_of_collapse(savings.sites, gone, chosen)
     history, track = trainings.history(set(sites))
     return Removal(
         model=run.now,
@@ -274,9 +274,14 @@ def _weights(savings: Savings, chosen: RemovalSettings) -> Tensor:
     return alone / alone.mean()
 
 
-def _warn_of_collapse(sites: Sequence[Site], gone: Sequence[str], lam: float | None) -> None:
+def _warn_of_collapse(sites: Sequence[Site], gone: Sequence[str], chosen: RemovalSettings) -> None:
     """Say what is seldom meant: nothing or everything gone; a block gone with the sites in it."""
-    if len(sites) > 1 and lam != 0 and len(gone) in (0, len(sites)):
+    if chosen.steered and not gone:
+        warnings.warn(
+            f"learn_to_remove: none of {len(sites)} sites can go within {dict(chosen.at_most_loss or {})}: allow more",
+            stacklevel=3,
+        )
+    if len(sites) > 1 and chosen.first_lam and len(gone) in (0, len(sites)):
         told, less = ("all", "a smaller") if gone else ("none", "a larger")
         warnings.warn(
             f"learn_to_remove: {told} of {len(sites)} sites went: λ decided alone, not the task. "

@@ -185,6 +185,12 @@ CALLS = [
         "rename",
     ),
     bad("sensitivity: other qualities each time", lambda: sense(quality=count_up()), "same qualities", "q0", "q1"),
+    *(
+        bad(f"compare: models={told}", lambda v=value: al.compare(v, task()), "compare: models", told)
+        for value, told in [([NET], "a list of 1"), ({}, "{}"), ({"a": 3}, "{'a': 3}"), (None, "None")]
+    ),
+    bad("compare: seconds=-1", lambda: al.compare({"a": NET}, task(), seconds=-1), "compare: seconds", "-1"),
+    bad("compare: steps='2'", lambda: al.compare({"a": NET}, task(), steps="2"), "compare: steps", "'2'"),
     bad("sensitivity: progress='no'", lambda: al.sensitivity(NET, task(), progress="no"), "progress", "True or False"),
     bad("sensitivity: kinds=3", lambda: al.sensitivity(NET, task(), kinds=3, progress=False), "kinds", "3"),
     # the task itself

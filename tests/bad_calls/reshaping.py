@@ -167,6 +167,10 @@ CALLS = [
         )
         for value, told in [([], "[]"), (2, "2"), ("2", "'2'"), ([3], "3"), (None, "None"), (["4"], "'4'")]
     ),
+    *(
+        bad(f"sweep_width: ratios={told}", lambda v=value: al.sweep_width(NET, X, ratios=v), "ratio", told)
+        for value, told in [([], "[]"), (2, "2"), ("2", "'2'"), ([-1], "-1"), (None, "None"), (["4"], "'4'")]
+    ),
     bad("fold: nothing to fold", lambda: al.fold(NET, X), "nothing to fold"),
     bad("fold: cost='time'", lambda: al.fold(NET, X, cost="time"), "cost", "'macs', 'latency'", "'time'"),
     bad("fold: cost=None", lambda: al.fold(NET, X, cost=None), "cost", "None"),

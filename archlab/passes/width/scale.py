@@ -1,7 +1,8 @@
 """Width: layers with fewer or more channels, and all that must follow (paper, section 4.1)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 from torch import nn
@@ -109,6 +110,26 @@ def scale_width(
         Expected(flow, sizes, exact=False),
         _told(layers, uncalled, asked, sizes),
     )
+
+
+def sweep_width(
+    model: nn.Module, example: Any, *, ratios: Iterable[float] = (0.75, 0.5, 0.25), **options: Any
+) -> dict[float, nn.Module]:
+    """`scale_width` at each of `ratios`, by ratio; 1 stands for a copy of `model` as it is.
+
+    >>> import torch
+    >>> nets = sweep_width(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1)), torch.zeros(1, 3, 8, 8))
+    >>> {ratio: sum(p.numel() for p in net.parameters()) for ratio, net in nets.items()}
+    {0.75: 182, 0.5: 122, 0.25: 62}
+    """
+    if isinstance(ratios, str | Real) or not isinstance(ratios, Iterable):
+        raise TypeError(wrong("sweep_width: ratios", "a list of ratios", ratios))
+    ratios = list(ratios)
+    if not ratios:
+        raise ValueError(wrong("sweep_width: ratios", "a list of one ratio or more", ratios))
+    return {
+        ratio: copied(model) if ratio == 1 else scale_width(model, example, ratio=ratio, **options) for ratio in ratios
+    }
 
 
 def apply_scale_width(

@@ -1,0 +1,228 @@
+"""λ without units, budgets and limits that steer it, gates, and what a removal warns of."""
+
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import archlab as al
+import archlab.removal.budget
+from archlab.removal.budget import Savings
+from archlab.removal.gates import GATES
+from archlab.removal.learn import learn_to_remove
+from archlab.training.task import Task
+
+from ..contracts.zoo import ZOO
+
+
+class Block(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.inner = nn.Linear(8, width)
+        self.outer = nn.Linear(width, 8)
+
+    def forward(self, x):
+        return x + self.outer(F.relu(self.inner(x)))
+
+
+def net() -> nn.Sequential:
+    """Blocks of 4, 8 and 16 hidden channels, of which the last is what the task needs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Block(4), Block(8), Block(16), nn.Linear(8, 1))
+    for block in list(model)[:2]:
+        block.outer.weight.data.mul_(0.02)
+        block.outer.bias.data.zero_()
+    return model
+
+
+TEACHER = net()
+
+
+def batch(step: int):
+    x = torch.randn(32, 8, generator=torch.Generator().manual_seed(step))
+    with torch.no_grad():
+        return x, TEACHER(x) + 0.05 * torch.randn(32, 1, generator=torch.Generator().manual_seed(step + 10**6))
+
+
+def loss(model, data):
+    return F.mse_loss(model(data[0]), data[1])
+
+
+TASK = Task(
+    torch.zeros(2, 8), batch, loss, lambda model: {"mse": loss(model, batch(10**7)).item()}, measures={"mse": "lower"}
+)
+FAST = dict(kinds="branch", soft_steps=100, push_steps=5, tune_steps=5, lr=1e-3, lr_omega=0.04, progress=False)
+
+
+def gone(removal) -> list[str]:
+    return list(removal.decisions.loc[removal.decisions["removed"], "site"])
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
+def test_what_the_loss_is_multiplied_by_decides_nothing(optimizer):
+    options = FAST | (dict(lr=1e-3, lr_omega=0.1) if optimizer is torch.optim.SGD else {})
+    found = []
+    for scale in (1e-3, 1.0, 1e3):
+        scaled = replace(TASK, loss=lambda model, data, scale=scale: scale * loss(model, data))
+        found.append(learn_to_remove(net(), scaled, **options, lam=0.5, optimizer=optimizer))
+    first = found[1]
+    assert 0 < len(gone(first)) < 3 if optimizer is torch.optim.Adam else True
+    for scale, other in zip((1e-3, 1e3), found[::2], strict=True):
+        assert gone(other) == gone(first)
+        torch.testing.assert_close(
+            torch.tensor(other.decisions["omega"].to_list()), torch.tensor(first.decisions["omega"].to_list()),
+            atol=2e-3, rtol=0,
+        )  # fmt: skip
+        assert other.settings["loss_unit"] == pytest.approx(scale * first.settings["loss_unit"], rel=1e-4)
+        assert other.history["loss"].iloc[0] == pytest.approx(scale * first.history["loss"].iloc[0], rel=1e-4)
+
+
+def test_an_absolute_lambda_hangs_on_the_scale_of_the_loss():
+    def removal(scale):
+        scaled = replace(TASK, loss=lambda model, data: scale * loss(model, data))
+        return learn_to_remove(net(), scaled, **FAST, lam=0.05, lam_unit="absolute")
+
+    large = removal(10.0)
+    with pytest.warns(UserWarning, match="all of 3 sites went: λ decided alone"):
+        small = removal(1e-3)
+    assert len(gone(large)) < len(gone(small)) and small.settings["loss_unit"] == 1
+
+
+@pytest.mark.parametrize("measure", ["macs", "params", "activations", "sites"])
+def test_a_budget_is_met_by_no_more_than_the_last_site(measure):
+    removal = learn_to_remove(net(), TASK, **FAST, budget={measure: 0.65})
+    assert removal.left[measure] <= 0.65
+    order = removal.decisions.sort_values("omega", ascending=False)["site"]
+    savings = Savings(net(), TASK.example, [s for s in al.sites(net(), TASK.example, kinds="branch")], [measure])
+    assert savings.left(measure, list(order[: len(gone(removal)) - 1])) > 0.65
+    if measure == "macs":
+        whole, thin = (al.cost(m, TASK.example).macs for m in (net(), removal.model))
+        assert removal.left[measure] == thin / whole
+
+
+def test_a_budget_keeps_what_the_task_needs():
+    removal = learn_to_remove(net(), TASK, **FAST, budget={"sites": 0.4}, evaluate=True)
+    assert gone(removal) == ["0/branch.0", "1/branch.0"]
+    assert removal.qualities.set_index("phase")["mse"]["tuned"] < 0.02
+
+
+def test_a_budget_in_milliseconds_is_measured(monkeypatch):
+    monkeypatch.setattr(archlab.removal.budget, "LATENCY_S", 0.05)
+    removal = learn_to_remove(net(), TASK, **FAST | dict(soft_steps=30, lr_omega=0.1), budget={"latency_ms": 0.9})
+    assert gone(removal) and removal.left["latency_ms"] <= 0.9
+
+
+def test_budgets_together_must_all_be_met():
+    removal = learn_to_remove(net(), TASK, **FAST, budget={"macs": 0.9, "sites": 0.4})
+    assert removal.left["macs"] <= 0.9 and removal.left["sites"] <= 0.4
+
+
+def test_a_budget_out_of_reach_is_refused_before_training():
+    with pytest.raises(ValueError, match=r"budget\['macs'\] of 0.01 cannot be met: with all 3 .* 0.0175 of it stay"):
+        learn_to_remove(net(), TASK, **FAST, budget={"macs": 0.01})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (dict(budget={"macs": 1.5}), r"budget\['macs'\] must be the share that may stay, above 0 and below 1, got 1.5"),
+        (dict(budget={"mac": 0.5}), "a measure in budget must be one of 'macs', 'params'"),
+        (dict(budget={}), "budget must be a dict"),
+        (dict(budget={"macs": 0.5}, lam=0.1), "lam and budget were given"),
+        (dict(budget={"macs": 0.5}, keep="freeze"), "keep='restore' and p=1 alone"),
+        (
+            dict(at_most_loss={"accuracy": 0.1}),
+            r"at_most_loss\['accuracy'\]: task.quality gives no such value, but mse",
+        ),
+        (dict(at_most_loss={"mse": 0.0}), "above 0, got 0.0"),
+        (dict(gate="soft"), "gate must be one of 'blend'"),
+        (dict(weigh="flops"), "weigh must be one of 'equal'"),
+        (dict(rewind=True, keep="freeze"), "rewind starts from the original"),
+        (dict(weigh="activations", kinds="skip"), "none of the 3 chosen sites saves any of it"),
+    ],
+)
+def test_goals_that_make_no_sense(options, said):
+    with pytest.raises(ValueError, match=said):
+        learn_to_remove(net(), TASK, **FAST | options)
+
+
+def test_as_much_goes_as_a_limit_of_quality_allows():
+    removal = learn_to_remove(net(), TASK, **FAST, at_most_loss={"mse": 0.005}, evaluate=True)
+    assert gone(removal) == ["0/branch.0", "1/branch.0"]
+    lenient = learn_to_remove(net(), TASK, **FAST, at_most_loss={"mse": 10.0})
+    assert len(gone(lenient)) == 3
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_every_gate_meets_a_budget_and_resumes_to_the_same_end(gate, tmp_path):
+    options = FAST | dict(gate=gate, budget={"sites": 0.4}, soft_steps=20, lr_omega=0.2)
+    whole = learn_to_remove(net(), TASK, **options, seed=3)
+    for _ in range(100):
+        torch.manual_seed(7)  # the state it goes on from is the checkpoint's
+        removal = learn_to_remove(net(), TASK, **options, seed=3, folder=tmp_path, time_limit_s=0.1)
+        if removal.finished:
+            break
+    assert removal.finished and removal.left["sites"] == pytest.approx(1 / 3)
+    assert removal.decisions.equals(whole.decisions)
+    for a, b in zip(removal.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_rewind_starts_from_the_original_weights():
+    model = net()
+    removal = learn_to_remove(
+        model, TASK, **FAST | dict(tune_steps=0, push_steps=0), budget={"sites": 0.4}, rewind=True
+    )
+    kept = removal.model.state_dict()
+    assert kept and all(torch.equal(value, model.state_dict()[name]) for name, value in kept.items())
+    longer = learn_to_remove(net(), TASK, **FAST, budget={"sites": 0.4}, rewind=True)
+    assert longer.history.groupby("phase").size().to_dict() == {"soft": 100, "tune": 10}
+
+
+def test_pressure_in_proportion_to_what_is_saved():
+    removal = learn_to_remove(net(), TASK, **FAST, lam=0.5, weigh="macs")
+    assert removal.settings["weigh"] == "macs" and "0/branch.0" not in gone(removal)[2:]
+
+
+def test_a_block_that_went_with_its_parts_is_told():
+    def is_inner(site):
+        return site.id in ("0/activation.0", "1/activation.0") or site.kind == "block"
+
+    with pytest.warns(UserWarning, match="and the block around it both went"):
+        learn_to_remove(
+            net(), TASK, **FAST | dict(kinds=["activation", "block"], where=is_inner, soft_steps=60, lr_omega=0.1),
+            budget={"sites": 0.3},
+        )  # fmt: skip
+
+
+def zoo_task(entry) -> Task:
+    example = entry.example()
+
+    def run(model, data=None):
+        from archlab.capture.example import run_example, tensors_in
+
+        return sum(t.float().square().mean() for t in tensors_in(run_example(model, example)) if t.is_floating_point())
+
+    return Task(example, lambda step: None, run, lambda model: {"size": float(run(model))})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["stack", "edsr", "unet", "gpt", "siamese", "motion", "functional", "inplace", "preactivation", "encoder_layer"],
+)
+def test_budgets_are_met_on_the_zoo(name):
+    entry = ZOO[name]
+    model, kinds = entry.build(), ["activation"]
+    found = [s for s in al.sites(model, entry.example()) if s.kind == "activation" and s.how == "local" and s.grad]
+    assert found
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        removal = learn_to_remove(
+            model, zoo_task(entry), kinds=kinds, where=[s.id for s in found], budget={"sites": 0.6},
+            soft_steps=8, push_steps=0, tune_steps=0, lr_omega=0.5, progress=False,
+        )  # fmt: skip
+    assert removal.left["sites"] <= 0.6
+    assert removal.left["sites"] + 1 / len(found) > 0.6, "no more went than the last site"

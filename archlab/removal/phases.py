@@ -235,7 +235,8 @@ def decided_by(learning: SoftPhase, decisions: pd.DataFrame) -> pd.DataFrame:
         ["omega", "opened"], ascending=False, kind="stable"
     )
     sites = list(order["site"])
-    gone = set(sites[: learning.pressure.goal.choose(sites)])
+    opened = int((order["omega"] > 0.5).sum())
+    gone = set(sites[: learning.pressure.goal.choose(sites, opened)])
     last = order.loc[order["site"].isin(gone), "omega"].min() if gone else 1.0
     return decisions.assign(removed=decisions["site"].isin(gone), near_tau=(decisions["omega"] - last).abs() <= NEAR)
 

@@ -50,8 +50,8 @@ class Goal(Protocol):
         """
         ...
 
-    def choose(self, ordered: Sequence[str]) -> int:
-        """How many of the sites, the first of these, are to go."""
+    def choose(self, ordered: Sequence[str], opened: int) -> int:
+        """How many of the sites, the first of these, are to go; the first `opened` have ended above one half."""
         ...
 
 
@@ -117,7 +117,7 @@ class WithinBudget:
             gaps.append(left - (1 - (1 - share) * _planned(step, steps)))
         return max(gaps)
 
-    def choose(self, ordered: Sequence[str]) -> int:
+    def choose(self, ordered: Sequence[str], opened: int) -> int:
         """As many as are needed, by bisection: the last one may save more than was missing."""
         low, high = 0, len(ordered)
         while low < high:
@@ -144,9 +144,14 @@ class WithinLoss:
         # One measurement stands for all steps since the last one.
         return max(-1.0, min(1.0, _planned(step, steps) - self.fall(None))) * self.every / 4
 
-    def choose(self, ordered: Sequence[str]) -> int:
-        """As many as leave the qualities within the limit before tuning, by bisection."""
-        low, high = 0, len(ordered)
+    def choose(self, ordered: Sequence[str], opened: int) -> int:
+        """As many as leave the qualities within the limit before tuning: those that are open, or by bisection fewer.
+
+        Those that are open come first, as it is them that the weights have learned to do without.
+        """
+        low, high = 0, opened
+        if self.fall(ordered[:opened]) <= 1:
+            return opened
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.fall(ordered[:middle]) <= 1 else (low, middle - 1)

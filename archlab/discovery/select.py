@@ -46,6 +46,32 @@ def refuse_conflicts(taken: Iterable[Site]) -> None:
                 raise ValueError(f"{other.id} and {site.id} are the two operands of one add: choose one of the kinds")
 
 
+def resolve_conflicts(taken: Iterable[Site]) -> tuple[list[Site], dict[str, str]]:
+    """The sites that can be switched together, in their order, and by id why each of the others is left out.
+
+    Of two operands of one add the one whose removal saves more stays: the branch, not the skip. Of removals that are
+    the same the module call stays, as what goes in and out of it can be seen: the block, not the branch.
+    """
+    sites, out = list(taken), {}
+    at_one_add: dict[tuple, Site] = {}
+    for site in sites:
+        if site.target.dropped:
+            other = at_one_add.setdefault(site.target.key, site)
+            less, more = sorted((other, site), key=lambda s: (s.macs, s.params))
+            if less is not more:
+                at_one_add[site.target.key] = more
+                out[less.id] = f"the other operand of the add of {more.id}, which saves more"
+    first_that: dict[str, Site] = {}  # removes the same
+    for site in sites:
+        if site.id not in out:
+            other = first_that.setdefault(site.same_as or site.id, site)
+            if other is not site:
+                stays, goes = (site, other) if other.module is None and site.module is not None else (other, site)
+                first_that[site.same_as or site.id] = stays
+                out[goes.id] = f"the same removal as {stays.id}"
+    return [site for site in sites if site.id not in out], out
+
+
 def _names(item: Site | Skipped) -> tuple[str | None, ...]:
     return getattr(item, "id", None), item.path, item.module
 

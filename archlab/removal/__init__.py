@@ -1,6 +1,8 @@
 """What of a network its task can do without: what studies and users' scripts import from here."""
 
+from .greedy import remove_at_random, remove_greedily
 from .learn import Removal, learn_to_remove
+from .scores import scores
 from .sensitivity import sensitivity
 
-__all__ = ["Removal", "learn_to_remove", "sensitivity"]
+__all__ = ["Removal", "learn_to_remove", "remove_at_random", "remove_greedily", "scores", "sensitivity"]

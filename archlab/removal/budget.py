@@ -103,14 +103,18 @@ class Savings:
             return 1 - len(set(gone)) / len(self.sites)
         key = measure, frozenset(gone)
         if key not in self._left:
-            thin = self.without(gone)
             if measure == LATENCY:
-                times = speed({"whole": self.model, "thin": thin}, self.example, seconds=LATENCY_S).frame()
-                whole, here = times.set_index("model")["median_ms"].loc[["whole", "thin"]]
-                self._left[key] = float(here / whole)
+                whole, here = self.milliseconds(gone)
+                self._left[key] = here / whole
             else:
-                self._left[key] = AMOUNTS[measure](thin, self.example) / max(self.wholes[measure], 1)
+                self._left[key] = AMOUNTS[measure](self.without(gone), self.example) / max(self.wholes[measure], 1)
         return self._left[key]
+
+    def milliseconds(self, gone: Collection[str]) -> tuple[float, float]:
+        """The medians of the original and of it without the sites `gone`, of interleaved runs."""
+        times = speed({"whole": self.model, "thin": self.without(gone)}, self.example, seconds=LATENCY_S).frame()
+        whole, here = times.set_index("model")["median_ms"].loc[["whole", "thin"]]
+        return float(whole), float(here)
 
     def without(self, gone: Collection[str]) -> nn.Module:
         """The original with these sites removed."""

@@ -5,7 +5,7 @@ The phases are in `phases`, λ and what it is steered to in `pressure`.
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,19 +19,16 @@ from ..discovery.find import sites_of
 from ..discovery.select import Where
 from ..discovery.site import Site
 from ..passes.switch import switch
-from ..passes.switch_state import omegas, set_omegas_, switches_of
-from ..training.fit import GROUPS
-from ..training.options import check_names, names_of, pick
+from ..passes.switch_state import omegas, switches_of
+from ..training.options import pick
 from ..training.phases import Evaluations, Phases
-from ..training.task import Task, check_task, qualities_of
+from ..training.task import Task, check_task
 from .budget import Savings
+from .candidates import ALL, candidates, inside
 from .phases import DECIDED, RemovalPhases, SoftPhase
-from .pressure import Goal, Pressure, WithinBudget, WithinLoss, loss_unit
-from .settings import NEAR, RemovalSettings
+from .pressure import Goal, Pressure, WithinBudget, WithinLoss, fall_of, loss_unit
+from .settings import NEAR, RemovalSettings, check_fit_options, fit_options
 
-PER_PHASE = {  # options of `fit` that are none here
-    "steps", "groups", "penalty", "penalty_weight", "loss_unit", "stateful", "after_step", "title", "describe",
-}  # fmt: skip
 LEAST_TRAVEL = 3.0  # lr_ω · steps, below which a site may not get across [0, 1] whatever the task says
 LOOKS = 20  # so often qualities are measured in the soft phase where λ is steered by them
 
@@ -47,7 +44,8 @@ class Removal:
         decisions: One row a site: site, kind, omega (as learned, before the push), removed, near_tau.
         qualities: One row an evaluated phase: original, soft, pushed, discarded, tuned.
         left: By measure of the budget, the share of the original that is left; empty where there is no budget.
-        settings: lam, its unit, sites (the paper's K), lam_per_site, p, tau, keep, budget, steps, rates.
+        settings: lam, its unit, sites (the paper's K), lam_per_site, p, tau, keep, budget, steps, rates, and, by id,
+            which sites ``kinds="all"`` left out.
         finished: False where the time limit came first; the same call with the same folder goes on.
         seconds: Time of training, all calls together.
     """
@@ -86,7 +84,8 @@ def learn_to_remove(
     Args:
         model: Any module; it is copied.
         task: `task.batches` sees one running step through all phases.
-        kinds: The kinds of site, as for `switch`.
+        kinds: The kinds of site, as for `switch`. "all" are those that a pass takes by default, without those that
+            conflict, as in `scores`; which and why is in ``.settings["resolved"]``. A block may go, or sites in it.
         where: Which of these, as for `switch`: a glob, a list of globs, or a function of the Site.
         budget: By measure, the share of the original that may stay: ``{"macs": 0.6}``; of "macs", "params",
             "activations" (elements through non-linearities: ReLU counts), "latency_ms" (measured, interleaved with
@@ -163,24 +162,22 @@ def learn_to_remove(
         evaluate = options.pop("judge")
     check_task(task)
     flag("evaluate", evaluate)
-    check_names("learn_to_remove", options, RemovalSettings, *GROUPS)
-    if own := sorted(PER_PHASE & options.keys()):
-        raise TypeError(f"learn_to_remove has no option {own[0]!r}, which its phases set themselves; leave it out")
+    of_fit = fit_options("learn_to_remove", options, RemovalSettings)
     chosen = RemovalSettings(
         lam=lam, p=p, tau=tau, keep=keep, budget=budget, at_most_loss=at_most_loss, **pick(RemovalSettings, options)
     )
-    of_fit = {name: value for name, value in options.items() if name not in names_of(RemovalSettings)}
-    # Checked before any phase, as `fit` will: an option is not to end an evaluation that took its time.
-    first = {"steps": chosen.soft_steps, "lr": chosen.lr, "schedule": chosen.schedule, "folder": folder}
-    first |= {"precision": "fp32", "clip_norm": None, "time_limit_s": time_limit_s, "progress": progress}
-    for group in GROUPS:
-        group(**pick(group, first | of_fit))
+    check_fit_options(of_fit, steps=chosen.soft_steps, lr=chosen.lr, schedule=chosen.schedule, folder=folder,
+                      time_limit_s=time_limit_s, progress=progress)  # fmt: skip
     if chosen.travel < LEAST_TRAVEL:
         warnings.warn(
             f"lr_omega × soft_steps is {chosen.travel:.3g}, below {LEAST_TRAVEL:g}: Adam moves ω by about lr_omega a "
             "step, so sites may stay whatever the task says; raise lr_omega or soft_steps",
             stacklevel=2,
         )
+    left_out, told, nested = {}, "", kinds == ALL
+    if nested:
+        among = candidates(model, task.example, kinds=kinds, where=where)
+        kinds, where, left_out, told = among.kinds, among.where, among.resolved, among.told()
     soft = switch(model, task.example, kinds=kinds, where=where)
     sites = list(omegas(soft)["site"])
     frozen = of_fit.get("freeze_norm", False)
@@ -192,7 +189,7 @@ def learn_to_remove(
     goal = _goal(chosen, savings, soft, task)
     pressure = Pressure(chosen.first_lam, p=p, weights=_weights(savings, chosen), steps=chosen.soft_steps, goal=goal)
     if progress:
-        print(_headline(chosen, len(sites), unit), file=sys.stderr)
+        print(_headline(chosen, len(sites), unit), *([told] if told else []), sep="\n", file=sys.stderr)
     ops = {site.id: site.op for site in switches_of(soft)[1].sites if site.id in sites}
     settings = _with_own(of_fit.pop("settings", None) or {}, {"sites": ops, **chosen.identity()})
     trainings = Phases(task, folder, time_limit_s, settings, of_fit | {"progress": progress, "loss_unit": unit})
@@ -200,7 +197,7 @@ def learn_to_remove(
     finished = run.soft() and run.push() and run.discard() and run.tune()
     gone = list(run.decisions.loc[run.decisions["removed"], "site"])
     if finished:
-        _warn_of_collapse(savings.sites, gone, chosen)
+        _warn_of_collapse(savings.sites, gone, chosen, nested=nested)
     history, track = trainings.history(set(sites))
     return Removal(
         model=run.now,
@@ -209,7 +206,7 @@ def learn_to_remove(
         decisions=run.decisions,
         qualities=run.evaluations.frame(),
         left={measure: savings.left(measure, gone) for measure in budget or ()} if finished else {},
-        settings=chosen.facts(len(sites), unit),
+        settings=chosen.facts(len(sites), unit) | {"resolved": left_out},
         finished=finished,
         seconds=trainings.seconds(),
     )
@@ -236,32 +233,9 @@ def _goal(chosen: RemovalSettings, savings: Savings, soft: nn.Module, task: Task
     if chosen.budget is not None:
         return WithinBudget(savings, chosen.budget)
     if chosen.at_most_loss is not None:
-        fall = _fall(soft, task, chosen.at_most_loss)
+        fall = fall_of(soft, task, chosen.at_most_loss)
         return WithinLoss(fall, every=max(1, chosen.soft_steps // LOOKS))
     return None
-
-
-def _fall(soft: nn.Module, task: Task, limits: Mapping[str, float]) -> Callable[[Sequence[str] | None], float]:
-    """What `WithinLoss` asks for: the share of what may be lost that is lost.
-
-    Raises:
-        ValueError: where a limit is for no quality of the task.
-    """
-    before = qualities_of(task, soft, columns=(), untouched=False)
-    unknown = [name for name in limits if name not in before]
-    if unknown:
-        raise ValueError(f"at_most_loss[{unknown[0]!r}]: task.quality gives no such value, but {', '.join(before)}")
-
-    def fall(gone: Sequence[str] | None) -> float:
-        kept = omegas(soft)
-        if gone is not None:
-            set_omegas_(soft, {site: float(site in gone) for site in kept["site"]})
-        now = qualities_of(task, soft, columns=(), untouched=False)
-        set_omegas_(soft, dict(zip(kept["site"], kept["omega"].astype(float), strict=True)))
-        signs = {name: -1.0 if task.measures.get(name) == "lower" else 1.0 for name in limits}
-        return max(signs[name] * (before[name] - now[name]) / most for name, most in limits.items())
-
-    return fall
 
 
 def _weights(savings: Savings, chosen: RemovalSettings) -> Tensor:
@@ -274,8 +248,8 @@ def _weights(savings: Savings, chosen: RemovalSettings) -> Tensor:
     return alone / alone.mean()
 
 
-def _warn_of_collapse(sites: Sequence[Site], gone: Sequence[str], chosen: RemovalSettings) -> None:
-    """Say what is seldom meant: nothing or everything gone; a block gone with the sites in it."""
+def _warn_of_collapse(sites: Sequence[Site], gone: Sequence[str], chosen: RemovalSettings, *, nested: bool) -> None:
+    """Say what is seldom meant: nothing or everything gone; a block with the sites in it, unless they are `nested`."""
     if chosen.steered and not gone:
         warnings.warn(
             f"learn_to_remove: none of {len(sites)} sites can go within {dict(chosen.at_most_loss or {})}: allow more",
@@ -288,10 +262,9 @@ def _warn_of_collapse(sites: Sequence[Site], gone: Sequence[str], chosen: Remova
             f"Choose {less} lam, or a budget",
             stacklevel=3,
         )
-    parents = [site for site in sites if site.id in gone and site.module is not None]
-    inside = [s.id for s in sites for parent in parents if f"{s.path}.".startswith(f"{parent.module}.")]
-    if parents and any(child in gone for child in inside):
-        child = next(child for child in inside if child in gone)
+    blocks = [site for site in sites if site.id in gone]
+    if not nested and (inner := [s.id for s in blocks for block in blocks if inside(s, block)]):
+        child = inner[0]
         warnings.warn(
             f"learn_to_remove: {child} and the block around it both went: together they are one removal, counted "
             "twice. Choose kinds that do not hold one another",

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..passes.switch_state import omegas, set_omegas_
 from ..training.checkpoint import random_states, set_random_states_
 from ..training.fit import frozen_norms
-from ..training.task import Task, batch_of, loss_of
+from ..training.task import Task, batch_of, loss_of, qualities_of
 from .budget import Savings
 
 REACHED = 0.7  # the share of the soft phase after which the goal is to be met; the rest lets ω settle
@@ -124,6 +125,34 @@ class WithinBudget:
             middle = (low + high) // 2
             low, high = (low, middle) if self.savings.over(self.budget, ordered[:middle]) <= 0 else (middle + 1, high)
         return low
+
+
+def fall_of(soft: nn.Module, task: Task, limits: Mapping[str, float]) -> Callable[[Sequence[str] | None], float]:
+    """What `WithinLoss` asks for: the share of what may be lost that is lost.
+
+    Raises:
+        ValueError: where a limit is for no quality of the task.
+    """
+
+    @torch.no_grad()
+    def measured() -> dict[str, float]:
+        return qualities_of(task, soft, columns=(), untouched=False)
+
+    before = measured()
+    unknown = [name for name in limits if name not in before]
+    if unknown:
+        raise ValueError(f"at_most_loss[{unknown[0]!r}]: task.quality gives no such value, but {', '.join(before)}")
+
+    def fall(gone: Sequence[str] | None) -> float:
+        kept = omegas(soft)
+        if gone is not None:
+            set_omegas_(soft, {site: float(site in gone) for site in kept["site"]})
+        now = measured()
+        set_omegas_(soft, dict(zip(kept["site"], kept["omega"].astype(float), strict=True)))
+        signs = {name: -1.0 if task.measures.get(name) == "lower" else 1.0 for name in limits}
+        return max(signs[name] * (before[name] - now[name]) / most for name, most in limits.items())
+
+    return fall
 
 
 class WithinLoss:

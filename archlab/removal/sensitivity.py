@@ -10,12 +10,10 @@ from torch import nn
 from ..arguments import flag
 from ..discovery.kinds import BY_DEFAULT
 from ..discovery.select import Where
-from ..discovery.survey import sites
-from ..passes.switch import switch
-from ..passes.switch_state import omegas, set_omegas_
-from ..rewrite.target import How
 from ..training.progress import bar
-from ..training.task import Task, better_of, check_task, qualities_of
+from ..training.task import Task, better_of, check_task
+from .candidates import candidates
+from .probe.alone import only_, qualities_without, switched_by_kind, untouched_qualities
 
 COLUMNS = ("site", "kind")  # of the table, before the qualities
 
@@ -38,7 +36,8 @@ def sensitivity(
         model: Any module; it is copied.
         task: Its `quality` is measured, once for the untouched model and once a site.
         example: What the sites are found with; default: `task.example`.
-        kinds: The kinds of site that are tried; those that the model has none of are no error.
+        kinds: The kinds of site that are tried; those that the model has none of are no error. "all" leaves out what
+            `learn_to_remove` cannot take together with others, as `scores` does; it is in ``.attrs["resolved"]``.
         where: Which of these: a glob, a list of globs, or a function of the Site.
         progress: Show a bar.
 
@@ -64,36 +63,19 @@ def sensitivity(
     check_task(task)
     flag("progress", progress)
     example = task.example if example is None else example
-    found = sites(model, example, kinds=kinds, where=where)
-    refused = {site.id: site.told for site in found if site.how is How.REFUSED}
-    present = [site for site in found if site.id not in refused]
-    if not present:
-        site, how = next(iter(refused.items()))
-        raise ValueError(f"none of the {len(refused)} chosen sites can be rewritten; {site} is {how}")
-    untouched = qualities_of(task, model, columns=COLUMNS, untouched=True)
-    if twice := [name for name in untouched if f"delta_{name}" in untouched]:
-        raise ValueError(f"task.quality: 'delta_{twice[0]}' is the column of what {twice[0]!r} changes by; rename it")
+    found = candidates(model, example, kinds=kinds, where=where)
+    untouched = untouched_qualities(task, model, COLUMNS)
     rows = []
-    # Kinds apart, as a skip and a branch share an add and cannot both have a switch. One switched model serves all
-    # sites of a kind: all ω at 0, then one alone at 1.
-    with bar("sensitivity", len(present), wanted=progress) as show:
-        for kind in dict.fromkeys(site.kind for site in present):
-            chosen = {site.id for site in present if site.kind == kind}
-            soft = switch(model, example, kinds=kind, where=lambda site, chosen=chosen: site.id in chosen)
-            for site in omegas(soft)["site"]:
-                set_omegas_(soft, 0.0)
-                set_omegas_(soft, {site: 1.0})
-                values = qualities_of(task, soft, columns=COLUMNS, untouched=False)
-                if values.keys() != untouched.keys():
-                    raise ValueError(
-                        f"task.quality must name the same qualities each time: {', '.join(untouched)} of the untouched "
-                        f"model, got {', '.join(values)} without {site}"
-                    )
-                deltas = {f"delta_{name}": value - untouched[name] for name, value in values.items()}
-                rows.append({"site": site, "kind": kind.value, **values, **deltas})
-                show(len(rows), lambda site=site: site)
+    with bar("sensitivity", len(found.sites), wanted=progress) as show:
+        for soft, present in switched_by_kind(model, example, found.sites):
+            for site in present:
+                only_(soft, [site.id])
+                values = qualities_without(task, soft, site.id, untouched, COLUMNS)
+                rows.append({"site": site.id, "kind": site.kind.value, **values})
+                show(len(rows), lambda site=site: site.id)
     first = f"delta_{next(iter(untouched))}"
     frame = pd.DataFrame(rows)
     frame = frame.iloc[frame[first].abs().argsort(kind="stable")].reset_index(drop=True)
-    frame.attrs |= {"untouched": untouched, "refused": refused, "better": better_of(task, map(str, frame))}
+    better = better_of(task, map(str, frame))
+    frame.attrs |= {"untouched": untouched, "refused": found.refused, "resolved": found.resolved, "better": better}
     return frame

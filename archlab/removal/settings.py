@@ -6,7 +6,9 @@ from typing import Any
 
 from ..arguments import choice, flag, number, whole
 from ..passes.discard import KEEP
+from ..training.fit import GROUPS
 from ..training.optimization import MOST_STEPS, Schedule, check_schedule, constant, factor_at
+from ..training.options import check_names, names_of, pick
 from .budget import AMOUNTS, LATENCY, check_budget, check_shares
 from .gates import GATES
 
@@ -15,6 +17,35 @@ EPSILON = 0.01  # where ω starts, and its lower bound, when the penalty's gradi
 LAM = 0.5  # of a loss that is its own unit
 LAM_UNITS = ("loss", "absolute")
 WEIGHS = ("equal", *AMOUNTS, LATENCY)
+PER_PHASE = {  # options of `fit` that are none of a removal
+    "steps", "groups", "penalty", "penalty_weight", "loss_unit", "stateful", "after_step", "title", "describe",
+}  # fmt: skip
+
+
+def fit_options(call: str, options: Mapping[str, Any], *own: type) -> dict[str, Any]:
+    """Those of the options of a removal that are `fit`'s in each of its phases, not of its `own` groups.
+
+    Raises:
+        TypeError: for a name that is neither's, and for one that the phases set themselves.
+    """
+    check_names(call, options, *own, *GROUPS)
+    if set_here := sorted(PER_PHASE & options.keys()):
+        raise TypeError(f"{call} has no option {set_here[0]!r}, which its phases set themselves; leave it out")
+    names = {name for group in own for name in names_of(group)}
+    return {name: value for name, value in options.items() if name not in names}
+
+
+def check_fit_options(options: Mapping[str, Any], **first: Any) -> None:
+    """Check the options of `fit` before any phase: one is not to end an evaluation that took its time.
+
+    `first` are those that a phase names itself.
+
+    Raises:
+        TypeError, ValueError: as `fit` does.
+    """
+    given = {"precision": "fp32", "clip_norm": None, "schedule": constant, **first, **options}
+    for group in GROUPS:
+        group(**pick(group, given))
 
 
 @dataclass(frozen=True, kw_only=True)

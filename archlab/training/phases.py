@@ -79,7 +79,8 @@ class Phases:
         for phase, (first, went) in self.done.items():
             frame = went.history.assign(phase=phase)
             frames.append(frame.assign(step=frame["step"] + first))
-        whole = pd.concat(frames, ignore_index=True)
+        empty = pd.DataFrame(columns=["phase", "step", "lr", "loss"])  # where no phase was trained
+        whole = pd.concat(frames, ignore_index=True) if frames else empty
         recorded = [name for name in whole if name in names]
         track = whole.melt(["phase", "step"], recorded, "site", "omega").dropna(subset="omega", ignore_index=True)
         plain = [name for name in ("phase", "step", "lr", "loss", "penalty") if name in whole]

@@ -293,7 +293,7 @@ REAL_EDITS = {
          resnet20: EVERY[resnet20] - {"sensitivity"}} | JUDGED_BY_NETWORKS,
     ),
     "the sign of every sensitivity": (
-        ("archlab.removal.sensitivity", "value - untouched[name]", "untouched[name] - value"),
+        ("archlab.removal.probe.alone", "value - untouched[name]", "untouched[name] - value"),
         {table1: {"sensitivity"}, resnet20: {"sensitivity"}},
     ),
     "JUDGED": (

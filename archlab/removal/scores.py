@@ -68,8 +68,9 @@ def scores(
         (NaN where no gradient reaches the site); `influence`, 1 - the mean cosine of its input and output (NaN for
         a site that is no module call, where neither is seen; Men et al. 2024, ShortGPT); `loss_per_saving`, the change
         of the loss by the share of the model's MACs saved, or of its parameters where it saves no MACs (NaN, and last,
-        where it saves neither). ``.attrs`` has the values "untouched"; which way columns are "better", as far as that is known; and the sites that
-        are "refused" (they cannot be rewritten) or left out ("resolved"), with the reason.
+        where it saves neither). ``.attrs`` has the values "untouched"; which way
+        columns are "better", as far as that is known; and the sites that are "refused" (they cannot be rewritten) or
+        left out ("resolved"), with the reason.
 
     Raises:
         ValueError: where no site is chosen, or none of those chosen can be rewritten; where the untouched model has no

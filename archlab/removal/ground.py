@@ -137,7 +137,7 @@ class Ground:
         for site in order:
             if site in self.open(taken):
                 taken.append(site)
-        return taken[: self.goal.choose(taken)]
+        return taken[: self.goal.choose(taken, len(taken))]
 
     def carried_out(self, gone: Sequence[str], scores: Mapping[str, float], how: Mapping[str, Any]) -> Removal:
         """Remove these sites from the original, and tune."""

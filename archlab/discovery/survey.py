@@ -79,10 +79,12 @@ def _attempts(model: nn.Module, example: Any, edits: Sequence[Edit], found: Site
     """How each edit goes, by name, and why not otherwise: all at once, or where that fails by halves."""
     try:  # without data where the model runs so: what is asked is what its code looks like
         on_meta = moved(example, device="meta")
-        made = attempt(structural_copy(model, "meta"), on_meta, edits, record=found.record, run=_runs(on_meta))
+        made = attempt(
+            structural_copy(model, "meta"), on_meta, edits, record=found.record, run=_runs(on_meta), lend=True
+        )
     except Exception:  # whatever the model raises that cannot run so
         try:
-            made = attempt(structural_copy(model), example, edits, record=found.record, run=_runs(example))
+            made = attempt(structural_copy(model), example, edits, record=found.record, run=_runs(example), lend=True)
         except Exception as error:  # one edit is beyond us, or the model's code beyond tracing
             if len(edits) == 1:
                 text = str(error).strip().split("\n")[0]

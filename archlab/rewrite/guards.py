@@ -1,11 +1,13 @@
-"""Which calls of a method a traced graph is valid for, and the graph as a function that runs."""
+"""Which calls of a method, and of which modules, a traced graph is valid for; and the graph as a function that runs."""
 
 import itertools
 import keyword
 import linecache
 import re
+import types
 import weakref
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +109,7 @@ class GuardedGraph:
     facts: tuple = ()  # what the traced code asked about its inputs (a side, a dtype), as answered in the trace
     ask: Callable | None = None  # (module, *leaves) -> the same of another call
     grad: bool | None = None  # the gradient mode it was traced in, where the traced code switches it
+    own: bool = False  # the traced code worked on a tensor that the module holds: other modules may hold other values
     run: Callable | None = None  # (module, *leaves) -> output
 
     def matches(self, module: nn.Module, args: tuple, kwargs: dict) -> list | None:
@@ -126,6 +129,57 @@ class GuardedGraph:
             return leaves if self.ask(module, *leaves) == self.facts else None
         except (IndexError, TypeError):  # a question that was asked after another, whose answer is no longer the same
             return None
+
+
+def structure_of(module: nn.Module, marks: Mapping[int, Hashable]) -> Hashable:
+    """What decides how the code of `module` is traced, as a key: modules with equal ones are traced alike.
+
+    It holds the classes of `module` and of those below, what is set on them, what their tensors are like (not what
+    these hold), and which of them are one and the same. Where something cannot be compared the key equals no other.
+    `marks` adds to modules, by their ids.
+    """
+    numbers: dict[int, int] = {}  # of the modules and tensors, in the order in which they are met
+
+    def once(thing: Any, key: Callable[[], Hashable]) -> Hashable:
+        if id(thing) in numbers:
+            return numbers[id(thing)]
+        numbers[id(thing)] = len(numbers)
+        return key()
+
+    def of_tensor(tensor: Tensor) -> Hashable:
+        return type(tensor), tensor.shape, tensor.dtype, tensor.device, tensor.layout, tensor.requires_grad
+
+    def of_module(part: nn.Module) -> Hashable:
+        if any(vars(cls).get("__slots__") for cls in type(part).__mro__):  # holds what its vars do not show
+            return object()
+        parts: list[Hashable] = [id(type(part)), marks.get(id(part))]  # a rewritten class equals the one that it was
+        for name, value in vars(part).items():
+            if name in ("_parameters", "_buffers", "_modules"):
+                key = of_module if name == "_modules" else of_tensor
+                parts += [(name, n, v if v is None else once(v, lambda v=v, key=key: key(v))) for n, v in value.items()]
+            elif value or name not in _TABLES:  # torch's tables of hooks are mostly empty
+                parts.append((name, _compared(value)))
+        return tuple(parts)
+
+    return once(module, lambda: of_module(module))
+
+
+_TABLES = frozenset(vars(nn.Module())) - {"training"}
+
+
+def _compared(value: Any) -> Hashable:
+    """`value` as a part of a key; one that equals nothing else where it may hold more than can be seen."""
+    if type(value) in PLAIN:
+        return type(value), repr(value)  # 1 equals True, and 0.0 equals -0.0
+    if type(value) in (dict, OrderedDict):
+        return type(value), tuple((_compared(k), _compared(v)) for k, v in value.items())
+    if type(value) in (list, tuple, torch.Size):
+        return type(value), tuple(map(_compared, value))
+    if type(value) in (set, frozenset):
+        return type(value), frozenset(map(_compared, value))
+    if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):
+        return id(value)  # code, the same for both
+    return object()
 
 
 def fact_function(graph: fx.Graph, nodes: list[fx.Node]) -> Callable:

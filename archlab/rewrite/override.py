@@ -35,6 +35,7 @@ class Method:
         self.children: dict[str, str | None] = {}  # path in the model of a child called there -> from this module
         self.mutating: set[Location] = set()
         self.graphs: list[GuardedGraph] = []
+        self.alike: list[tuple[GuardedGraph, set[Location]]] = []  # graphs that modules built alike lend each other
         self.found: set[Location] = set()
         self.met: set[str] = set()  # names of the targets that were intercepted at least once
         self.reason = ""  # why it is intercepted, if it is
@@ -76,6 +77,12 @@ class Method:
     def run_anew(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
         """A call that no graph is valid for: one is traced for it, else it is intercepted."""
         if not self.reason and len(self.graphs) < MOST_GRAPHS:
+            for guarded, found in self.alike:
+                leaves = guarded.matches(module, args, kwargs)
+                if leaves is not None:
+                    self.graphs.append(guarded)
+                    self.found |= found
+                    return guarded.run(module, *leaves)  # type: ignore[misc]
             try:
                 guarded = self.trace(module, args, kwargs)
             except Untraceable as error:
@@ -99,9 +106,13 @@ class Method:
         for location in (node.meta.get("location") for node in guarded.graph.nodes):
             if location is not None:
                 self.refuse_more_turns(location)
-        self.found |= edit_graph(guarded.graph, self.edits, self.mutating)
+        found = edit_graph(guarded.graph, self.edits, self.mutating)
         graph = compile_graph(guarded.graph, (self.path, self.method, self.entry))
-        return replace(guarded, run=graph if guarded.grad is None else _restoring_grad(graph))
+        made = replace(guarded, run=graph if guarded.grad is None else _restoring_grad(graph))
+        self.found |= found
+        if not made.own:
+            self.alike.append((made, found))
+        return made
 
     def intercept(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
         wired = [edit.target.module for edit in self.edits.values() if isinstance(edit.action, GRAPH_ONLY)]

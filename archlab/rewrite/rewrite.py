@@ -9,9 +9,10 @@ no way is sound for is `How.REFUSED`.
 """
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from ..capture.example import fresh, run_example
 from ..capture.location import Location, passes
 from ..capture.modes import failed_in, no_fused_layers, random_states_kept
 from ..capture.record import Capture, Execution, ModuleCall
+from .guards import structure_of
 from .inject import OMEGA_CALL, inject, injected, runners_of
 from .override import EditedChild, Method, WatchedChild
 from .target import GRAPH_ONLY, Blend, Edit, How, Remove, Target
@@ -108,9 +110,14 @@ def attempt(
     *,
     record: Capture,
     run: Callable[[nn.Module], Any] | None = None,
+    lend: bool = False,
 ) -> Rewritten:
     """Put `edits` into `new`, a copy that the caller made. Targets that cannot be rewritten are left as they are and
-    stand as `How.REFUSED` in `.how`."""
+    stand as `How.REFUSED` in `.how`.
+
+    With `lend`, one graph serves all modules that are built and edited alike. It says of each how it is rewritten; the
+    model is none to keep, as a graph says in a later record which module it is of.
+    """
     refuse_wrappers(new)
     measured, run = run is not None, run or (lambda net: run_copy(net, example))
     modules = dict(new.named_modules())
@@ -128,7 +135,9 @@ def attempt(
     methods: list[tuple[Method, list[Edit]]] = []
     index = _Index(record)
     wrapped = wrapped_parts(new)
-    for group in _by_method(edits):
+    groups = list(_by_method(edits))
+    lent: dict[Hashable, list] = {}
+    for group, likeness in zip(groups, _likenesses(modules, groups) if lend else range(len(groups)), strict=True):
         path = group[0].target.container
         reason = _no_method(modules[path], group[0].target.method)
         reason = next((told for part, told in wrapped.items() if f"{path}.".startswith(f"{part}.")), reason)
@@ -137,6 +146,8 @@ def attempt(
             reasons |= dict.fromkeys((e.target.name for e in group), reason)
             continue
         method = _inject_method(modules, group, index)
+        seen = frozenset(method.mutating), frozenset(method.turns.items())
+        method.alike = lent.setdefault((likeness, seen), method.alike)
         methods.append((method, [e for e in group if method.edits[e.target.location] is e]))
         double = [e.target.name for e in group if method.edits[e.target.location] is not e]
         how |= dict.fromkeys(double, How.REFUSED)
@@ -253,6 +264,32 @@ def _turns_edited(method: Method, index: _Index) -> dict[tuple, int]:
         if location.stack in edited:
             passed.setdefault(location.stack, set()).add(location.occurrence or 0)
     return {stack: len(turns) for stack, turns in passed.items() if 1 < len(turns) == len(edited[stack])}
+
+
+def _likenesses(modules: dict[str, nn.Module], groups: list[list[Edit]]) -> list[Hashable]:
+    """For the edits of each method a key, which is equal where modules that are built alike are edited alike."""
+    edited = [_edited_alike(group) for group in groups]
+    marks: dict[int, Hashable] = {}  # what else is edited in a module, and in those below
+    for group, edits in zip(groups, edited, strict=True):
+        key = id(modules[group[0].target.container])
+        marks[key] = marks.get(key), edits
+    kinds = [(type(modules[group[0].target.container]), edits) for group, edits in zip(groups, edited, strict=True)]
+    often = Counter(kinds)
+    return [
+        (kind, structure_of(modules[group[0].target.container], marks) if often[kind] > 1 else None)
+        for group, kind in zip(groups, kinds, strict=True)
+    ]
+
+
+def _edited_alike(group: list[Edit]) -> Hashable:
+    """All that the edits of one method of a module are, but which module it is."""
+    described = []
+    for edit in group:
+        target, prefix = edit.target, f"{edit.target.container}."
+        child = target.module and (target.module.startswith(prefix), target.module.removeprefix(prefix))
+        rest = tuple(getattr(target, f.name) for f in fields(target) if f.name not in ("name", "container", "module"))
+        described.append((child, rest, edit.action))
+    return tuple(described)
 
 
 def _no_method(module: nn.Module, name: str) -> str:

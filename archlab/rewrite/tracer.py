@@ -187,6 +187,7 @@ class _Factories(TorchFunctionMode):
             self.tracer.switch_grad(*args)
             return func(*args)
         if types or getattr(func, "__module__", "") not in ("torch", "torch._C", None):
+            self.tracer.own |= not types and any(isinstance(a, Tensor) for a in args)
             return func(*args, **kwargs)
         return self.tracer.create_proxy("call_function", func, args, kwargs)
 
@@ -229,6 +230,7 @@ class _Tracer(fx.Tracer):
         self.occurrences: dict = {}
         self.facts: dict[fx.Node, Any] = {}
         self.minds_grad = False
+        self.own = False  # it worked on a tensor itself, no proxy
 
     def guarded(self, module: nn.Module, function: Callable, args: tuple, kwargs: dict, leaves: list) -> GuardedGraph:
         """The graph of ``function(module, *args, **kwargs)`` and the calls it is valid for.
@@ -252,7 +254,7 @@ class _Tracer(fx.Tracer):
         facts = tuple(self.facts.values())
         ask = fact_function(graph, list(self.facts)) if facts else None
         noted = tuple((path, name, value) for (path, name), value in reads.items())
-        return GuardedGraph(args, kwargs, noted, graph, facts, ask, grad if self.minds_grad else None)
+        return GuardedGraph(args, kwargs, noted, graph, facts, ask, grad if self.minds_grad else None, self.own)
 
     def leaf(self, apply: Callable, args: tuple, kwargs: dict) -> Any:
         """A custom autograd function is a node, where it gets what is traced: its backward is its own."""

@@ -59,6 +59,12 @@ def moved(example: Any, *, device: torch.device | str | None = None, dtype: torc
     return _mapped(move, example)
 
 
+def without_data(example: Any) -> bool:
+    """Whether `example` has shapes alone: it holds tensors, and all are on the meta device."""
+    tensors = tensors_in((example.args, example.kwargs) if isinstance(example, Call) else example)
+    return bool(tensors) and all(tensor.is_meta for tensor in tensors)
+
+
 def varied(example: Any) -> Any:
     """`example` with noise in place of its floating-point tensors that hold one value: zeros hide much."""
     generator = torch.Generator().manual_seed(0)

@@ -6,7 +6,7 @@ they are called, but for those whose classes are put into models: such a file sa
 
 import os
 import sys
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +72,11 @@ def is_library(filename: str) -> bool:
     return _is_below(filename, _TORCH) or _is_below(filename, _ARCHLAB)
 
 
-@cache
+@lru_cache(1024)  # files of generated code have names without end
 def _is_torch_plumbing(filename: str) -> bool:
     return filename in _TORCH_PLUMBING
 
 
-@cache
+@lru_cache(1024)
 def _is_below(filename: str, folder: str) -> bool:
     return filename.startswith(folder)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..capture.example import Call
 from ..discovery.kinds import KINDS
 from ..discovery.survey import sites
 from ..measure.costs import cost, in_words
@@ -28,7 +29,9 @@ from .options import (
     one_format,
     readable_errors,
     show,
+    without_data_first,
 )
+from .parsing import make_example
 
 
 def sites_command(
@@ -77,9 +80,13 @@ def sites_command(
     skipped = skipped or left
     one_format(as_json, as_csv)
     with readable_errors(trace):
-        model, example = make_both(factory, args, train, inputs, high, call)
+        model, on_meta = make_both(factory, args, train, inputs, high, call, device="meta")
         wanted = [kind.strip() for kind in kinds.split(",")] if kinds else None
-        found = sites(model, example, kinds=wanted, where=where or None)
+        found = without_data_first(
+            lambda example: sites(model, example, kinds=wanted, where=where or None),
+            on_meta,
+            lambda: make_example(inputs, method=call, high=high),
+        )
     if as_json:
         others = found.skipped_frame().to_dict("records")
         report = {"sites": found.frame().to_dict("records"), "skipped": others}
@@ -144,9 +151,13 @@ def cost_command(
     if as_csv and depth and fvcore:
         raise WrongUsage("--csv writes one table: give --depth or --fvcore, not both")
     with readable_errors(trace):
-        model, example = make_both(factory, args, train, inputs, high, call)
-        counted = cost(model, example, convention=convention)
-        opinion = fvcore_cost(model, example) if fvcore else None
+        model, on_meta = make_both(factory, args, train, inputs, high, call, device="meta")
+
+        def with_data() -> tuple | Call:
+            return make_example(inputs, method=call, high=high)
+
+        counted = without_data_first(lambda example: cost(model, example, convention=convention), on_meta, with_data)
+        opinion = fvcore_cost(model, with_data()) if fvcore else None
     modules = counted.by_module(depth)
     if as_json:
         report = counted.frame().to_dict("records")[0]

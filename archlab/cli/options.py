@@ -2,9 +2,9 @@
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pandas as pd
 import torch
@@ -15,8 +15,9 @@ from torch import nn
 
 from ..capture.example import Call
 from ..names import printable
-from .parsing import check_call, in_words, make_example, make_model
+from .parsing import Unusable, check_call, in_words, make_example, make_model
 
+Found = TypeVar("Found")
 INPUT = "The model and its input"
 SHOWN = "What is shown"
 PRINTED = "How it is printed"
@@ -69,14 +70,44 @@ Trace = Annotated[bool, typer.Option("--traceback", help="Where an error came fr
 
 
 def make_both(
-    factory: str, args: list[str] | None, train: bool, inputs: list[str], high: int, method: str
+    factory: str,
+    args: list[str] | None,
+    train: bool,
+    inputs: list[str],
+    high: int,
+    method: str,
+    device: str = "cpu",
 ) -> tuple[nn.Module, tuple | Call]:
-    """The model and the example that the command line names."""
+    """The model and the example that the command line names, the latter on `device`."""
     torch.manual_seed(0)
     model = make_model(factory, args or ()).train(train)
-    example = make_example(inputs, method=method, high=high)
+    example = make_example(inputs, method=method, high=high, device=device)
     check_call(model, method, example)
     return model, example
+
+
+def without_data_first(
+    look: Callable[[Any], Found], on_meta: tuple | Call, with_data: Callable[[], tuple | Call]
+) -> Found:
+    """What `look` finds on an example: on one without data, or where the model does not run so, on one with data.
+
+    Raises Unusable where the latter is needed, and there is no memory for it.
+    """
+    try:
+        return look(on_meta)
+    except Exception as error:
+        if not failed_in_the_model(error):
+            raise
+        try:
+            example = with_data()
+        except Unusable as too_large:
+            raise Unusable(f"{too_large}. Without data the model does not run: {in_words(error)}") from error
+    return look(example)
+
+
+def failed_in_the_model(error: Exception) -> bool:
+    """Whether the model itself raised this: capture notes where."""
+    return bool(getattr(error, "__notes__", None))
 
 
 @contextmanager
@@ -88,9 +119,9 @@ def readable_errors(trace: bool) -> Iterator[None]:
     except Exception as error:
         if trace:
             traceback.print_exc()
-        notes = getattr(error, "__notes__", None)
-        if notes:  # capture says so where in the model it was raised
-            raise WrongUsage(f"the model does not run on this input: {in_words(error)}; {notes[0]}") from error
+        if failed_in_the_model(error):
+            told = f"the model does not run on this input: {in_words(error)}; {error.__notes__[0]}"
+            raise WrongUsage(told) from error
         if isinstance(error, ValueError | ModuleNotFoundError):  # the latter names an extra that is not installed
             raise WrongUsage(str(error)) from error
         raise

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from math import prod
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def make_model(factory: str, options: Iterable[str] = ()) -> nn.Module:
     return _readable(made, told)
 
 
-def make_example(inputs: Iterable[str], *, method: str = "forward", high: int = 1) -> tuple | Call:
+def make_example(inputs: Iterable[str], *, method: str = "forward", high: int = 1, device: str = "cpu") -> tuple | Call:
     """What runs a model's `method` once on the inputs named, each as `parse_input` reads it.
 
     ``name=`` before an input makes it a keyword argument.
@@ -60,9 +61,9 @@ def make_example(inputs: Iterable[str], *, method: str = "forward", high: int = 
     for text in inputs:
         name, value = re.fullmatch(r"(?:([A-Za-z_]\w*)=)?(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
         if name is None:
-            positional.append(parse_input(value, high=high))
+            positional.append(parse_input(value, high=high, device=device))
         else:
-            named[name] = parse_input(value, high=high)
+            named[name] = parse_input(value, high=high, device=device)
     if method == "forward" and not named:
         return tuple(positional)
 
@@ -72,11 +73,12 @@ def make_example(inputs: Iterable[str], *, method: str = "forward", high: int = 
     return Call(enter, *positional, **named)
 
 
-def parse_input(text: str, *, high: int = 1) -> Any:
+def parse_input(text: str, *, high: int = 1, device: str = "cpu") -> Any:
     """One argument: a shape ``1,3,224,224``, with a dtype ``2,12:int64``, or a number (also True, False, None).
 
     A shape becomes a tensor of normal random numbers, for integers of numbers from 0 to `high`, for bool of True;
-    the same ones each time. A single length is written ``5,``. Raises Unusable for anything else.
+    the same ones each time; on the device "meta" there are none, and any shape is as small. A single length is
+    written ``5,``. Raises Unusable for anything else, and for what there is no memory for.
 
     >>> parse_input("2,3:int64", high=9).shape, parse_input("10.0"), parse_input("5,").dtype
     (torch.Size([2, 3]), 10.0, torch.float32)
@@ -87,7 +89,13 @@ def parse_input(text: str, *, high: int = 1) -> Any:
     if not re.fullmatch(r"\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*,?\s*", shape):
         raise _no_input(text)
     sizes = [int(size) for size in shape.split(",") if size.strip()]
-    return _filled(sizes, _dtype(dtype, text) if colon else torch.float32, high)
+    kind = _dtype(dtype, text) if colon else torch.float32
+    try:
+        return torch.empty(sizes, dtype=kind, device=device) if device == "meta" else _filled(sizes, kind, high)
+    except (RuntimeError, OverflowError, TypeError) as error:  # which of them, depends on how large it is
+        size = f"{prod(sizes) * kind.itemsize / 2**30:,.1f} GiB"
+        why = str(error).strip().split("\n")[0][:120]
+        raise Unusable(f"--input {text!r}: no tensor of {size} can be made here: {why}") from error
 
 
 def check_call(model: nn.Module, method: str, example: tuple | Call) -> None:

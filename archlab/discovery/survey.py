@@ -7,10 +7,11 @@ from typing import Any
 from torch import nn
 
 from ..capture.copies import structural_copy
-from ..capture.example import fresh, moved, run_example
+from ..capture.example import fresh, moved, run_example, without_data
+from ..capture.recorder import capture, capture_meta
 from ..rewrite.rewrite import attempt, quietly
 from ..rewrite.target import Edit, Freeze, How
-from .find import sites_of
+from .find import find
 from .kinds import KINDS, kinds_of
 from .select import Where, select
 from .site import Site, Sites, Skipped
@@ -24,7 +25,9 @@ def sites(model: nn.Module, example: Any, kinds: str | Iterable[str] | None = No
 
     Args:
         model: any module; it is left untouched.
-        example: what runs it once: a tensor, a tuple of arguments, a dict of keyword arguments, or an `al.Call`.
+        example: what runs it once: a tensor, a tuple of arguments, a dict of keyword arguments, or an `al.Call`. Its
+            tensors may be on the meta device, so that an input of any size takes no memory and no time; a model that
+            cannot run there then raises.
         kinds: only these kinds; None: all. "join" and "gate" are listed, but no pass takes them unless its `kinds`
             names them.
         where: only these: a glob on site id or module path, a list of globs, or a function of the Site.
@@ -46,7 +49,8 @@ def sites(model: nn.Module, example: Any, kinds: str | Iterable[str] | None = No
     params, MACs: what goes with a site, as a share of 76 parameters and 64 MACs
     """
     wanted = KINDS if kinds is None else kinds_of(kinds)
-    found = sites_of(model, example)
+    record = (capture_meta if without_data(example) else capture)(model, example)
+    found = find(record, modules=dict(model.named_modules()))
     if len(found):
         found = _tried(model, example, found)
     if kinds is None and where is None:
@@ -84,7 +88,8 @@ def _attempts(model: nn.Module, example: Any, edits: Sequence[Edit], found: Site
         )
     except Exception:  # whatever the model raises that cannot run so
         try:
-            made = attempt(structural_copy(model), example, edits, record=found.record, run=_runs(example), lend=True)
+            copied = structural_copy(model, "meta" if without_data(example) else None)
+            made = attempt(copied, example, edits, record=found.record, run=_runs(example), lend=True)
         except Exception as error:  # one edit is beyond us, or the model's code beyond tracing
             if len(edits) == 1:
                 text = str(error).strip().split("\n")[0]

@@ -15,6 +15,7 @@ import pandas as pd
 from torch import nn
 
 from ..arguments import choice, whole
+from ..capture.example import without_data
 from ..capture.record import Capture, Op
 from ..capture.recorder import capture, capture_meta
 
@@ -100,7 +101,8 @@ def cost(model: nn.Module, example: Any, convention: Literal["macs", "paper"] = 
 
     Args:
         model: Left untouched.
-        example: What it is run on: a tensor, a tuple, a dict of keywords, or a `Call`.
+        example: What it is run on: a tensor, a tuple, a dict of keywords, or a `Call`. Its tensors may be on the meta
+            device, so that an input of any size takes no memory; a model that cannot run there then raises.
         convention: ``"macs"``, multiply-adds alone; ``"paper"``, these, bias adds and ReLU outputs.
 
     Returns:
@@ -117,6 +119,8 @@ def cost(model: nn.Module, example: Any, convention: Literal["macs", "paper"] = 
     try:
         record, how = capture_meta(model, example), "meta"
     except Exception as error:  # whatever the model raises without data
+        if without_data(example):
+            raise
         reason = str(error).strip().split("\n")[0][:120]
         record, how = capture(model, example), f"one real run: on meta it raises {type(error).__name__}: {reason}"
     weight = {op: _weight(op, convention) for op in record.ops}

@@ -234,6 +234,23 @@ def test_cost_says_where_a_model_was_really_run(archlab):
     assert told["how"].startswith("one real run: on meta it raises")
 
 
+def test_what_only_looks_allocates_nothing_for_an_input_of_any_size(archlab):
+    huge = ("--input", "1000000,1000000")  # 3.6 TiB
+    assert archlab("cost", "torch.nn:ReLU", *huge, "--json").json()["activations"] == 10**12
+    assert archlab("sites", "torch.nn:ReLU", *huge, "--json").json()["sites"][0]["shape"] == "1000000x1000000"
+    said = archlab("cost", "torch.nn:ReLU", *huge, "--fvcore", status=2).err
+    assert "--input '1000000,1000000': no tensor of 3,725.3 GiB can be made here" in said
+    for command in ("cost", "sites"):
+        said = archlab(command, "mynet:OnData", "--input", "1000000000000,4", status=2).err
+        assert "no tensor of 14,901.2 GiB" in said and "Without data the model does not run: RuntimeError" in said
+    for size in ("9999999999,99999999999", "9" * 40 + ","):  # more than 64 bits: of the elements, of one size
+        assert f"--input {size!r}: no tensor" in archlab("cost", "torch.nn:ReLU", "--input", size, status=2).err
+
+
+def test_sites_of_a_model_that_needs_data(archlab):
+    assert archlab("sites", "mynet:OnData", "--input", "2,4", "--json").json()["sites"] == []
+
+
 @pytest.mark.parametrize(
     "words, params",
     [
@@ -361,6 +378,8 @@ def test_what_cannot_be_measured_is_said_in_one_line(archlab, words, reason):
 def test_a_model_that_fails_while_it_is_measured_says_where(archlab):
     said = archlab("speed", "mynet:Net", "--input", "1,4,8,8", "--device", "cpu", status=2)
     assert "the model does not run on this input: RuntimeError" in said.err and "raised in body.0 (Conv2d)" in said.err
+    said = archlab("speed", "mynet:Tokens", "--input", "2,5:int64", "--high", "10", "--device", "cpu", status=2)
+    assert "raised in embed (Embedding)" in said.err
 
 
 # --- models put in their mode; output kept clean -----------------------------------------------
@@ -409,7 +428,6 @@ def test_help_teaches_by_examples_that_run(archlab):
         (("mynet:Net", *IMAGE, "--input", "2.0", "--input", "3"), "was given 3 inputs: too many positional arguments"),
         (("mynet:Net", *IMAGE, "--call", "encod"), "the model has no method Net.encod; there are encode, "),
         (("mynet:Net", "--input", "1,4,8,8"), "raised in body.0 (Conv2d)"),
-        (("mynet:Tokens", "--input", "2,5:int64", "--high", "10"), "raised in embed (Embedding)"),
         (("mynet:Net", *IMAGE, "--kinds", "skipp"), "kind 'skipp' is unknown: choose from activation, skip"),
         (("mynet:Net", *IMAGE, "--where", "nothing*"), "where='nothing*' matches no site"),
         (("mynet:Net", *IMAGE, "--csv", "--json"), "--json and --csv: choose one"),

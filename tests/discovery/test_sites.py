@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 import torch
 from torch import nn
 
@@ -74,3 +75,21 @@ def test_the_time_for_many_sites_grows_with_their_number():
         return time.process_time() - begin
 
     assert seconds(160) < 8 * seconds(40)
+
+
+def test_an_example_without_data_has_the_same_sites_and_the_same_cost():
+    net, x = nn.Sequential(Residual(), Residual()), torch.randn(2, 4)
+    there = x.to("meta")
+    assert al.sites(net, there).frame().equals(al.sites(net, x).frame())
+    assert al.cost(net, there).frame().equals(al.cost(net, x).frame())
+
+
+def test_a_model_that_needs_data_says_so():
+    class Asks(nn.Module):
+        def forward(self, x):
+            return torch.relu(x) if x.sum() > 0 else x
+
+    for look in (al.sites, al.cost):
+        with pytest.raises(RuntimeError, match="meta") as caught:
+            look(Asks(), torch.zeros(2, device="meta"))
+        assert "raised in the model itself (Asks)" in caught.value.__notes__[0]

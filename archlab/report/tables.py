@@ -222,7 +222,9 @@ def table(
         if deltas is None and base is not None:
             deltas = [column.heading for column in columns if column.change]
         if better is None:
-            ways = {column.heading: column.better or stated.get(column.name) for column in columns}
+            ways: dict[str, Better | None] = {
+                column.heading: column.better or stated.get(column.name) for column in columns
+            }
             better = {heading: way for heading, way in ways.items() if way is not None}
         if digits is None:
             digits = {column.heading: column.digits for column in columns if column.digits is not None}

@@ -40,11 +40,11 @@ from .passes.share import share
 from .passes.switch import switch
 from .passes.switch_state import omega_parameters, omegas, penalty, project_, set_omegas_
 from .passes.width.scale import scale_width, sweep_width
-from .removal.compare import compare
 from .removal.greedy import remove_at_random, remove_greedily
 from .removal.learn import Removal, learn_to_remove
 from .removal.scores import scores
 from .removal.sensitivity import sensitivity
+from .removal.trade_off import compare, trade_off
 from .report.tables import Column, table
 from .training.task import Task
 
@@ -59,7 +59,7 @@ __all__ = [
     "learn_to_remove", "load", "lpips", "lpips_network", "omega_parameters", "omegas", "penalty", "plot",
     "project_", "psnr", "recipe", "remove", "remove_at_random", "remove_greedily", "replace", "run", "save",
     "scale_depth", "scale_resolution", "scale_width", "scores", "sensitivity", "set_omegas_", "share", "sites",
-    "speed", "ssim", "sweep_resolution", "sweep_width", "switch", "table",
+    "speed", "ssim", "sweep_resolution", "sweep_width", "switch", "table", "trade_off",
 ]  # fmt: skip
 
 

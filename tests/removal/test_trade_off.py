@@ -1,0 +1,138 @@
+"""Models side by side, as they are or trained on; quality against cost over budgets, methods and seeds."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import archlab as al
+from archlab.removal.trade_off import compare, trade_off
+from archlab.training.checkpoint import CheckpointMismatch
+from archlab.training.task import Task
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+
+
+def batch(step: int):
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+    return x, x.sum(1, keepdim=True)
+
+
+def loss(model, data):
+    return F.mse_loss(model(data[0]), data[1])
+
+
+TASK = Task(torch.zeros(1, 4), batch, loss, lambda model: {"mse": loss(model, batch(10**6)).item()})
+
+
+def test_one_row_a_model_with_costs_time_and_qualities():
+    nets = al.sweep_width(net(), TASK.example, ratios=(1, 0.5))
+    frame = compare(nets, TASK, seconds=0.01)
+    assert list(frame.columns) == ["model", "params", "macs", "ms", "mse"] and list(frame["model"]) == [1, 0.5]
+    assert list(frame["macs"]) == [40, 20] and (frame["ms"] > 0).all()
+
+
+def test_trained_on_equally_and_left_untouched(tmp_path):
+    model = net()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    options = dict(steps=40, lr=1e-2, seconds=0, progress=False)
+    tuned = compare({"a": model, "b": model}, TASK, **options, folder=tmp_path)
+    assert tuned["mse"][0] == tuned["mse"][1] < compare({"a": model}, TASK, seconds=0)["mse"][0]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert compare({"a": model, "b": model}, TASK, **options, folder=tmp_path).equals(tuned)
+
+
+@pytest.mark.parametrize(
+    ("models", "said"), [([net()], "must be a dict of models"), ({}, "one model or more"), ({"a": 3}, "must be a dict")]
+)
+def test_what_is_no_dict_of_models(models, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        compare(models, TASK)
+
+
+FAST = dict(
+    kinds="activation",
+    measure="sites",
+    soft_steps=40,
+    push_steps=4,
+    tune_steps=6,
+    lr=1e-3,
+    lr_omega=0.1,
+    progress=False,
+)
+
+
+def deep() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1)
+    )
+
+
+LOWER = Task(torch.zeros(1, 4), batch, loss, TASK.quality, measures={"mse": "lower"})
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trade_off")
+    methods = ["learned", "greedy", "one shot", "random"]
+    return folder, trade_off(deep(), LOWER, **FAST, budgets=[0.7, 0.4], methods=methods, seeds=2, folder=folder)
+
+
+def test_a_row_for_each_run_and_a_control_trained_as_long(found):
+    frame = found[1].frame
+    assert list(frame.columns) == ["method", "budget", "seed", "sites", "params", "macs", "mse"]
+    counts = frame.groupby("method", sort=False).size().to_dict()
+    assert counts == {"original": 1, "control": 2, "learned": 4, "greedy": 4, "one shot": 4, "random": 4}
+    of_methods = frame[~frame["method"].isin(["original", "control"])]
+    assert set(of_methods.groupby("budget")["sites"].unique().map(tuple)) == {(1,), (2,)}
+    controls = frame[frame["method"] == "control"]["mse"]
+    assert controls.nunique() == 2, "seeds see other batches"
+    assert controls.max() < frame[frame["method"] == "original"]["mse"].iloc[0]
+
+
+def test_the_summary_pairs_each_run_with_the_control_of_its_seed(found):
+    frame, summary = found[1].frame, found[1].summary()
+    runs = frame[(frame["method"] == "greedy") & (frame["budget"] == 0.4)].set_index("seed")["mse"]
+    apart = runs - frame[frame["method"] == "control"].set_index("seed")["mse"]
+    row = summary[(summary["method"] == "greedy") & (summary["budget"] == 0.4)].iloc[0]
+    assert row["change"] == pytest.approx(apart.mean()) and row["sd"] == pytest.approx(runs.std())
+    half = 12.706204736 * apart.std() / 2**0.5  # Student's t of one degree of freedom
+    assert row["low"] == pytest.approx(apart.mean() - half) and row["high"] == pytest.approx(apart.mean() + half)
+
+
+def test_table_and_plot(found):
+    text = found[1].table().markdown()
+    assert "against the control" in text and "one shot" in text
+    ax = found[1].plot()
+    assert ax.get_xlabel().startswith("MACs [M]") and "lower" in ax.get_ylabel()
+    with pytest.raises(ValueError, match="quality must be one of 'mse', got 'psnr'"):
+        found[1].plot("psnr")
+
+
+def test_what_ran_is_not_run_again(found, monkeypatch):
+    folder, before = found
+    monkeypatch.setattr("archlab.removal.trade_off.METHODS", dict.fromkeys(["control", "greedy"]))
+    again = trade_off(deep(), LOWER, **FAST, budgets=[0.7, 0.4], methods=["greedy"], seeds=2, folder=folder)
+    kept = before.frame[before.frame["method"].isin(["original", "control", "greedy"])]
+    assert again.frame.equals(kept.reset_index(drop=True))
+    with pytest.raises(CheckpointMismatch):
+        trade_off(deep(), LOWER, **FAST | dict(lr=1e-2), methods=["greedy"], folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (dict(budgets=[1.2]), r"budget\['sites'\] must be the share"),
+        (dict(measure="time"), "a measure in budget must be one of"),
+        (dict(methods=["best"]), "methods must be one of .*'learned'"),
+        (dict(seeds=0), "seeds must be a whole number of at least 1, got 0"),
+        (dict(lam=0.1), "lam"),
+    ],
+)
+def test_a_trade_off_that_makes_no_sense(options, said):
+    with pytest.raises((ValueError, TypeError), match=said):
+        trade_off(deep(), LOWER, **FAST | options)

@@ -1,7 +1,7 @@
 """Models of one task side by side, and quality against cost over budgets, methods and seeds.
 
-Each run of a trade-off is kept as it ends and goes on in the middle, so that a call that was killed continues. What every method gets
-is the same: the sites, the budgets, and so many steps of training in all.
+Each run of a trade-off is kept as it ends and goes on in the middle, so that a call that was killed continues. What
+every method gets is the same: the sites, the budgets, and so many steps of training in all.
 """
 
 import copy
@@ -217,6 +217,8 @@ def trade_off(
 
     Raises:
         ValueError: for an option out of range, and a budget that cannot be met.
+        TypeError: for an option that it has not.
+        CheckpointMismatch: for a folder of another trade-off.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -240,6 +242,9 @@ def trade_off(
     for method in methods:
         choice("methods", method, METHODS)
     whole("seeds", seeds, least=1)
+    for name in ("lam", "budget", "at_most_loss", "seed"):
+        if name in options:
+            raise TypeError(f"trade_off has no option {name!r}: it goes through `budgets` and `seeds`; leave it out")
     own = {name: value for name, value in options.items() if name in names_of(RemovalSettings)}
     settings = RemovalSettings(**{"lam": None, **own})
     asked = Asked(kinds, where, options, settings)

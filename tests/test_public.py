@@ -11,8 +11,8 @@ import archlab as al
 DESIGN = (
     "Call Site Sites ACTIVATIONS KINDS sites cost Cost fvcore_cost sensitivity switch penalty omega_parameters "
     "project_ omegas set_omegas_ discard remove fold hoist_padding share scale_resolution sweep_resolution "
-    "sweep_width compare trade_off scale_width scale_depth replace learn_to_remove remove_greedily remove_at_random scores "
-    "Removal Task recipe apply save load Recipe Step "
+    "sweep_width scale_width scale_depth replace learn_to_remove remove_greedily remove_at_random scores "
+    "compare trade_off Removal Task recipe apply save load Recipe Step "
     "ssim psnr lpips lpips_network BackboneMissing table Column plot run Study speed Speed"
 ).split()
 FUNCTIONS = [name for name in al.__all__ if inspect.isfunction(getattr(al, name))]

@@ -19,12 +19,14 @@ from ..discovery.select import Where
 from ..measure.costs import cost
 from ..measure.speed import speed
 from ..report.tables import Table, table
+from ..training.fit import GROUPS
 from ..training.kept import Kept
-from ..training.options import names_of
+from ..training.options import check_names, names_of
 from ..training.phases import Phases
 from ..training.progress import bar
 from ..training.task import Task, check_task, qualities_of
 from .budget import check_budget
+from .candidates import candidates
 from .greedy import remove_at_random, remove_greedily
 from .learn import learn_to_remove
 from .settings import RemovalSettings
@@ -237,6 +239,7 @@ def trade_off(
     3   control     1.0     1      0
     4    random     0.5     1      1
     """
+    check_task(task)
     for share in budgets:
         check_budget({measure: share})
     for method in methods:
@@ -245,6 +248,8 @@ def trade_off(
     for name in ("lam", "budget", "at_most_loss", "seed"):
         if name in options:
             raise TypeError(f"trade_off has no option {name!r}: it goes through `budgets` and `seeds`; leave it out")
+    check_names("trade_off", options, RemovalSettings, *GROUPS)
+    candidates(model, task.example, kinds=kinds, where=where)  # what is wrong with them is told before any training
     own = {name: value for name, value in options.items() if name in names_of(RemovalSettings)}
     settings = RemovalSettings(**{"lam": None, **own})
     asked = Asked(kinds, where, options, settings)

@@ -24,6 +24,15 @@ def sense(**given):
     return al.sensitivity(NET, task(**given), kinds="activation", progress=False)
 
 
+def trade(**options):
+    return al.trade_off(NET, task(), **FAST | {"budgets": [0.9], "methods": ["random"], "seeds": 1} | options)
+
+
+def greedy(call, **options):
+    given = {"task": task(), "kinds": "activation", "budget": {"sites": 0.9}, "tune_steps": 1, "progress": False}
+    return call(NET, **given | options)
+
+
 def count_up():
     numbers = iter(range(9))
     return lambda net: {f"q{next(numbers)}": 1.0}
@@ -191,6 +200,51 @@ CALLS = [
     ),
     bad("compare: seconds=-1", lambda: al.compare({"a": NET}, task(), seconds=-1), "compare: seconds", "-1"),
     bad("compare: steps='2'", lambda: al.compare({"a": NET}, task(), steps="2"), "compare: steps", "'2'"),
+    *(
+        bad(f"trade_off: {name}={value}", lambda n=name, v=value: trade(**{n: v}), *words)
+        for name, value, *words in [
+            ("budgets", [1.5], "budget['macs']", "1.5"),
+            ("budgets", ["a"], "budget['macs']", "'a'"),
+            ("measure", "time", "a measure", "'macs'", "'time'"),
+            ("methods", ["best"], "methods", "'greedy'", "'best'"),
+            ("seeds", 0, "seeds", "0"),
+            ("seeds", "3", "seeds", "'3'"),
+            ("lam", 0.1, "'lam'", "budgets"),
+            ("kinds", "blok", "kind 'blok'", "activation"),
+            ("soft_step", 3, "no option 'soft_step'", "soft_steps"),
+        ]
+    ),
+    *(
+        bad(f"{call.__name__}: {name}={value}", lambda c=call, n=name, v=value: greedy(c, **{n: v}), *words)
+        for call in (al.remove_greedily, al.remove_at_random)
+        for name, value, *words in [
+            ("budget", {"macs": 2}, "budget['macs']", "2"),
+            ("budget", {}, "budget", "{}"),
+            ("budget", 0.5, "budget", "0.5"),
+            ("tune_steps", -1, "tune_steps", "-1"),
+            ("lr", "0.1", "lr", "without quotes"),
+            ("kinds", 3, "kinds", "3"),
+            ("epochs", 3, "no option 'epochs'"),
+            ("task", None, "task must be an al.Task", "None"),
+        ]
+    ),
+    bad(
+        "remove_greedily: score='best'", lambda: greedy(al.remove_greedily, score="best"), "score", "'taylor'", "'best'"
+    ),
+    bad("remove_greedily: rescore=1", lambda: greedy(al.remove_greedily, rescore=1), "rescore", "True or False", "1"),
+    bad("remove_at_random: seed=-1", lambda: greedy(al.remove_at_random, seed=-1), "seed", "-1"),
+    *(
+        bad(f"scores: {name}={value}", lambda n=name, v=value: al.scores(NET, task(), progress=False, **{n: v}), *words)
+        for name, value, *words in [
+            ("batches", 0, "batches", "0"),
+            ("batches", "8", "batches", "without quotes"),
+            ("latency", 1, "latency", "1"),
+            ("kinds", "blok", "kind 'blok'", "activation"),
+            ("kinds", 3, "kinds", "3"),
+            ("where", "nope", "nope"),
+        ]
+    ),
+    bad("scores: None as the task", lambda: al.scores(NET, None), "task must be an al.Task", "None"),
     bad("sensitivity: progress='no'", lambda: al.sensitivity(NET, task(), progress="no"), "progress", "True or False"),
     bad("sensitivity: kinds=3", lambda: al.sensitivity(NET, task(), kinds=3, progress=False), "kinds", "3"),
     # the task itself

@@ -96,7 +96,7 @@ def without_data_first(
     try:
         return look(on_meta)
     except Exception as error:
-        if not failed_in_the_model(error):
+        if not place_in_the_model(error):
             raise
         try:
             example = with_data()
@@ -105,9 +105,9 @@ def without_data_first(
     return look(example)
 
 
-def failed_in_the_model(error: Exception) -> bool:
-    """Whether the model itself raised this: capture notes where."""
-    return bool(getattr(error, "__notes__", None))
+def place_in_the_model(error: Exception) -> str:
+    """Where in the model this was raised, as capture notes it; empty where the model did not raise it."""
+    return next(iter(getattr(error, "__notes__", ())), "")
 
 
 @contextmanager
@@ -119,9 +119,8 @@ def readable_errors(trace: bool) -> Iterator[None]:
     except Exception as error:
         if trace:
             traceback.print_exc()
-        if failed_in_the_model(error):
-            told = f"the model does not run on this input: {in_words(error)}; {error.__notes__[0]}"
-            raise WrongUsage(told) from error
+        if place := place_in_the_model(error):
+            raise WrongUsage(f"the model does not run on this input: {in_words(error)}; {place}") from error
         if isinstance(error, ValueError | ModuleNotFoundError):  # the latter names an extra that is not installed
             raise WrongUsage(str(error)) from error
         raise

@@ -31,6 +31,7 @@ class Flow:
         self._changes = [(op.index, value) for op in record.ops for value in op.mutated]
         self.lifted = {op: call for call in record.calls if (op := self._only_op(call)) is not None}
         self.graded = self._graded()
+        self.parametric = sum(1 << op.index for op in record.ops if op.params)  # likewise
 
     def _only_op(self, call: ModuleCall) -> Op | None:
         """The op that a call of a childless wrapper consists of, if it is one op from its input to its output."""

@@ -17,7 +17,7 @@ from .kinds import Kind
 from .occurrence import FOREIGN, Found
 from .ops import ACTIVATIONS, CONCATENATIONS, NONLINEAR, POINTWISE, SOFTMAX, STACKS, SUM_NAMES, plain_name
 from .site import ANY, Skipped
-from .sums import in_stack, in_sum
+from .sums import in_concatenation, in_stack, in_sum
 
 _PLAIN_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -58,9 +58,8 @@ def _in_op(op: Op, flow: Flow, counted: int) -> Iterator[Found | Skipped]:
         yield from in_sum(op, flow, counted)
     elif op.func in STACKS:
         yield from in_stack(op, flow)
-    elif op.func in CONCATENATIONS and any(flow.descends(w, v) for v in op.inputs for w in op.inputs if w != v):
-        reason = "a concatenation skip: removing it would change the channel count"
-        yield Skipped(op.execution.module, op.name, Kind.SKIP, reason)
+    elif op.func in CONCATENATIONS:
+        yield from in_concatenation(op, flow)
 
 
 def _is_composed(call: ModuleCall, flow: Flow, module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""The kinds of site: what each is called, and what removing it means (paper, Fig. 9, and three more).
+"""The kinds of site: what each is called, and what removing it means (paper, Fig. 9, and four more).
 
 =========== ===================== =====================================================
 kind        original -> target    found as
@@ -9,6 +9,7 @@ branch      x + f(x) -> x         the same sum, the other term goes
 block       G(x) -> x             a module with children, tensor in, same tensor shape out
 join        a + b -> a            an add of two branches of a common ancestor
 gate        g(x) -> x             softmax, or an activation whose output multiplies a map
+concat      [a, b] -> [a, 0]      an operand of a concatenation that is the shorter way round: a U-Net's long skip
 =========== ===================== =====================================================
 
 A new kind is a line here, a function that `detect` asks, and a colour in `report.plots`.
@@ -29,15 +30,16 @@ class Kind(str, Enum):
     BLOCK = "block"
     JOIN = "join"
     GATE = "gate"
+    CONCAT = "concat"
 
     __str__ = str.__str__
     __format__ = str.__format__  # type: ignore[assignment]
 
 
 KINDS = tuple(kind.value for kind in Kind)
-# Kinds that only a pass whose `kinds` names them takes: of a join neither operand is the shortcut, and without a gate
-# values are no longer shares.
-BY_NAME_ONLY = (Kind.JOIN, Kind.GATE)
+# Kinds that only a pass whose `kinds` names them takes: of a join neither operand is the shortcut, without a gate
+# values are no longer shares, and without a concatenation's operand a decoder no longer sees what its encoder saw.
+BY_NAME_ONLY = (Kind.JOIN, Kind.GATE, Kind.CONCAT)
 BY_DEFAULT = tuple(kind for kind in Kind if kind not in BY_NAME_ONLY)
 
 

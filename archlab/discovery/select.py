@@ -37,10 +37,10 @@ def select(sites: Sites, *, kinds: str | Iterable[str], where: Where = None) -> 
 
 
 def refuse_conflicts(taken: Iterable[Site]) -> None:
-    """Raise ValueError where both operands of one add are to go."""
+    """Raise ValueError where both operands of one sum are to go. A concatenation can do without several."""
     seen: dict[tuple, Site] = {}
     for site in taken:
-        if site.target.dropped:
+        if site.target.dropped and site.kind is not Kind.CONCAT:
             other = seen.setdefault(site.target.key, site)
             if other is not site:
                 raise ValueError(f"{other.id} and {site.id} are the two operands of one add: choose one of the kinds")

@@ -1,4 +1,4 @@
-"""Sums of two terms, however they are spelled: skips, branches and joins."""
+"""Sums of two terms, however they are spelled, and concatenations: skips, branches, joins and concats."""
 
 from collections.abc import Iterator
 from math import prod
@@ -7,7 +7,7 @@ import torch
 
 from ..capture.dataflow import RESHAPES, Flow
 from ..capture.record import Execution, Op
-from ..rewrite.blend import SUMS, rest_of_stack
+from ..rewrite.blend import SUMS, rest_of_cat, rest_of_hstack, rest_of_stack
 from ..rewrite.target import issued
 from .kinds import Kind
 from .occurrence import FOREIGN, Found
@@ -85,6 +85,40 @@ def in_stack(op: Op, flow: Flow) -> Iterator[Found | Skipped]:
                 )  # fmt: skip
         return
     yield Skipped(execution.module, op.name, Kind.SKIP, reason, module)
+
+
+def in_concatenation(op: Op, flow: Flow) -> Iterator[Found | Skipped]:
+    """The operands of a concatenation that are a shorter way round than another of its operands."""
+    values = [_origin(v, flow) for v in op.inputs]
+    shorter = [any(_is_shorter(v, w, flow) for w in values if w != v) for v in values]
+    if not any(shorter):
+        return
+    if len(set(values)) < len(values):
+        reason = "two operands of the concatenation are the same value"
+    elif "out" in op.options or len(op.out_shapes[0]) < 2:
+        reason = "it writes into a tensor that it is given (out), or joins single numbers"
+    elif not (op.dtype is not None and (op.dtype.is_floating_point or op.dtype.is_complex)):
+        reason = "it joins integers"
+    elif op.execution.method in FOREIGN:
+        reason = FOREIGN[op.execution.method]
+    else:
+        rest = rest_of_hstack if op.func is torch.hstack else rest_of_cat
+        for number in (k for k, short in enumerate(shorter) if short):
+            yield Found(
+                op.index, Kind.CONCAT, op.name, op, kept=rest, dropped=(number,), damped=(number,),
+                inside=op in flow.lifted,
+            )  # fmt: skip
+        return
+    yield Skipped(op.execution.module, op.name, Kind.CONCAT, reason)
+
+
+def _is_shorter(value: int, other: int, flow: Flow) -> bool:
+    """Whether `other` was computed from `value`, or both from one value and `other` with more layers of its own."""
+    if flow.descends(other, value):
+        return True
+    above, there = flow.ancestors(value), flow.ancestors(other)
+    own = (above & ~there & flow.parametric).bit_count()
+    return bool(above & there) and own < (there & ~above & flow.parametric).bit_count()
 
 
 def _sums_up(reader: Op, stack: Op) -> bool:

@@ -28,8 +28,8 @@ def sites(model: nn.Module, example: Any, kinds: str | Iterable[str] | None = No
         example: what runs it once: a tensor, a tuple of arguments, a dict of keyword arguments, or an `al.Call`. Its
             tensors may be on the meta device, so that an input of any size takes no memory and no time; a model that
             cannot run there then raises.
-        kinds: only these kinds; None: all. "join" and "gate" are listed, but no pass takes them unless its `kinds`
-            names them.
+        kinds: only these kinds; None: all. "join", "gate" and "concat" are listed, but no pass takes them unless its
+            `kinds` names them.
         where: only these: a glob on site id or module path, a list of globs, or a function of the Site.
 
     Returns:

@@ -18,11 +18,13 @@ from ..rewrite.module_tree import drop_unreached, restore
 from ..rewrite.rewrite import rewrite
 from ..rewrite.target import Edit, Freeze, How
 from .checks import Observed, compared, draws_random_numbers, finish, observe, own_tolerance
+from .cut import Cuts, cuts_for, cuts_in, uncut
 from .depth.outputs import left_of, only, with_output
 from .depth.places import close_ranks_
 from .recipe import Equality, forget_last_step_
 from .switch import not_chosen, put_switches, refuse_another_way, sites_named
 from .switch_state import example_for, forget_switches_, named_omegas, refuse_switched, set_omegas_, switches_of
+from .width.resize import resize_
 
 KEEP = ("restore", "freeze")  # what may become of the sites that are not removed
 
@@ -116,6 +118,7 @@ def apply_discard(
     *,
     removed: Collection[str],
     frozen: Mapping[str, float],
+    cuts: Mapping[str, Any] | None = None,
     found: Sites | None = None,
     considered: Collection[str] | None = None,
 ) -> nn.Module:
@@ -126,6 +129,7 @@ def apply_discard(
         example: what runs it once.
         removed: ids of the sites that go.
         frozen: id -> omega of the sites that are blended for good.
+        cuts: what goes with removed operands of concatenations; None: it is found out.
         found: all sites of `model`, where its run was recorded already.
         considered: ids of the sites that were chosen among; None: all.
 
@@ -148,7 +152,7 @@ def apply_discard(
     skipped = not_chosen(taken, considered or [site.id for site in found])
     return _discarded(
         model, example, list(removed), dict(frozen), found=found, decided=switched.model, reference=switched.ran,
-        skipped=skipped,
+        skipped=skipped, cuts=None if cuts is None else cuts_in(cuts),
     )  # fmt: skip
 
 
@@ -162,12 +166,42 @@ def _discarded(
     decided: nn.Module,
     reference: Observed,
     skipped: Mapping[str, str],
+    cuts: Cuts | None = None,
 ) -> nn.Module:
     """`model` without the sites; `decided` is the model with them switched off, `reference` what that did."""
     sites = {site.id: site for site in found}
+    removed = [sites[s] for s in gone]
+    given = {"found": found, "decided": decided, "reference": reference, "skipped": skipped}
+    if cuts is not None:
+        return _without(model, example, gone, frozen, cuts, **given)
+    cuts = cuts_for(model, example, removed)
+    try:
+        return _without(model, example, gone, frozen, cuts, **given)
+    except (ValueError, AssertionError, RuntimeError) as error:
+        if not cuts.resizing.tensors:
+            raise
+        reason = f"with fewer channels the model's code fails: {str(error).splitlines()[0]}"
+    return _without(model, example, gone, frozen, uncut(model, example, removed, reason), **given)
+
+
+def _without(
+    model: nn.Module,
+    example: Any,
+    gone: list[str],
+    frozen: dict[str, float],
+    cuts: Cuts,
+    *,
+    found: Sites,
+    decided: nn.Module,
+    reference: Observed,
+    skipped: Mapping[str, str],
+) -> nn.Module:
+    """The same, where it is known what goes with removed operands of concatenations."""
+    sites = {site.id: site for site in found}
     # 1. The code of the containers, without what goes; recorded as it runs.
-    edits = [Edit(sites[s].target) for s in gone] + [Edit(sites[s].target, Freeze(w)) for s, w in frozen.items()]
-    rewritten = rewrite(model, example, edits, record=found.record, run=lambda net: capture(net, example))
+    edits = [cuts.edit(sites[s]) for s in gone] + [Edit(sites[s].target, Freeze(w)) for s, w in frozen.items()]
+    start = resize_(copied(model), cuts.resizing, "prune") if cuts.resizing.tensors else model
+    rewritten = rewrite(start, example, edits, record=found.record, run=lambda net: capture(net, example))
     thin, after = rewritten.model, rewritten.ran
     # 2. The modules and parameters that it does not reach any more; then it runs as it will.
     identities = {sites[s].module or "" for s in gone if not sites[s].target.dropped}
@@ -182,19 +216,20 @@ def _discarded(
             observe(net, with_output(example, only(places))) for net, places in zip((decided, thin), at, strict=True)
         )
     try:
-        within = compared(reference, ran, allowed=allowed, what="removed")
+        within = compared(cuts.of(reference), ran, allowed=allowed, what="removed")
     except AssertionError:
         if not draws_random_numbers(decided, example):
             raise
         quiet = [observe(copied(net).eval(), example) for net in (decided, thin)]
-        within = compared(*quiet, allowed=allowed, what="removed")
+        within = compared(cuts.of(quiet[0]), quiet[1], allowed=allowed, what="removed")
         within += " in evaluation mode, as what was removed drew random numbers in this one"
     within += f" in all outputs but the {lost} that only what was removed gave" if lost else ""
     _close_ranks(thin, model, example)
     told = within if within.startswith("not") else f"equal to omega = 1 within {within} (allowed {allowed:.2g})"
+    told += "".join(f"; zeros stand for {site}, as {reason}" for site, reason in cuts.reasons.items())
     considered = {*gone, *frozen, *skipped}
     return finish(
-        thin, model, name="discard", options={"removed": gone, "frozen": frozen},
+        thin, model, name="discard", options={"removed": gone, "frozen": frozen} | cuts.options(),
         before=found.record, after=after, equality=Equality.EXACT, checked=told,
         found=[s.id for s in found if s.id in considered], taken=(*gone, *frozen), skipped=skipped,
         how={s: _physical(h, sites[s]) for s, h in rewritten.how.items()},

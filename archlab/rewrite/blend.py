@@ -109,7 +109,20 @@ def rest_of_stack(tensors: Sequence[Tensor | None], dim: int = 0) -> Tensor:
     return torch.stack([torch.zeros_like(like) if t is None else t for t in tensors], dim)
 
 
-def rest_of_cat(tensors: Sequence[Tensor | None], dim: int = 0, axis: int | None = None) -> Tensor:
-    """A concatenation without the operands that are None."""
-    kept = [t for t in tensors if t is not None]
-    return kept[0] if len(kept) == 1 else torch.cat(kept, dim if axis is None else axis)
+def rest_of_cat(tensors: Sequence[Tensor | int | None], dim: int = 0, axis: int | None = None) -> Tensor:
+    """A concatenation without the operands that are None, and with so many zeros in place of those that are numbers."""
+    along = dim if axis is None else axis
+    like = next(t for t in tensors if isinstance(t, Tensor))
+    whole = [_zeros(t, like, along) if isinstance(t, int) else t for t in tensors if t is not None]
+    return like if len(whole) == 1 else torch.cat(whole, along)
+
+
+def rest_of_hstack(tensors: Sequence[Tensor | int | None]) -> Tensor:
+    """The same of an hstack of matrices, or of what has more dimensions."""
+    return rest_of_cat(tensors, 1)
+
+
+def _zeros(number: int, like: Tensor, along: int) -> Tensor:
+    shape = list(like.shape)
+    shape[along] = number
+    return like.new_zeros(shape)

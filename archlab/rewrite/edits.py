@@ -15,22 +15,27 @@ from torch import Tensor, nn
 from ..capture.example import tensors_in
 from ..capture.modes import under_autocast
 from .blend import blend, damp
-from .target import GRAPH_ONLY, Blend, Edit, Freeze, Target
+from .target import GRAPH_ONLY, Blend, Edit, Freeze, Remove, Target
 
 
 def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: dict) -> Any:
     """The edited result of ``func(*args, **kwargs)``, the op or call at the edit's target. ω is read from `owner`."""
-    target, action = edit.target, edit.action
-    assert not isinstance(action, GRAPH_ONLY), "only a graph can be wired otherwise"
+    target = edit.target
+    assert not isinstance(edit.action, GRAPH_ONLY), "only a graph can be wired otherwise"
     assert target.source is None, "what stands is not at hand here"
     operands = tensors_in((args, kwargs))
     first = operands[0]
-    omega = None
-    if isinstance(action, Blend):
-        omega = getattr(owner, action.omega)
-    elif isinstance(action, Freeze):
-        omega = action.omega
-    if target.dropped and omega is not None:
+    omega = _omega(edit, owner)
+    if edit.also:
+        given = {}
+        for part in edit.parts:
+            weight = _omega(part, owner)
+            gone = dict.fromkeys(part.target.dropped, part.target.stand_in)
+            given |= gone if weight is None else {k: damp(operands[k], weight) for k in part.target.damped}
+        rest = any(isinstance(part.action, Remove) for part in edit.parts)
+        args, kwargs = _exchanged((args, kwargs), given)
+        result = _recast(target.kept(*args, **kwargs), target) if rest else func(*args, **kwargs)
+    elif target.dropped and omega is not None:
         goes = target.in_place and 0 in target.damped  # it is overwritten below; the gradient of ω needs it as it was
         damped = {k: damp(first.clone() if goes else operands[k], omega) for k in target.damped}
         args, kwargs = _exchanged((args, kwargs), damped)
@@ -39,7 +44,7 @@ def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: d
         if isinstance(target.kept, int):
             kept = operands[target.kept]
         else:
-            args, kwargs = _exchanged((args, kwargs), dict.fromkeys(target.dropped))
+            args, kwargs = _exchanged((args, kwargs), dict.fromkeys(target.dropped, target.stand_in))
             kept = target.kept(*args, **kwargs)
         result = kept.to(first.dtype) if target.in_place else _recast(kept, target)
     else:
@@ -52,6 +57,13 @@ def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: d
     if target.in_place:
         return result if result is first else first.copy_(result)
     return result.clone() if target.changed_later and any(result is o for o in operands) else result
+
+
+def _omega(edit: Edit, owner: nn.Module) -> Any:
+    """By how much an edit blends; None where it removes."""
+    if isinstance(edit.action, Blend):
+        return getattr(owner, edit.action.omega)
+    return edit.action.omega if isinstance(edit.action, Freeze) else None
 
 
 def recast(x: Tensor, dtype: torch.dtype, autocast: bool) -> Tensor:

@@ -13,7 +13,7 @@ from ..capture.location import Location
 from .blend import blend, damp
 from .edits import recast
 from .guards import Untraceable
-from .target import Blend, Edit, Freeze, Rewire, Target, Wrap, edit_at
+from .target import Blend, Edit, Freeze, Remove, Rewire, Target, Wrap, edit_at
 from .tracer import holds_tensor, is_mutating
 
 
@@ -42,7 +42,7 @@ def edit_graph(graph: fx.Graph, edits: dict[Location, Edit], mutating: set[Locat
 
 
 def _edit(graph: fx.Graph, node: fx.Node, edit: Edit, anchor: fx.Node | None) -> None:
-    target, action = edit.target, edit.action
+    target = edit.target
     operands = _operands(node)
     first = operands[0]
     given = first.op in ("placeholder", "get_attr")  # it came from outside, where a change in place is seen
@@ -50,14 +50,12 @@ def _edit(graph: fx.Graph, node: fx.Node, edit: Edit, anchor: fx.Node | None) ->
     if target.in_place:
         _redirect_later_users(graph, first, node)
     with graph.inserting_before(node):
-        omega: Any = None
-        if isinstance(action, Blend):
-            omega = graph.get_attr(action.omega)
-        elif isinstance(action, Freeze):
-            omega = action.omega
+        omega = _omega(graph, edit)
         kept = anchor.all_input_nodes[0] if anchor else operands[target.kept] if isinstance(target.kept, int) else None
-        if omega is None:
-            result = _rest(graph, node, kept, operands, target)
+        if edit.also:
+            result = _without_several(graph, node, operands, edit)
+        elif omega is None:
+            result = _rest(graph, node, kept, operands, target, dict.fromkeys(target.dropped, target.stand_in))
         elif target.dropped:
             result = _damped_node(graph, node, operands, omega, target, given=given)
         else:
@@ -117,10 +115,40 @@ def _anchor(graph: fx.Graph, node: fx.Node, target: Target) -> fx.Node:
         return graph.call_function(operator.pos, (_operands(source)[target.kept],))
 
 
-def _rest(graph: fx.Graph, node: fx.Node, kept: fx.Node | None, operands: list[fx.Node], target: Target) -> fx.Node:
-    """What stands for `node` where it is removed."""
+def _omega(graph: fx.Graph, edit: Edit) -> Any:
+    """By how much an edit blends; None where it removes."""
+    if isinstance(edit.action, Blend):
+        return graph.get_attr(edit.action.omega)
+    return edit.action.omega if isinstance(edit.action, Freeze) else None
+
+
+def _without_several(graph: fx.Graph, node: fx.Node, operands: list[fx.Node], edit: Edit) -> fx.Node:
+    """`node` with several operands edited, each in its way."""
+    given: dict[int, Any] = {}
+    for part in edit.parts:
+        omega = _omega(graph, part)
+        if omega is None:
+            given |= dict.fromkeys(part.target.dropped, part.target.stand_in)
+        else:
+            given |= {k: graph.call_function(damp, (operands[k], omega)) for k in part.target.damped}
+    if any(isinstance(part.action, Remove) for part in edit.parts):
+        return _rest(graph, node, None, operands, edit.target, given)
+    return _anew(graph, node, given)
+
+
+def _rest(
+    graph: fx.Graph,
+    node: fx.Node,
+    kept: fx.Node | None,
+    operands: list[fx.Node],
+    target: Target,
+    given: Mapping[int, Any],
+) -> fx.Node:
+    """What stands for `node` where it is removed; `given` stands for those of its operands that go."""
     if kept is None:
-        kept = graph.call_function(target.kept, *_exchanged(node, dict.fromkeys(target.dropped)))  # type: ignore[arg-type]
+        kept = graph.call_function(target.kept, *_exchanged(node, given))  # type: ignore[arg-type]
+        if target.changed_later:  # it may be one of the operands
+            kept = graph.call_method("clone", (kept,))
     if not target.in_place:
         return graph.call_function(recast, (kept, *target.recast)) if target.recast else kept
     if target.recast and kept is not operands[0]:  # elsewhere nothing of the first operand may be kept alive

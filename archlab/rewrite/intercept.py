@@ -89,7 +89,7 @@ class Interceptor(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def perform(self, edit: Edit, func: Callable, args: tuple, kwargs: dict) -> Any:
-        self.met.add(edit.target.name)
+        self.met.update(part.target.name for part in edit.parts)
         return perform(edit, self.module, func, args, kwargs)
 
     def occurrence(self, key: Any) -> int:

@@ -28,7 +28,7 @@ from ..capture.record import Capture, Execution, ModuleCall
 from .guards import structure_of
 from .inject import OMEGA_CALL, inject, injected, runners_of
 from .override import EditedChild, Method, WatchedChild
-from .target import GRAPH_ONLY, Blend, Edit, How, Remove, Target
+from .target import GRAPH_ONLY, Blend, Edit, How, Remove, Target, together
 
 
 class CannotRewrite(ValueError):
@@ -148,8 +148,9 @@ def attempt(
         method = _inject_method(modules, group, index)
         seen = frozenset(method.mutating), frozenset(method.turns.items())
         method.alike = lent.setdefault((likeness, seen), method.alike)
-        methods.append((method, [e for e in group if method.edits[e.target.location] is e]))
-        double = [e.target.name for e in group if method.edits[e.target.location] is not e]
+        taken = {part.target for edit in method.edits.values() for part in edit.parts}
+        methods.append((method, [e for e in group if e.target in taken]))
+        double = [e.target.name for e in group if e.target not in taken]
         how |= dict.fromkeys(double, How.REFUSED)
         reasons |= dict.fromkeys(double, "an earlier pass froze it, or the other operand of its add is chosen")
     ran = run(new)
@@ -241,7 +242,8 @@ def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], index: _Ind
     else:
         method = Method(target.container, target.method, target.entry, function)
     for edit in edits:
-        method.edits.setdefault(edit.target.location, edit)
+        there = method.edits.get(edit.target.location)
+        method.edits[edit.target.location] = edit if there is None else together(there, edit) or there
     method.mutating |= index.changing.get(target.container, set())
     method.turns |= _turns_edited(method, index)
     inject(module, {target.method: method})

@@ -5,7 +5,7 @@ Nothing here knows why something is to change: kinds of site belong to `discover
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -46,10 +46,11 @@ class Target:
     entry: Any  # code object of the method's first frame
     location: Location  # in that code
     module: str | None = None  # path of the child that is called, where it is a module call
-    kept: int | Callable = 0  # the operand of this number, or a function of the arguments, None for those dropped
+    kept: int | Callable = 0  # the operand of this number, or a function of the arguments, with stand-ins
     source: Location | None = None  # of the op that `kept` is an operand of, where that is another one
     dropped: tuple[int, ...] = ()
     damped: tuple[int, ...] = ()  # those of them that a switch scales: the op is linear in them
+    stand_in: int | None = None  # what `kept`, where it is a function, is given for each of them
     in_place: bool = False  # it changes its first operand in place
     changed_later: bool = False  # what it makes is changed in place afterwards
     recast: tuple[torch.dtype, bool] | None = None  # `edits.recast`, where what stays has another dtype
@@ -104,10 +105,24 @@ GRAPH_ONLY = (Rewire, Wrap)
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """A target and what becomes of it."""
+    """A target and what becomes of it; `also` are the edits of other operands of the same op."""
 
     target: Target
     action: Action = Remove()
+    also: "tuple[Edit, ...]" = ()
+
+    @property
+    def parts(self) -> "tuple[Edit, ...]":
+        return self, *self.also
+
+
+def together(first: Edit, second: Edit) -> Edit | None:
+    """Both edits of one op in one: of several operands that it gives its `kept` without. None where it cannot do."""
+    kept, other = first.target.kept, second.target.kept
+    if isinstance(kept, int) or kept is not other or {*GRAPH_ONLY} & {type(first.action), type(second.action)}:
+        return None
+    taken = {number for part in first.parts for number in part.target.dropped}
+    return None if taken & {*second.target.dropped} else replace(first, also=(*first.also, second))
 
 
 def edit_at(edits: Mapping[Location, Edit], location: Location | None) -> Edit | None:

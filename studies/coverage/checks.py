@@ -19,7 +19,7 @@ from .witness import overlooked, witness
 GROUPS = (("activation", "skip"), ("branch", "join"), ("block",))
 TOLERANCE = 1e-5
 COLUMNS = (
-    "params", "activation", "skip", "branch", "block", "join", "gate", "skipped",
+    "params", "activation", "skip", "branch", "block", "join", "gate", "concat", "skipped",
     "refused", "complete", "overlooked", "equal_at_zero", "equal_at_one", "difference_at_one", "omegas",
     "omegas_without_gradient", "local", "module", "intercepted", "physical", "bypassed", "cpu_s", "error",
 )  # fmt: skip

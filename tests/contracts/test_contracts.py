@@ -23,7 +23,7 @@ from studies.coverage.witness import overlooked, witness
 from .zoo import ZOO, Entry
 from .zoo_real import REAL
 
-KINDS = ("activation", "skip", "branch", "block", "join", "gate")
+KINDS = ("activation", "skip", "branch", "block", "join", "gate", "concat")
 TOGETHER = ("activation", "skip", "block")
 
 

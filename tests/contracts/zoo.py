@@ -665,10 +665,11 @@ def frames() -> tuple[Tensor, Tensor, float]:
     return image(3), image(3).flip(0), 10.0
 
 
-def _counts(activation=0, skip=0, block=0, join=0, gate=0) -> dict[str, int]:
+def _counts(activation=0, skip=0, block=0, join=0, gate=0, concat=0) -> dict[str, int]:
     """Every skip's add is a branch site as well."""
     return {
-        "activation": activation, "skip": skip, "branch": skip, "block": block, "join": join, "gate": gate
+        "activation": activation, "skip": skip, "branch": skip, "block": block, "join": join, "gate": gate,
+        "concat": concat,
     }  # fmt: skip
 
 
@@ -688,7 +689,7 @@ ZOO: dict[str, Entry] = {
     "projection": Entry(Projection, image, _counts(activation=1, join=1)),
     "stack": Entry(lambda: Stack(2, norm=True), image, _counts(activation=2, skip=2, block=2)),
     "edsr": Entry(EDSR, lambda: image(3), _counts(activation=3, skip=4, block=3)),
-    "unet": Entry(UNet, lambda: image(3), _counts(activation=10, block=1)),  # only `bottom` keeps its shape
+    "unet": Entry(UNet, lambda: image(3), _counts(activation=10, block=1, concat=2)),  # only `bottom` keeps its shape
     # a block, an attention and an MLP each; the embeddings' sum is no skip
     "gpt": Entry(GPT, tokens, _counts(activation=2, skip=4, block=6)),
     "siamese": Entry(Siamese, pair, _counts(activation=1, skip=1, block=2)),
@@ -712,7 +713,7 @@ ZOO: dict[str, Entry] = {
     "detached": Entry(Detached, image, {"activation": 1, "skip": 0, "branch": 0, "block": 0, "join": 0}),
     # the inner module changes the caller's tensor and returns another: no identity could stand for that
     "mutates_input": Entry(MutatesInput, image, _counts(activation=1, skip=1)),
-    "aliasing": Entry(Aliasing, image, _counts(activation=1, skip=1, block=1)),
+    "aliasing": Entry(Aliasing, image, _counts(activation=1, skip=1, block=1, concat=1)),
     "tied": Entry(Tied, lambda: sequence(6), _counts(activation=2, skip=1)),
     "attention": Entry(SelfAttention, sequence, _counts(activation=1, skip=1), rounds=True),
     # a Stack again, but one flat generated forward that calls the layers inside its blocks

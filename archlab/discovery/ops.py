@@ -63,6 +63,8 @@ CLOSING = frozenset(
 )
 # What hands a value on as it is, so that a residual's shortcut may pass it.
 HANDING_ON = frozenset("clone contiguous to type_as float double half bfloat16 positive alias".split())
+# What takes no more than the shape of a tensor.
+FILLED = frozenset("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty".split())
 REDUCTIONS = frozenset(
     "sum mean norm vector_norm linalg_vector_norm var std var_mean std_mean amax amin max min logsumexp prod cumsum "
     "nansum nanmean".split()

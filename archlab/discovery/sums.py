@@ -11,7 +11,7 @@ from ..rewrite.blend import SUMS, rest_of_cat, rest_of_hstack, rest_of_stack
 from ..rewrite.target import issued
 from .kinds import Kind
 from .occurrence import FOREIGN, Found
-from .ops import HANDING_ON, SUM_NAMES, plain_name
+from .ops import FILLED, HANDING_ON, SUM_NAMES, plain_name
 from .site import Skipped
 
 _MATRIX_SUMS = ("addmm", "baddbmm")
@@ -90,7 +90,9 @@ def in_stack(op: Op, flow: Flow) -> Iterator[Found | Skipped]:
 def in_concatenation(op: Op, flow: Flow) -> Iterator[Found | Skipped]:
     """The operands of a concatenation that are a shorter way round than another of its operands."""
     values = [_origin(v, flow) for v in op.inputs]
-    shorter = [any(_is_shorter(v, w, flow) for w in values if w != v) for v in values]
+    makers = {v: plain_name(made.func) for v in values if (made := flow.record.producer.get(v)) is not None}
+    others = [v for v in values if makers.get(v) not in FILLED]  # that is computed from no more than a shape
+    shorter = [any(_is_shorter(v, w, flow) for w in others if w != v) for v in values]
     if not any(shorter):
         return
     if len(set(values)) < len(values):

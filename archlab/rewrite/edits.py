@@ -27,6 +27,7 @@ def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: d
     first = operands[0]
     omega = _omega(edit, owner)
     if edit.also:
+        assert callable(target.kept)
         given = {}
         for part in edit.parts:
             weight = _omega(part, owner)

@@ -713,7 +713,7 @@ ZOO: dict[str, Entry] = {
     "detached": Entry(Detached, image, {"activation": 1, "skip": 0, "branch": 0, "block": 0, "join": 0}),
     # the inner module changes the caller's tensor and returns another: no identity could stand for that
     "mutates_input": Entry(MutatesInput, image, _counts(activation=1, skip=1)),
-    "aliasing": Entry(Aliasing, image, _counts(activation=1, skip=1, block=1, concat=1)),
+    "aliasing": Entry(Aliasing, image, {"activation": 1, "skip": 1, "branch": 1, "block": 1, "join": 0}),
     "tied": Entry(Tied, lambda: sequence(6), _counts(activation=2, skip=1)),
     "attention": Entry(SelfAttention, sequence, _counts(activation=1, skip=1), rounds=True),
     # a Stack again, but one flat generated forward that calls the layers inside its blocks

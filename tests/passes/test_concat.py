@@ -140,6 +140,7 @@ def test_elsewhere_zeros_stand_for_it_and_the_step_says_why(between):
     thin, step = removed(UNet(between=between), image())
     assert (thin.d2.in_channels, thin.d1.in_channels) == (16, 4)
     assert "zeros stand for concat.0, as" in step.checked and "concat.1" not in step.checked
+    assert not any(site.kind == "concat" for site in al.sites(thin, image().double()))
 
 
 READERS = {

@@ -16,7 +16,7 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 
 REPORTS = Path(__file__).resolve().parents[3] / "reports"
-PRETRAINED = REPORTS / "table1" / "cpu" / "baseline.safetensors"
+PRETRAINED = Path(__file__).resolve().parents[1] / "weights" / "baseline.safetensors"  # its facts beside it
 PRETRAINED_PROPOSED = REPORTS / "networks" / "cpu" / "proposed.safetensors"
 
 
@@ -191,8 +191,9 @@ class MagnificationNet(nn.Module):
 def baseline(*, width: int = 32, pretrained: bool = False) -> MagnificationNet:
     """The network of Oh et al., 966,979 parameters at width 32; other widths are the rows of the paper's Fig. 6.
 
-    `pretrained`: with the weights that Table 1's cpu preset trained. Raises ValueError for another width than 32,
-    FileNotFoundError where that report is not there.
+    `pretrained`: with the weights of `studies/motion/weights`, in half precision there; baseline.json beside them says
+    how they were trained and what they reach. Raises ValueError for another width than 32, FileNotFoundError where they
+    are not there.
     """
     if pretrained and width != 32:
         raise ValueError(f"the trained weights are of width 32, got width={width}")

@@ -1,6 +1,6 @@
 """Networks with their weights: by name where a study here trained them, or from a file, whose design is found.
 
-The reports keep what the studies trained: the baseline beside Table 1, the proposed network beside `networks`.
+The baseline is in `studies/motion/weights`, with its facts; the proposed network beside the report of `networks`.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ import archlab as al
 
 from .models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, baseline, proposed, scaled
 
-TRAINED = {"baseline": (baseline, "studies.motion.table1"), "proposed": (proposed, "studies.motion.train.networks")}
+TRAINED = {"baseline": baseline, "proposed": proposed}
 DESIGNS = (Config(), QUARTER, EIGHTH, *LINEAR.values(), *map(scaled, LINEAR.values()))  # at any width
 
 
@@ -25,13 +25,12 @@ def network(weights: str) -> MagnificationNet:
     ValueError where it is neither, FileNotFoundError where it is missing.
     """
     if weights in TRAINED:
-        make, study = TRAINED[weights]
         try:
-            return make(pretrained=True)
+            return TRAINED[weights](pretrained=True)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"the trained weights of the {weights} network are not in this checkout ({error}); "
-                f"a training writes them: python -m {study} --preset cpu"
+                "python -m studies.motion.train.networks --preset cpu trains such a network: name its file"
             ) from error
     if not Path(weights).is_file():
         raise FileNotFoundError(f"{weights}: no such file, and none of {', '.join(TRAINED)}")

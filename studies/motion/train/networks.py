@@ -37,7 +37,7 @@ __all__ = ["PRESETS", "ROWS", "cell_for", "fingerprint", "given", "needs", "repo
 
 PRESETS = ("smoke", "cpu", "gpu", "paper")
 SPEED, COPY = "speed", "copy of B"
-KEPT = ("baseline", "proposed")  # whose weights the report keeps
+KEPT = "proposed"  # whose weights the report keeps
 ROWS: list[dict[str, Any]] = [
     *({"name": name} for name in NETWORKS),
     *({"name": f"quality of {name}", "what": "quality", "network": name} for name in NETWORKS),
@@ -145,9 +145,8 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     first: dict[str, Any] = {row["row"]: row for row in rows[rows["seed"] == 0].to_dict("records")}
     shown = [name for name in NETWORKS if first[name]["steps"]]
     folders = rows.attrs["folders"]
-    for name in KEPT:
-        if name in shown:
-            shutil.copy(Path(folders[name]) / WEIGHTS, folder / f"{name}.safetensors")
+    if KEPT in shown:
+        shutil.copy(Path(folders[KEPT]) / WEIGHTS, folder / f"{KEPT}.safetensors")
     speed = pd.DataFrame(first[SPEED]["speeds"])
     fps = speed.drop_duplicates("network").set_index("network")["fps"]
     lines = pd.DataFrame(

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..capture.copies import structural_copy
 from ..capture.example import fresh, moved, run_example, without_data
+from ..capture.record import Capture
 from ..capture.recorder import capture, capture_meta
 from ..rewrite.rewrite import attempt, quietly
 from ..rewrite.target import Edit, Freeze, How
@@ -81,23 +82,34 @@ def _tried(model: nn.Module, example: Any, found: Sites) -> Sites:
 
 def _attempts(model: nn.Module, example: Any, edits: Sequence[Edit], found: Sites) -> dict[str, tuple[How, str]]:
     """How each edit goes, by name, and why not otherwise: all at once, or where that fails by halves."""
-    try:  # without data where the model runs so: what is asked is what its code looks like
-        on_meta = moved(example, device="meta")
-        made = attempt(
-            structural_copy(model, "meta"), on_meta, edits, record=found.record, run=_runs(on_meta), lend=True
-        )
-    except Exception:  # whatever the model raises that cannot run so
+    refusal: Exception | None = None
+    # What is asked is what the code looks like: without data, where that is not dearer than the data.
+    for without in (False, True) if _is_quick(found.record) and not without_data(example) else (True, False):
+        given = moved(example, device="meta") if without else example
+        on_meta = without or without_data(example)
         try:
-            copied = structural_copy(model, "meta" if without_data(example) else None)
-            made = attempt(copied, example, edits, record=found.record, run=_runs(example), lend=True)
-        except Exception as error:  # one edit is beyond us, or the model's code beyond tracing
-            if len(edits) == 1:
-                text = str(error).strip().split("\n")[0]
-                return {edits[0].target.name: (How.REFUSED, f"{type(error).__name__}: {text}")}
-            middle = len(edits) // 2
-            halves = (edits[:middle], edits[middle:])
-            return {name: told for half in halves for name, told in _attempts(model, example, half, found).items()}
-    return {name: (how, made.reasons.get(name, "")) for name, how in made.how.items()}
+            copied = structural_copy(model, "meta" if on_meta else None)
+            made = attempt(copied, given, edits, record=found.record, run=_runs(given), lend=True)
+            return {name: (how, made.reasons.get(name, "")) for name, how in made.how.items()}
+        except Exception as error:  # whatever the model raises that cannot run so
+            refusal = error
+    # One edit is beyond us, or the model's code beyond tracing.
+    if len(edits) == 1:
+        text = str(refusal).strip().split("\n")[0]
+        return {edits[0].target.name: (How.REFUSED, f"{type(refusal).__name__}: {text}")}
+    middle = len(edits) // 2
+    halves = (edits[:middle], edits[middle:])
+    return {name: told for half in halves for name, told in _attempts(model, example, half, found).items()}
+
+
+MACS_AN_OP = 1_000_000  # as long as these take, one op takes on the meta device
+MACS_A_PARAMETER = 10  # as long as these take, one parameter takes to be copied
+
+
+def _is_quick(record: Capture) -> bool:
+    """Whether a run with data takes no longer than one on the meta device, where each op is Python code of torch's."""
+    work = sum(op.macs for op in record.ops) + MACS_A_PARAMETER * sum(record.params.values())
+    return work < MACS_AN_OP * len(record.ops)
 
 
 def _runs(example: Any) -> Callable[[nn.Module], None]:

@@ -119,7 +119,7 @@ class TradeOff:
     @property
     def qualities(self) -> list[str]:
         """The names of the qualities."""
-        return [name for name in self.frame if name not in COLUMNS]
+        return [str(name) for name in self.frame if name not in COLUMNS]
 
     def summary(self, quality: str | None = None) -> pd.DataFrame:
         """One row a method and budget: mean and sd over the seeds, and the change from the control of the same seed.

@@ -187,7 +187,7 @@ class _Factories(TorchFunctionMode):
             self.tracer.switch_grad(*args)
             return func(*args)
         if types or getattr(func, "__module__", "") not in ("torch", "torch._C", None):
-            self.tracer.own |= not types and any(isinstance(a, Tensor) for a in args)
+            self.tracer.own |= any(issubclass(type(a), Tensor) for a in args)  # `isinstance` says so of proxies, too
             return func(*args, **kwargs)
         return self.tracer.create_proxy("call_function", func, args, kwargs)
 

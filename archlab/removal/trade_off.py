@@ -20,6 +20,7 @@ from ..measure.costs import cost
 from ..measure.speed import speed
 from ..report.tables import Table, table
 from ..training.fit import GROUPS
+from ..training.identity import fingerprint
 from ..training.kept import Kept
 from ..training.options import check_names, names_of
 from ..training.phases import Phases
@@ -253,7 +254,8 @@ def trade_off(
     own = {name: value for name, value in options.items() if name in names_of(RemovalSettings)}
     settings = RemovalSettings(**{"lam": None, **own})
     asked = Asked(kinds, where, options, settings)
-    facts = {name: repr(value) for name, value in {"kinds": kinds, "options": sorted(own.items())}.items()}
+    told = {"kinds": kinds, "where": where, **options}
+    facts = {name: fingerprint(value) if callable(value) else value for name, value in told.items()}
     kept = Kept(None if folder is None else Path(folder) / "trade_off.json", model, task, facts)
     runs = [(CONTROL, 1.0, seed) for seed in range(seeds)]
     runs += [(method, share, seed) for seed in range(seeds) for method in methods for share in budgets]

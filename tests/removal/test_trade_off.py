@@ -8,6 +8,7 @@ from torch import nn
 import archlab as al
 from archlab.removal.trade_off import compare, trade_off
 from archlab.training.checkpoint import CheckpointMismatch
+from archlab.training.optimization import cosine
 from archlab.training.task import Task
 
 
@@ -79,7 +80,9 @@ LOWER = Task(torch.zeros(1, 4), batch, loss, TASK.quality, measures={"mse": "low
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trade_off")
     methods = ["learned", "greedy", "one shot", "random"]
-    return folder, trade_off(deep(), LOWER, **FAST, budgets=[0.7, 0.4], methods=methods, seeds=2, folder=folder)
+    return folder, trade_off(
+        deep(), LOWER, **FAST, tune_schedule=cosine(10), budgets=[0.7, 0.4], methods=methods, seeds=2, folder=folder
+    )
 
 
 def test_a_row_for_each_run_and_a_control_trained_as_long(found):
@@ -114,9 +117,11 @@ def test_table_and_plot(found):
 
 
 def test_what_ran_is_not_run_again(found, monkeypatch):
+    """Also where a schedule is made anew, as in another process."""
     folder, before = found
     monkeypatch.setattr("archlab.removal.trade_off.METHODS", dict.fromkeys(["control", "greedy"]))
-    again = trade_off(deep(), LOWER, **FAST, budgets=[0.7, 0.4], methods=["greedy"], seeds=2, folder=folder)
+    options = FAST | dict(tune_schedule=cosine(10))
+    again = trade_off(deep(), LOWER, **options, budgets=[0.7, 0.4], methods=["greedy"], seeds=2, folder=folder)
     kept = before.frame[before.frame["method"].isin(["original", "control", "greedy"])]
     assert again.frame.equals(kept.reset_index(drop=True))
     with pytest.raises(CheckpointMismatch):

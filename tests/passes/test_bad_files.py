@@ -327,7 +327,11 @@ def test_extra_state_that_json_can_write_comes_back(tmp_path):
     assert again[0].state == state and again[1].state is None
 
 
-@pytest.mark.parametrize("state", [{1: 2}, (1, 2), {"x": float("nan")}, {"x": torch.ones(1)}, object()], ids=str)
+@pytest.mark.parametrize(
+    "state",
+    [{1: 2}, (1, 2), {"x": float("nan")}, {"x": torch.ones(1)}, object()],
+    ids=["number as key", "tuple", "nan", "tensor", "object"],
+)
 def test_extra_state_that_would_come_back_otherwise_is_refused(state, tmp_path):
     with pytest.raises(TypeError, match=r"save: 0\._extra_state in the state dict is a .* torch\.save"):
         al.save(nn.Sequential(Counting(state)), tmp_path / "thin")

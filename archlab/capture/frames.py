@@ -33,6 +33,9 @@ _TORCH_PLUMBING = frozenset(
         torch.overrides.__file__,
         torch._jit_internal.__file__,  # type: ignore[attr-defined]
         nn.modules.module.__file__,
+        # What torch.compiler.disable puts around a function, as around code that is intercepted.
+        os.path.join(_TORCH, "_compile.py"),
+        os.path.join(_TORCH, "_dynamo", "eval_frame.py"),
     }
 )
 

@@ -1,6 +1,7 @@
 """What the rows of a classification study compute."""
 
 import math
+import warnings
 from typing import Any
 
 from scipy.stats import binomtest
@@ -52,12 +53,14 @@ def thinned(
     net: nn.Module, task: Task, kind: str, lam: float, budget: Budget, scratch: Scratch
 ) -> tuple[nn.Module, dict[str, Any]]:
     """`net` with the sites of `kind` removed that it learned to do without, and what was found."""
-    removal = learn_to_remove(
-        net, task, kinds=kind, lam=lam, lam_unit="absolute", p=P, tau=TAU, lr=LR, lr_omega=budget.lr_omega,
-        soft_steps=budget.soft_steps, push_steps=budget.push_steps, tune_steps=budget.tune_steps,
-        tune_schedule=cosine(budget.tune_steps), folder=scratch.folder, time_limit_s=scratch.time_left_s(),
-        settings={"batch": budget.batch},
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "learn_to_remove: (all|none) of")  # a row is how much goes at its λ
+        removal = learn_to_remove(
+            net, task, kinds=kind, lam=lam, lam_unit="absolute", p=P, tau=TAU, lr=LR, lr_omega=budget.lr_omega,
+            soft_steps=budget.soft_steps, push_steps=budget.push_steps, tune_steps=budget.tune_steps,
+            tune_schedule=cosine(budget.tune_steps), folder=scratch.folder, time_limit_s=scratch.time_left_s(),
+            settings={"batch": budget.batch},
+        )  # fmt: skip
     if not removal.finished:
         raise OutOfTime
     decided = removal.decisions

@@ -9,6 +9,7 @@ trains on and evaluates; two removals by hand and a control that is only trained
 sample photos are used. Everything resumes. Output: ``reports/table1/<preset>/``.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,13 +193,17 @@ def learned(
     net: MagnificationNet, task: Task, row: dict[str, Any], effort: Effort, budget: training.Budget, scratch: Scratch
 ) -> tuple[MagnificationNet, dict[str, Any]]:
     """Learn, remove and train on: the thin network and what was decided."""
-    removal = learn_to_remove(
-        net, task, kinds=row["kind"], where=in_residual_blocks(net, row["part"]), lam=LAM, lam_unit="absolute",
-        p=P, tau=TAU, soft_steps=effort.soft, push_steps=effort.push, tune_steps=effort.tune, lr=effort.lr,
-        lr_omega=effort.lr_omega, tune_schedule=cosine(effort.tune), folder=scratch.folder,
-        time_limit_s=scratch.time_left_s(), evaluate=True, precision=budget.precision, clip_norm=1.0,
-        prefetch=training.fit_options(budget)["prefetch"],
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "learn_to_remove: (all|none) of"
+        )  # what goes at one λ is what the table tells
+        removal = learn_to_remove(
+            net, task, kinds=row["kind"], where=in_residual_blocks(net, row["part"]), lam=LAM, lam_unit="absolute",
+            p=P, tau=TAU, soft_steps=effort.soft, push_steps=effort.push, tune_steps=effort.tune, lr=effort.lr,
+            lr_omega=effort.lr_omega, tune_schedule=cosine(effort.tune), folder=scratch.folder,
+            time_limit_s=scratch.time_left_s(), evaluate=True, precision=budget.precision, clip_norm=1.0,
+            prefetch=training.fit_options(budget)["prefetch"],
+        )  # fmt: skip
     if not removal.finished:
         raise OutOfTime
     decisions, history = removal.decisions, removal.omegas

@@ -1,7 +1,8 @@
 """How much of a model may stay, and what each site saves of it.
 
-What one site saves is read off the sites, and serves to weigh and to steer. What a set of sites leaves is measured: the
-sites are removed from a copy, so that nested sites, shared operands and what can only be bypassed count as they are.
+What one site saves is read off the sites where they say it, and serves to weigh and to steer. What a set of sites
+leaves is measured: the sites are removed from a copy, so that nested sites, shared operands and what can only be
+bypassed count as they are.
 """
 
 import math
@@ -80,17 +81,11 @@ class Savings:
     def _alone(self, measure: str, site: Site) -> float:
         if measure == SITES:
             return 1 / len(self.sites)
-        if measure == LATENCY:
+        # What a site does not say of itself is measured: milliseconds, and the non-linearities in what goes with it.
+        if measure == LATENCY or (measure == "activations" and site.kind is not Kind.ACTIVATION):
             return 1 - self.left(measure, [site.id])
-        amounts = {"macs": site.macs, "params": site.params, "activations": self._nonlinear_in(site)}
+        amounts = {"macs": site.macs, "params": site.params, "activations": _elements(site)}
         return amounts[measure] / max(self.wholes[measure], 1)
-
-    def _nonlinear_in(self, site: Site) -> int:
-        """Elements through non-linearities that go with a site: its own, or those inside a block or operand."""
-        if site.kind is Kind.ACTIVATION:
-            return _elements(site)
-        inside = f"{site.module or site.path}."
-        return sum(_elements(s) for s in self.sites if s.kind is Kind.ACTIVATION and f"{s.path}.".startswith(inside))
 
     def left(self, measure: str, gone: Collection[str]) -> float:
         """The share of `measure` that stays once the sites with the ids `gone` are removed, measured.

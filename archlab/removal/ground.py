@@ -25,9 +25,7 @@ from .budget import Savings, check_budget, check_shares
 from .candidates import candidates, inside
 from .learn import Removal
 from .pressure import WithinBudget, WithinLoss, fall_of, loss_unit
-from .settings import check_fit_options, fit_options
-
-UNIT_BATCHES = 8  # the loss is divided by its size on these, as `learn_to_remove` does
+from .settings import CALIBRATION, check_fit_options, fit_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +84,7 @@ class Ground:
         self.by_id = {site.id: site for site in self.found.sites}
         self.sites = list(self.by_id)
         self.soft = switch(model, task.example, kinds=self.found.kinds, where=self.found.where)
-        self.unit = loss_unit(self.soft, task, UNIT_BATCHES, freeze_norm=terms.of_fit.get("freeze_norm", False))
+        self.unit = loss_unit(self.soft, task, CALIBRATION, freeze_norm=terms.of_fit.get("freeze_norm", False))
         self.soft.eval()
         self.savings = Savings(model, task.example, self.found.sites, sorted(terms.budget or ()))
         self.saved = dict(zip(self.sites, self._saved(), strict=True))

@@ -39,9 +39,11 @@ class Removal:
 
     Attributes:
         model: The thin model; before `.finished`, the model of the phase that was cut.
-        history: One row an update: phase, step, lr, loss (the task's), penalty (not yet times λ).
+        history: One row an update: phase, step, lr, loss (the task's), penalty (not yet times λ); where λ is steered,
+            lam (at about 500 of the steps).
         omegas: Tidy: phase, step, site, omega; about 500 points a site.
-        decisions: One row a site: site, kind, omega (as learned, before the push), removed, near_tau.
+        decisions: One row a site: site, kind, omega (as learned, before the push), removed, near_tau: whether ω is
+            within 0.1 of τ, or where λ is steered, of the last site that went.
         qualities: One row an evaluated phase: original, soft, pushed, discarded, tuned.
         left: By measure of the budget, the share of the original that is left; empty where there is no budget.
         settings: lam, its unit, sites (the paper's K), lam_per_site, p, tau, keep, budget, steps, rates, and, by id,

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..capture.copies import devices_of
+from ..capture.modes import random_states_kept
 from ..passes.switch_state import omegas, set_omegas_
-from ..training.checkpoint import random_states, set_random_states_
 from ..training.fit import frozen_norms
 from ..training.task import Task, batch_of, loss_of, qualities_of
 from .budget import Savings
@@ -30,13 +31,11 @@ def loss_unit(soft: nn.Module, task: Task, batches: int, *, freeze_norm: bool) -
 
     Where the loss is 0 or not finite, so that it cannot be a unit, 1.
     """
-    states = random_states()
     net = copy.deepcopy(soft).train()
     for norm in frozen_norms(net, freeze_norm):
         norm.training = False
-    with torch.no_grad():
+    with torch.no_grad(), random_states_kept(devices_of(soft)):
         values = [float(loss_of(task, net, batch_of(task, step), step)) for step in range(batches)]
-    set_random_states_(states)
     size = sum(map(abs, values)) / len(values)
     return float(f"{size:.6g}") if math.isfinite(size) and size > 0 else 1.0
 
@@ -112,6 +111,7 @@ class WithinBudget:
             self.saved[measure] = [(1 - least) * one / max(sum(alone), 1e-12) for one in alone]
 
     def gap(self, removed: Sequence[float], step: int, steps: int) -> float:
+        """Of the measure that lags behind most."""
         gaps = []
         for measure, share in self.budget.items():
             left = 1 - sum(saved * gone for saved, gone in zip(self.saved[measure], removed, strict=True))
@@ -136,7 +136,13 @@ def fall_of(soft: nn.Module, task: Task, limits: Mapping[str, float]) -> Callabl
 
     @torch.no_grad()
     def measured() -> dict[str, float]:
-        return qualities_of(task, soft, columns=(), untouched=False)
+        modes = {module: module.training for module in soft.modules()}
+        try:  # the training that it interrupts does not notice: neither random numbers nor modes
+            with random_states_kept(devices_of(soft)):
+                return qualities_of(task, soft, columns=(), untouched=False)
+        finally:
+            for module, training in modes.items():
+                module.training = training
 
     before = measured()
     unknown = [name for name in limits if name not in before]
@@ -168,6 +174,7 @@ class WithinLoss:
         self.fall, self.every = fall, every
 
     def gap(self, removed: Sequence[float], step: int, steps: int) -> float:
+        """Of the quality that has lost most; 0 between two measurements."""
         if step % self.every:
             return 0.0
         # One measurement stands for all steps since the last one.

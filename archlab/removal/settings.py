@@ -15,6 +15,7 @@ from .gates import GATES
 NEAR = 0.1  # a site with |ω - τ| up to this is reported as near τ: another seed may well decide it otherwise
 EPSILON = 0.01  # where ω starts, and its lower bound, when the penalty's gradient at 0 is 0 (p > 1) or -inf (p < 1)
 LAM = 0.5  # of a loss that is its own unit
+CALIBRATION = 8  # batches that the unit of the loss is measured on
 LAM_UNITS = ("loss", "absolute")
 WEIGHS = ("equal", *AMOUNTS, LATENCY)
 PER_PHASE = {  # options of `fit` that are none of a removal
@@ -63,7 +64,7 @@ class RemovalSettings:
     gate: str = "blend"
     rewind: bool = False
     seed: int = 0
-    calibration: int = 8
+    calibration: int = CALIBRATION
     soft_steps: int = 600
     push_steps: int = 150
     tune_steps: int = 200

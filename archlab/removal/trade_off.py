@@ -30,7 +30,8 @@ from .budget import check_budget
 from .candidates import candidates
 from .greedy import remove_at_random, remove_greedily
 from .learn import learn_to_remove
-from .settings import RemovalSettings
+from .pressure import loss_unit
+from .settings import CALIBRATION, RemovalSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,8 +39,11 @@ if TYPE_CHECKING:
 STRIDE = 1_000_003  # batches between the first of one seed and that of the next
 CONTROL, ORIGINAL = "control", "original"  # beside the methods
 COMPARED = ("model", "params", "macs", "ms")  # columns of `compare` beside the qualities
-COLUMNS = ("method", "budget", "seed", "sites", "params", "macs", "step")
+COLUMNS = ("method", "budget", "seed", "sites", "params", "macs")
 CONFIDENCE = 0.95
+# Options of `learn_to_remove` that it must not have here: what goes is said by `budgets` and `seeds`, and all methods
+# divide the loss by the same unit.
+FIXED = ("lam", "lam_unit", "calibration", "budget", "at_most_loss", "seed")
 
 
 def compare(
@@ -212,7 +216,8 @@ def trade_off(
         seeds: How many runs of each.
         folder: Where each run is kept; the same call goes on from there.
         progress: Show a bar.
-        **options: Those of `learn_to_remove`. The other methods tune for as many steps as it trains in all.
+        **options: Those of `learn_to_remove`, but for λ and its unit. The other methods tune for as many steps as it
+            trains in all.
 
     Returns:
         The frame, with a table and a plot; beside the methods the original, and for each seed a control: the original
@@ -246,9 +251,11 @@ def trade_off(
     for method in methods:
         choice("methods", method, METHODS)
     whole("seeds", seeds, least=1)
-    for name in ("lam", "budget", "at_most_loss", "seed"):
+    for name in FIXED:
         if name in options:
-            raise TypeError(f"trade_off has no option {name!r}: it goes through `budgets` and `seeds`; leave it out")
+            raise TypeError(
+                f"trade_off has no option {name!r}, which is the same or stated for all methods; leave it out"
+            )
     check_names("trade_off", options, RemovalSettings, *GROUPS)
     candidates(model, task.example, kinds=kinds, where=where)  # what is wrong with them is told before any training
     own = {name: value for name, value in options.items() if name in names_of(RemovalSettings)}
@@ -313,7 +320,8 @@ def _control(
     model: nn.Module, task: Task, budget: Mapping[str, float], seed: int, folder: Path | None, asked: Asked
 ) -> tuple[nn.Module, int]:
     net = copy.deepcopy(model)
-    training = Phases(task, folder, None, {}, {**asked.of_fit, "progress": False})
+    unit = loss_unit(model, task, CALIBRATION, freeze_norm=asked.of_fit.get("freeze_norm", False))
+    training = Phases(task, folder, None, {}, {**asked.of_fit, "progress": False, "loss_unit": unit})
     training.train_("control", net, asked.steps, lr=asked.settings.lr, schedule=asked.schedule)
     return net, 0
 

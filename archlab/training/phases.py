@@ -71,7 +71,7 @@ class Phases:
         return sum(went.seconds for _, went in self.done.values())
 
     def history(self, names: set[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The phases' histories in one (phase, step, lr, loss, penalty), and apart from it the columns in `names`.
+        """The phases' histories in one: phase, step, lr, loss, what else was noted; apart from it those in `names`.
 
         The latter tidily: phase, step, site, omega.
         """
@@ -83,8 +83,8 @@ class Phases:
         whole = pd.concat(frames, ignore_index=True) if frames else empty
         recorded = [name for name in whole if name in names]
         track = whole.melt(["phase", "step"], recorded, "site", "omega").dropna(subset="omega", ignore_index=True)
-        plain = [name for name in ("phase", "step", "lr", "loss", "penalty") if name in whole]
-        return whole.loc[:, plain], track
+        plain = [name for name in whole if name not in (*recorded, "phase", "step")]
+        return whole.loc[:, ["phase", "step", *plain]], track
 
 
 class Evaluations:

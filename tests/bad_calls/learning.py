@@ -209,7 +209,7 @@ CALLS = [
             ("methods", ["best"], "methods", "'greedy'", "'best'"),
             ("seeds", 0, "seeds", "0"),
             ("seeds", "3", "seeds", "'3'"),
-            ("lam", 0.1, "'lam'", "budgets"),
+            ("lam", 0.1, "'lam'", "leave it out"),
             ("kinds", "blok", "kind 'blok'", "activation"),
             ("soft_step", 3, "no option 'soft_step'", "soft_steps"),
         ]

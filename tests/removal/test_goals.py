@@ -229,3 +229,45 @@ def test_budgets_are_met_on_the_zoo(name):
         )  # fmt: skip
     assert removal.left["sites"] <= 0.6
     assert removal.left["sites"] + 1 / len(found) > 0.6, "no more went than the last site"
+
+
+def test_what_a_limit_measures_does_not_disturb_the_training():
+    """Its quality leaves the model in evaluation mode, and draws; the loss still sees a model in training."""
+    modes = []
+
+    def seen(model, data):
+        modes.append(model.training)
+        return loss(model, data)
+
+    def noisy(model, data):
+        return loss(model, data) + 1e-3 * torch.rand(()) * model[3].weight.sum()
+
+    def careless(model):
+        torch.rand(5)
+        model.eval()
+        return TASK.quality(model)
+
+    task = replace(TASK, loss=seen, quality=careless)
+    learn_to_remove(net(), task, **FAST | dict(soft_steps=40, lr_omega=0.1), at_most_loss={"mse": 0.005})
+    assert all(modes)
+    ends = []
+    for quality in (TASK.quality, careless):
+        torch.manual_seed(5)
+        task = replace(TASK, loss=noisy, quality=quality)
+        found = learn_to_remove(net(), task, **FAST | dict(soft_steps=40, lr_omega=0.1), at_most_loss={"mse": 0.005})
+        ends.append(found.decisions["omega"].to_list())
+    assert ends[0] == ends[1]
+
+
+def test_a_steered_lambda_stands_in_the_history():
+    history = learn_to_remove(net(), TASK, **FAST, budget={"sites": 0.4}).history
+    lam = history.loc[history["phase"] == "soft", "lam"]
+    assert lam.notna().all() and (lam > 0).all() and lam.nunique() > 10
+    assert "lam" not in learn_to_remove(net(), TASK, **FAST, lam=0.5).history
+
+
+def test_non_linearities_inside_a_branch_count_for_it():
+    """The sites are branches alone: what each takes with it is measured, and steers and weighs."""
+    found = list(al.sites(net(), TASK.example, kinds="branch"))
+    savings = Savings(net(), TASK.example, found, ["activations"])
+    assert savings.alone["activations"] == pytest.approx([4 / 28, 8 / 28, 16 / 28])

@@ -46,6 +46,7 @@ class Flow:
         return self._ancestors[op]
 
     def ancestors(self, value: int) -> int:
+        """The ops that a value was computed from, as bits."""
         made = self.record.producer.get(value)
         return 0 if made is None else self._ancestors[made.index]
 

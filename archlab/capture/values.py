@@ -26,6 +26,7 @@ class Values:
         self.kept = [tensor for _, tensor in named]
 
     def value_of(self, tensor: Tensor) -> int:
+        """The number of a tensor as it is now; a new one where it was not met."""
         value = self.values.get(tensor)
         if value is None:
             value = self.number(tensor)
@@ -34,9 +35,11 @@ class Values:
         return value
 
     def values_of(self, tree: Any) -> tuple[int, ...]:
+        """The numbers of all tensors in a tree."""
         return tuple(self.value_of(tensor) for tensor in tensors_in(tree))
 
     def number(self, tensor: Tensor) -> int:
+        """Give a tensor a new number: it is new, or was changed in place."""
         self.next_value += 1
         self.values[tensor] = self.next_value
         address = _storage(tensor)
@@ -58,6 +61,7 @@ class Values:
 
 
 def version_of(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; -1 under inference mode, which does not count."""
     return -1 if tensor.is_inference() else tensor._version
 
 

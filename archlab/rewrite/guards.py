@@ -36,6 +36,7 @@ class Placeholder:
         self.kind = kind
 
     def holds(self, value: Any) -> bool:
+        """Whether a value may stand in this place of the trace."""
         return isinstance(value, Tensor) if self.kind is Tensor else type(value) is self.kind
 
 

@@ -97,6 +97,7 @@ class Method:
         return self.intercept(module, args, kwargs)
 
     def trace(self, module: nn.Module, args: tuple, kwargs: dict) -> GuardedGraph:
+        """A graph of this call with the edits in it, which others that are built alike may borrow."""
         missing = {name: p for name, p in self.stand_ins.items() if module._parameters.get(name, p) is None}
         module._parameters.update(missing)
         try:
@@ -115,6 +116,7 @@ class Method:
         return made
 
     def intercept(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
+        """The call as it is written, with each target met and replaced as it runs."""
         wired = [edit.target.module for edit in self.edits.values() if isinstance(edit.action, GRAPH_ONLY)]
         if wired and self.graphs:
             raise RuntimeError(

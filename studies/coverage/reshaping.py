@@ -7,9 +7,7 @@ model that is as it was without a word.
 
 import re
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +16,8 @@ from torch import nn
 import archlab as al
 
 from .families import Made, family, seeded
+from .refusal import is_refusal
 
-PACKAGE = Path(al.sites.__code__.co_filename).parents[1]
 SPANS = 4  # of so many spans, one has to be reshaped
 
 Try = Callable[[nn.Module, Any], nn.Module]
@@ -116,9 +114,7 @@ def outcome(made: Made, tried: Try) -> str:
     except NoSpan as error:
         return f"none: {error}"
     except Exception as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        refused = isinstance(error, ValueError | TypeError) and raised_in.is_relative_to(PACKAGE)
-        return f"{'refused' if refused else 'failed'}: {_short(error)}"
+        return f"{'refused' if is_refusal(error) else 'failed'}: {_short(error)}"
     if _same(model, result):
         return "failed: the model is as it was, without a word"
     step = al.recipe(result).steps[-1]

@@ -29,6 +29,7 @@ class Stack:
 
     @property
     def owner(self) -> nn.Module:
+        """The module that has the stack."""
         return self.model.get_submodule(self.span.rpartition(".")[0])
 
     def holders(self) -> Iterator[tuple[Any, bool]]:

@@ -63,6 +63,7 @@ def resolved(expr: Expr) -> Expr:
 
 
 def summed(parts: Iterable[Expr]) -> Expr:
+    """The sum, flat and without empty parts."""
     flat: list[Expr] = []
     for part in parts:
         flat += part.parts if isinstance(part, Sum) else [part]
@@ -90,11 +91,13 @@ def leaves(expr: Expr) -> Iterator[Axis]:
 
 
 def freeze(expr: Expr, why: str) -> None:
+    """Say of all axes of `expr` why they must stay, where that is not said yet."""
     for axis in leaves(expr):
         axis.why = axis.why or why
 
 
 def is_fixed(expr: Expr) -> bool:
+    """Whether no axis of `expr` may change."""
     return all(axis.why for axis in leaves(expr))
 
 

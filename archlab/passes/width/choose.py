@@ -23,9 +23,11 @@ class Widths:
         self.counts: set[Axis] = set()  # axes that say how many parts others have
 
     def channels(self, layer: str, sizes: Mapping[Axis, int] = {}) -> int:
+        """How many channels a layer makes, or will with these sizes of axes."""
         return size_with(self.layers[layer][0], sizes)
 
     def axes(self, layer: str) -> list[Axis]:
+        """The axes by which a layer can be scaled."""
         return list(dict.fromkeys(axis for expr in self.layers[layer] for axis in scaled_axes(expr)))
 
     def chosen_axes(self, layers: Iterable[str]) -> dict[str, list[Axis]]:
@@ -123,6 +125,7 @@ def _rounded(value: float, multiple: int) -> int:
 
 
 def refuse_direction(widths: Widths, sizes: Mapping[Axis, int], init: Init) -> None:
+    """Raise ValueError where "prune" is to add channels, or "preserve" to drop some."""
     for axis, size in sizes.items():
         if (init == "prune" and size > axis.size) or (init == "preserve" and size < axis.size):
             layer = next(n for n in widths.layers if axis in widths.axes(n))

@@ -30,22 +30,27 @@ class Use:
     result: Any
 
     def get(self, position: int, name: str, default: Any = None) -> Any:
+        """The argument at a position, or of a name."""
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
     @property
     def given(self) -> list[Tensor]:
+        """The tensors among the arguments, in order."""
         return tensors_in((self.args, self.kwargs))
 
     @property
     def made(self) -> list[Tensor]:
+        """The tensors that the op made."""
         return tensors_in(self.result)
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of the first tensor that it made."""
         return tuple(self.made[0].shape)
 
     @property
     def path(self) -> str:
+        """Of the module that the op is, or in whose code it stands."""
         return self.op.call.module if self.op.call is not None else self.op.execution.module
 
     @property
@@ -54,12 +59,15 @@ class Use:
         return f"goes through {self.name} in {self.path or 'the model itself'}, where it cannot be followed"
 
     def dims(self, tensor: Tensor) -> Dims:
+        """The dimensions of a tensor."""
         return self.flow.dims_of(tensor)
 
     def unify(self, a: Expr, b: Expr) -> None:
+        """Say that both are the same channels."""
         unify(a, b, self.why)
 
     def freeze(self, exprs: Sequence[Expr], why: str = "") -> None:
+        """Say that these must stay; by default because this op cannot be followed."""
         for expr in exprs:
             freeze(expr, why or self.why)
 
@@ -70,6 +78,7 @@ class Use:
         self.reads(expr, b, dim_b) if b in self.flow.source else self.reads(expr, a, dim_a)
 
     def reads(self, expr: Expr, weight: Tensor, dim: int) -> None:
+        """Say that `weight` multiplies these channels along its dimension `dim` and sums over them."""
         if weight in self.flow.source:
             name, order = self.flow.source[weight]
             self.flow.read.add((name, order[dim]))
@@ -78,6 +87,7 @@ class Use:
             self.flow.unpreservable.append((expr, "is summed over by what is no parameter"))
 
     def copies(self, tensor: Tensor | None) -> None:
+        """Say that this parameter has a number for each of its channels, which copies of a channel share."""
         if tensor is not None and tensor in self.flow.source:
             name, order = self.flow.source[tensor]
             self.flow.copied |= {(name, dim) for dim in order}
@@ -129,6 +139,7 @@ class Flow:
         self.uniform: list[tuple[Expr, str]] = []  # only copies of all of them equally often do
 
     def dims_of(self, tensor: Tensor) -> Dims:
+        """The dimensions of a tensor; of one that no op made, such as the input, they stay."""
         if tensor not in self.dims:
             self.dims[tensor] = [fixed(n, "is coupled with the input itself, or with a constant") for n in tensor.shape]
         return self.dims[tensor]

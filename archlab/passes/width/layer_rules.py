@@ -11,6 +11,7 @@ KEPT = "is a position, no channel"
 
 
 def linear(u: Use) -> list[Dims]:
+    """``x @ weight.T + bias``."""
     x, weight, bias = u.get(0, "input"), u.get(1, "weight"), u.get(2, "bias")
     u.contracted(x, x.dim() - 1, weight, 1)
     out = u.dims(weight)[0]
@@ -23,6 +24,7 @@ def linear(u: Use) -> list[Dims]:
 
 
 def convolution(u: Use) -> list[Dims]:
+    """A convolution of any rank, plain, grouped, depthwise or transposed."""
     transposed = "transpose" in u.name
     x, weight, bias = u.get(0, "input"), u.get(1, "weight"), u.get(2, "bias")
     groups = u.get(6, "groups", 1)
@@ -68,6 +70,7 @@ def _transposed(u: Use, channels: Expr, x: Tensor, at: int, weight: Tensor, grou
 
 
 def deformable(u: Use) -> list[Dims]:
+    """torchvision's deform_conv2d, whose offsets stay."""
     x, weight, bias = u.get(0, "input"), u.get(1, "weight"), u.get(4, "bias")
     u.freeze([e for t in u.given if t is not x and t is not weight and t is not bias for e in u.dims(t)])
     if weight.shape[1] != x.shape[1]:
@@ -83,6 +86,7 @@ def deformable(u: Use) -> list[Dims]:
 
 
 def embedding(u: Use) -> list[Dims]:
+    """Rows of a table: their length may change, not their number."""
     index, weight = u.get(0, "input"), u.get(1, "weight")
     u.freeze([u.dims(weight)[0]], "is the number of entries of a table")
     out = u.dims(weight)[1]
@@ -105,6 +109,7 @@ def normalized(u: Use) -> list[Dims]:
 
 
 def layer_norm(u: Use) -> list[Dims]:
+    """Layer and RMS norm: over the last dimensions together."""
     x, shape = u.get(0, "input"), u.get(1, "normalized_shape")
     over = u.dims(x)[x.dim() - len(shape) :]
     u.flow.uniform += [(e, "is normalised over, and a norm sees copies") for e in over]
@@ -117,6 +122,7 @@ def layer_norm(u: Use) -> list[Dims]:
 
 
 def group_norm(u: Use) -> list[Dims]:
+    """The channels of each group together."""
     x, groups = u.get(0, "input"), u.get(1, "num_groups")
     channels = u.dims(x)[1]
     apart, within = factored(channels, (groups, channels.size // groups), u.why)
@@ -130,6 +136,7 @@ def group_norm(u: Use) -> list[Dims]:
 
 
 def prelu(u: Use) -> list[Dims]:
+    """One slope for all, or one a channel."""
     x, weight = u.get(0, "input"), u.get(1, "weight")
     if weight.numel() > 1:
         u.unify(u.dims(weight)[0], u.dims(x)[1])
@@ -142,6 +149,7 @@ def prelu(u: Use) -> list[Dims]:
 
 
 def matmul(u: Use) -> list[Dims]:
+    """matmul, mm, bmm and mv."""
     return [product_of(u, u.get(0, "input"), u.get(1, "other", u.kwargs.get("mat2")))]
 
 
@@ -181,6 +189,7 @@ def together(u: Use, operands: list[Dims]) -> Dims:
 
 
 def einsum(u: Use) -> list[Dims]:
+    """Any equation without an ellipsis: letters are dimensions."""
     equation, operands = u.args[0].replace(" ", ""), u.given
     left, _, right = equation.partition("->")
     if "..." in equation or not right:
@@ -244,7 +253,7 @@ def multi_head_attention(u: Use) -> list[Dims]:
         if separate:
             u.unify(u.dims(weight)[0], stream)
         else:
-            repeated(u, weight, 3, stream)
+            gate_rows(u, weight, 3, stream)
         u.unify(u.dims(weight)[1], u.dims((q, k, v)[number])[-1])
         u.reads(u.dims(weight)[1], weight, 1)
         u.makes(u.dims(weight)[0], weight)
@@ -252,7 +261,7 @@ def multi_head_attention(u: Use) -> list[Dims]:
         u.unify(u.dims(k)[-1], stream)
         u.unify(u.dims(v)[-1], stream)
     if bias is not None:
-        repeated(u, bias, 3, stream)
+        gate_rows(u, bias, 3, stream)
         u.copies(bias)
     for extra in (u.get(7, "bias_k"), u.get(8, "bias_v")):
         if extra is not None:
@@ -302,7 +311,7 @@ def recurrent(u: Use) -> list[Dims]:
     ]
 
 
-def repeated(u: Use, weight: Tensor, times: int, channels: Expr) -> None:
+def gate_rows(u: Use, weight: Tensor, times: int, channels: Expr) -> None:
     """The rows of `weight` are those `channels`, several times one behind the other."""
     number, each = factored(u.dims(weight)[0], (times, channels.size), u.why)
     u.freeze([number], "is taken apart by index")
@@ -310,8 +319,9 @@ def repeated(u: Use, weight: Tensor, times: int, channels: Expr) -> None:
 
 
 def cell_weights(u: Use, given: Expr, hidden: Expr, weights: Any, gates: int) -> None:
+    """The weights of one layer of gates: of the input, of the state, and their biases."""
     for number, weight in enumerate(weights):
-        repeated(u, weight, gates, hidden)
+        gate_rows(u, weight, gates, hidden)
         if weight.dim() == 2:
             u.unify(u.dims(weight)[1], (given, hidden)[number])
             u.reads(u.dims(weight)[1], weight, 1)

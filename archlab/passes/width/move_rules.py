@@ -13,6 +13,7 @@ SPREAD = "has one channel, which is spread over others"
 
 
 def reshaped(u: Use) -> list[Dims]:
+    """view, flatten and their like: the same elements in the same order, cut otherwise."""
     made = regrouped(u.dims(u.given[0]), u.shape, u.why)
     return [made]
 
@@ -30,6 +31,7 @@ def permuted(u: Use) -> list[Dims]:
 
 
 def indexed(u: Use) -> list[Dims]:
+    """``x[index]``, with numbers, slices, masks and tensors."""
     x, index = u.args
     return [_indexed(u, x, index if isinstance(index, tuple) else (index,), len(u.shape))]
 
@@ -90,6 +92,7 @@ def assigned(u: Use) -> list[Dims]:
 
 
 def narrowed(u: Use) -> list[Dims]:
+    """A slice of one dimension by its beginning and length."""
     x, dim, start = u.given[0], u.get(1, "dim"), u.get(2, "start")
     dims = list(u.dims(x))
     if start > 0:
@@ -117,6 +120,7 @@ def unbound(u: Use) -> list[Dims]:
 
 
 def index_selected(u: Use) -> list[Dims]:
+    """Positions of one dimension, named by a tensor."""
     dims, dim = list(u.dims(u.given[0])), u.get(1, "dim")
     u.freeze([dims[dim]], APART)
     dims[dim] = fixed(u.shape[dim], APART)
@@ -124,6 +128,7 @@ def index_selected(u: Use) -> list[Dims]:
 
 
 def gathered(u: Use) -> list[Dims]:
+    """Elements along one dimension, each named by an index."""
     x, dim, index = u.given[0], u.get(1, "dim"), u.get(2, "index")
     dim %= x.dim()
     u.freeze([u.dims(x)[dim]], APART)
@@ -134,6 +139,7 @@ def gathered(u: Use) -> list[Dims]:
 
 
 def joined(u: Use) -> list[Dims]:
+    """cat: parts one behind the other."""
     tensors, dim = u.get(0, "tensors"), u.get(1, "dim", u.kwargs.get("axis", 0))
     tensors = [t for t in tensors if t.dim() > 1 or t.numel() or t.dim() == len(u.shape)]
     for t in tensors:
@@ -149,6 +155,7 @@ def joined(u: Use) -> list[Dims]:
 
 
 def stacked(u: Use) -> list[Dims]:
+    """Tensors of one shape along a new dimension."""
     tensors, dim = u.get(0, "tensors"), u.get(1, "dim", 0)
     made = list(together(u, [u.dims(t) for t in tensors]))
     made.insert(dim % (len(made) + 1), fixed(len(tensors), APART))
@@ -174,6 +181,7 @@ def spread(u: Use) -> list[Dims]:
 
 
 def repeated(u: Use) -> list[Dims]:
+    """repeat and tile: the whole several times, one behind the other."""
     x = u.given[0]
     u.copies(x)
     dims = [fixed(1, KEPT)] * (len(u.shape) - x.dim()) + u.dims(x)
@@ -198,6 +206,7 @@ def interleaved(u: Use) -> list[Dims]:
 
 
 def padded(u: Use) -> list[Dims]:
+    """F.pad: zeros are a part before and behind that stays; for any other border the dimension stays."""
     x, pads = u.given[0], u.get(1, "pad")
     constant = u.get(2, "mode", "constant") == "constant"
     dims = list(u.dims(x))
@@ -214,6 +223,7 @@ def padded(u: Use) -> list[Dims]:
 
 
 def rolled(u: Use) -> list[Dims]:
+    """Positions turned round along a dimension, which must stay."""
     x, dims = u.given[0], u.get(2, "dims", u.get(1, "dims"))
     u.freeze([u.dims(x)[d] for d in ([dims] if isinstance(dims, int) else dims)], APART)
     return [u.dims(x)]
@@ -259,10 +269,12 @@ def patched(u: Use) -> list[Dims]:
 
 
 def outer(u: Use) -> list[Dims]:
+    """Every element of one vector times every one of the other."""
     return [[*u.dims(u.given[0]), *u.dims(u.given[1])]]
 
 
 def named(names: str, rule: Rule) -> dict[str, Rule]:
+    """The same rule for several functions, by their names."""
     return dict.fromkeys(names.split(), rule)
 
 

@@ -30,6 +30,7 @@ class Resizing:
         return list(dict.fromkeys(name.rpartition(".")[0] for name in self.tensors))
 
     def options(self) -> dict[str, Any]:
+        """As a recipe keeps it."""
         return asdict(self)
 
 

@@ -7,6 +7,7 @@ from .move_rules import APART, MOVES, named
 
 
 def elementwise(u: Use) -> list[Dims]:
+    """Each element by itself, of one tensor or of several of one shape."""
     for tensor in u.given:
         u.copies(tensor)
     return [together(u, [u.dims(t) for t in u.given])] * len(u.made)
@@ -71,6 +72,7 @@ def along(u: Use) -> list[Dims]:
 
 
 def scaled_to_one(u: Use) -> list[Dims]:
+    """F.normalize: any width will do, but copies change the norm."""
     x, dim = u.given[0], u.get(2, "dim", 1)
     u.flow.unpreservable.append((u.dims(x)[dim], f"is normalised over in {u.path}"))
     return [u.dims(x)]

@@ -1,18 +1,15 @@
 """What came of one situation: done right, refused by name, or wrong."""
 
-import traceback
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import archlab
+from ..refusal import is_refusal
 
 Check = Callable[[], str]  # what was found, in words; raises AssertionError for a wrong result
-PACKAGE = Path(archlab.__file__).parent
 
 
 def judged(check: Check) -> dict[str, str]:
@@ -28,10 +25,8 @@ def judged(check: Check) -> dict[str, str]:
     except AssertionError as error:
         return {"outcome": "wrong", "found": str(error)}
     except Exception as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        refused = isinstance(error, ValueError | TypeError) and raised_in.is_relative_to(PACKAGE)
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return {"outcome": "refused" if refused else "wrong", "found": text[:300]}
+        return {"outcome": "refused" if is_refusal(error) else "wrong", "found": text[:300]}
 
 
 def equal(made: Tensor, wanted: Tensor, what: str, tolerance: float = 1e-5) -> str:

@@ -248,6 +248,9 @@ class _Recorder(Values, TorchFunctionMode):
             return result  # handed through: .to() of the same device, .contiguous() of a contiguous tensor
         # 4. The op: where it was issued, what it read, and new numbers for what it wrote.
         execution, location = self.locate(frame)
+        if scripted:  # wherever its Python frames are: those of a module, of a function, or none
+            key = "<scripted>", execution.module
+            execution = self.executions[-1].setdefault(key, Execution(execution.module, "<scripted>", None))
         op = Op(len(self.ops), function, execution, location, self.stack[-1] if self.stack else None)
         op.inputs, op.in_shapes, op.in_dtypes = inputs, shapes, tuple(t.dtype for t in given)
         op.names = tuple(map(self.constants.get, inputs))

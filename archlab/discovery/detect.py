@@ -38,11 +38,10 @@ def seen_in(flow: Flow, modules: dict[str, nn.Module]) -> Iterator[Found | Skipp
 
 
 def _unless_scripted(item: Found | Skipped) -> Found | Skipped:
-    """`item`, or for what a scripted or traced part runs, why it is no site."""
+    """`item`, or why it is no site: the call of a module that is scripted or traced, and runs one op."""
     if not (isinstance(item, Found) and isinstance(item.source, Op) and item.source.scripted):
         return item
-    reason = "a scripted part runs it, whose code stays as it is"
-    return Skipped(item.source.execution.module, item.op, item.kind, reason)
+    return Skipped(item.source.execution.module, item.op, item.kind, FOREIGN["<scripted>"])
 
 
 def _in_op(op: Op, flow: Flow, counted: int) -> Iterator[Found | Skipped]:

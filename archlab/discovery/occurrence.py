@@ -14,6 +14,7 @@ FOREIGN = {
     "<outside>": "it runs outside the model's own methods",
     "<hook>": "a hook computes it",
     "<unregistered>": "a module that is no registered part of the model computes it",
+    "<scripted>": "a scripted part runs it, whose code stays as it is",
     "<torch>": "torch computes it around a module's call",
     "<archlab>": "an earlier pass put it there: a site that is switched or frozen",
 }

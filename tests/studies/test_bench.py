@@ -95,7 +95,8 @@ def test_a_case_measures_its_ratio(name):
     made = CASES[name](Setup(CPU, SMOKE))
     assert list(made) == VALUES and made["median"] > 0 and made["p10"] <= made["p90"]
     if name == "step/bf16/plain" and made["note"]:  # a CPU without instructions for it says how slow they are
-        assert made["median"] > 1
+        ratios = [made["median"], *(CASES[name](Setup(CPU, SMOKE))["median"] for _ in range(4))]
+        assert sorted(ratios)[2] > 1, ratios  # each is of one step, which another process may stretch
 
 
 def test_a_run_measures_on_one_thread_and_says_so(tmp_path):

@@ -4,6 +4,7 @@ One rule for the whole library. All files of archlab are its own, wherever they 
 they are called, but for those whose classes are put into models: such a file says ``MODEL_CODE = True``.
 """
 
+import inspect
 import os
 import sys
 from functools import lru_cache
@@ -68,6 +69,16 @@ def is_of_switch(frame: Any) -> bool:
 def asks_for_a_model(frame: Any) -> bool:
     """Whether `frame`, which asks something of a tensor, is a model's code: neither torch's nor archlab's own."""
     return not (_is_below(frame.f_code.co_filename, _TORCH) or is_own(frame))
+
+
+def defines(cls: type, code: Any) -> bool:
+    """Whether `code` is the body of a method of `cls`, decorated or not."""
+    for base in cls.__mro__:
+        method = base.__dict__.get(code.co_name)
+        method = getattr(method, "__func__", method)
+        if getattr(inspect.unwrap(method), "__code__", None) is code if callable(method) else False:
+            return True
+    return False
 
 
 def is_library(filename: str) -> bool:

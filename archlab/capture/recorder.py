@@ -8,7 +8,6 @@ Where an op or a module call was issued is said by `location`; the module whose 
 is its *container*. What is recorded is in `record`.
 """
 
-import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from .copies import devices_of, structural_copy
 from .example import Call, fresh, moved, run_example, tensors_in
-from .frames import asks_for_a_model, is_module_call, is_of_switch, is_plumbing
+from .frames import asks_for_a_model, defines, is_module_call, is_of_switch, is_plumbing
 from .functions import applied_by, function_of
 from .location import ORIGINS, Location, call_stack, model_frames
 from .macs.counter import Counter, macs_as_a_whole
@@ -166,7 +165,7 @@ class _Recorder(Values, TorchFunctionMode):
         first = frame.f_locals.get(code.co_varnames[0])
         if not isinstance(first, nn.Module) or id(first) not in self.paths:
             return None
-        return first if _defines(type(first), code) else None
+        return first if defines(type(first), code) else None
 
     def locate(self, frame: Any) -> tuple[Execution, Location]:
         frames = model_frames(frame, lambda f: is_module_call(f) or f.f_code is run_example.__code__)
@@ -390,13 +389,3 @@ class _Recorder(Values, TorchFunctionMode):
         if self.values_of(output) != call.outputs:
             call.hooked = True
             self._note_output(call, output)
-
-
-def _defines(cls: type, code: Any) -> bool:
-    """Whether `code` is the body of a method of `cls`, decorated or not."""
-    for base in cls.__mro__:
-        method = base.__dict__.get(code.co_name)
-        method = getattr(method, "__func__", method)
-        if getattr(inspect.unwrap(method), "__code__", None) is code if callable(method) else False:
-            return True
-    return False

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 from torchvision.utils import save_image
@@ -16,6 +17,7 @@ from archlab.report import Column, Picture, Table, plots, table, write_report
 from . import columns
 from .data.generator import PARTS, Generator
 from .data.sources import Sources, find_sources
+from .evaluate.quality import COMPARED, paired
 from .train.given import told
 
 KIND_COLUMNS = {"activation": "ReLU", "skip": "Skip", "block": "Block"}
@@ -24,7 +26,7 @@ SLOPE, R2 = (0.85, 1.15), 0.95  # what the displacement of a good baseline keeps
 
 def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write table.md, table.tex, the figures, report.md and the baseline's weights into `folder`."""
-    main = table_of(rows)
+    main, apart = table_of(rows), against_control(rows)
     first = rows[rows["seed"] == 0]  # for all that is no mean
     by_name: dict[str, Any] = {row["row"]: row for row in first.to_dict("records")}
     trained, base, check = (
@@ -47,10 +49,14 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         f"× {base['size']:.0f} pixels (95 % interval {base['ssim_low']:.3f} to {base['ssim_high']:.3f}); trained on "
         f"for as long as the rows below, {by_name['baseline trained on']['ssim']:.3f}.",
         main, _reading_of(base, made["seeds"]),
+        "## Against the control",
+        "Change against the baseline that was trained on for as long: of each held-out sample, the mean of a row's "
+        "runs less the mean of the control's, with the 95 % bootstrap interval over the samples. sd: between runs.",
+        apart,
         "## How the rows were learned",
         _one_setting(by_name["encoder activation"], sensitivity["watched"]),
         _settings(first), Picture("omegas.png", "ω histories"),
-        "Blue: above τ at the end, removed. The soft phase, then the push.",
+        "Blue: above τ at the end, removed. The soft phase, then the push; of several runs the first.",
         "## Each site alone, without training",
         f"Change of SSIM ({sensitivity['watched']:.0f} samples) with one site removed and nothing retrained; "
         f"{sensitivity['untouched']['ssim']:.3f} with all sites.",
@@ -61,12 +67,13 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         [f"{text}: {_HOLDS[holds]}" for text, holds in _expectations(check)],
         Picture("displacement.png", "displacement"),
         "Whole photos that move by known amounts; displacement by dense iterative Lucas-Kanade flow (median of the "
-        "inner pixels). The measure itself is checked on the true targets.",
+        f"inner pixels), in frames of {check['linearity'][0]['size']} pixels. The measure itself is checked on the "
+        "true targets.",
         Picture("training.png", "training loss"),
         "## Data", _data(base, made["data"]), Picture("samples.png", "samples"),
         "## Conditions", baseline_trained(base, trained),
         [f"{name}: {value}" for name, value in made.items() if value is not None and name != "wall_s"],
-        command="python -m studies.motion.table1", tables={"table": main},
+        command="python -m studies.motion.table1", tables={"table": main, "against_control": apart},
     )  # fmt: skip
 
 
@@ -75,8 +82,9 @@ _HOLDS = {True: "holds", False: "**fails**", None: "not checked"}
 
 def _reading_of(base: Mapping[str, Any], seeds: int) -> str:
     """How the table is to be read."""
-    means = f" Means of {seeds} seeds, all of whose sites are counted; everything else here is of seed 0."
-    several = means if seeds > 1 else ""
+    several = " Encoder and decoder, ReLU and block, and the control: means of three runs on other batches."
+    if seeds > 1:
+        several += f" Means of {seeds} seeds, all of whose sites are counted; everything else here is of seed 0."
     missing = f"; not measured here: {base['no_lpips']}" if base["no_lpips"] else ""
     return (
         "Changes in parentheses are against the first row. ✗: every candidate site removed; Δ: some; – with a count: "
@@ -92,7 +100,8 @@ def _reading_of(base: Mapping[str, Any], seeds: int) -> str:
 def _one_setting(row: Mapping[str, Any], watched: float) -> str:
     return (
         f"One setting for all nine, fixed beforehand: λ = {row['lam']:g}, p = {row['p']:g}, τ = {row['tau']:g}; Adam "
-        f"at {row['lr']:g} for the weights and {row['lr_omega']:g} for ω; {row['soft_steps']:.0f} soft steps, "
+        f"at {row['lr']:g} for the weights and {row['lr_omega']:g} for ω; {row['soft_steps']:.0f} soft steps of "
+        f"{row['batch']:.0f} samples, "
         f"{row['push_steps']:.0f} in which each ω moves to its side, {row['tune_steps']:.0f} after the removal. The "
         "pressure on one site is λ/K, K being the number of candidate sites. SSIM by phase is that of "
         f"{watched:.0f} samples."
@@ -129,19 +138,19 @@ def baseline_trained(base: Mapping[str, Any], trained: Mapping[str, Any]) -> str
 def table_of(rows: pd.DataFrame) -> Table:
     """The paper's Table 1 with its columns beside ours; hand-made rows and the control below.
 
-    With several seeds: means, the standard deviation of SSIM, and the removed sites of all of them.
+    Of several runs or seeds: means, the standard deviation of SSIM, and the removed sites of all of them.
     """
-    evaluated = rows[rows["what"].isin(["judge", "learn", "hand", "control"])]
+    evaluated = _evaluated(rows)
     ssim, *others = columns.QUALITY
     costs = [replace(column, digits=digits, change=True) for column, digits in zip(columns.COSTS, (0, 1), strict=True)]
     costs[0] = replace(costs[0], title="Params")
     crop = Column("ssim_crop8", "SSIM, crop 8", digits=3)
     measured = [column.name for column in (*costs, ssim, crop, *others)]
-    over_seeds = evaluated.astype(dict.fromkeys(measured, float)).groupby("row", sort=False)
-    merged = over_seeds.first()
-    merged[measured] = over_seeds[measured].mean()
-    merged[["removed", "sites"]] = over_seeds[["removed", "sites"]].sum()
-    merged["ssim_sd"] = over_seeds["ssim"].std()
+    over_runs = evaluated.astype(dict.fromkeys(measured, float)).groupby("row", sort=False)
+    merged = over_runs.first()
+    merged[measured] = over_runs[measured].mean()
+    merged[["removed", "sites"]] = over_runs[["removed", "sites"]].sum()
+    merged["ssim_sd"] = over_runs["ssim"].std()
     lines = []
     for row in merged.reset_index().to_dict("records"):
         learned = row["what"] == "learn"
@@ -150,10 +159,33 @@ def table_of(rows: pd.DataFrame) -> Table:
         if row["what"] == "hand":
             marks["activation"] = f"✗ {row['removed']:.0f}/{row['sites']:.0f}"
         lines.append({**row, **marks, "shown": name[0].upper() + name[1:]})
-    spread = [Column("ssim_sd", "SSIM sd", digits=3)] if evaluated["seed"].nunique() > 1 else []
+    spread = [Column("ssim_sd", "SSIM sd", digits=4)]
     first = [Column("shown", "Row"), *(Column(kind, title) for kind, title in KIND_COLUMNS.items())]
     own = [*costs, ssim, *spread, crop, *others]
     return columns.table_of(pd.DataFrame(lines), own, first=first, published="Table 1", changes=("ssim", "lpips"))
+
+
+def against_control(rows: pd.DataFrame) -> Table:
+    """What each row lost against the control, sample by sample."""
+    evaluated = _evaluated(rows[rows["seed"] == 0])
+    control = evaluated[evaluated["what"] == "control"]
+    lines = []
+    for name, runs in evaluated[evaluated["what"].isin(["learn", "hand"])].groupby("row", sort=False):
+        line: dict[str, Any] = {"Row": name, "runs": len(runs)}
+        line["removed"] = f"{runs['removed'].sum():.0f}/{runs['sites'].sum():.0f}"
+        for measure in COMPARED:
+            ours, others = (np.array(part[f"each_{measure}"].tolist(), float) for part in (runs, control))
+            if not np.isnan(ours).any():
+                change, low, high = paired(ours, others)
+                line[measure.upper()] = f"{change:+.4f} [{low:+.4f}, {high:+.4f}]"
+        lines.append(line | {"SSIM sd": runs["ssim"].std()})
+    return table(pd.DataFrame(lines), digits={"SSIM sd": 4})
+
+
+def _evaluated(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of networks that were evaluated, all runs of one row under its name."""
+    found = rows[rows["what"].isin(["judge", "learn", "hand", "control"])]
+    return found.assign(row=found["of"].fillna(found["row"]))
 
 
 def mark(row: Mapping[Any, Any]) -> str:
@@ -164,7 +196,7 @@ def mark(row: Mapping[Any, Any]) -> str:
 
 def draw_omegas(rows: pd.DataFrame, path: Path) -> None:
     """The ω histories of the nine learned rows: a row of panels a module, a column a kind."""
-    learned = rows[rows["what"] == "learn"]
+    learned = rows[(rows["what"] == "learn") & rows["of"].isna()]
     _, panels = plt.subplots(3, 3, figsize=(7.1, 5.6), sharey=True, layout="constrained")
     for ax, row in zip(panels.flat, learned.to_dict("records"), strict=True):
         steps = row["omega_steps"]
@@ -225,7 +257,8 @@ def _quality(quality: list[dict[str, Any]]) -> Table:
     """SSIM of each magnifier by factor, with its interval."""
     lines: dict[str, dict[str, Any]] = {}
     for entry in quality:
-        name = "as in training" if entry["factor"] is None else f"{entry['factor']:g}"
+        name = "as in training" if pd.isna(entry["factor"]) else f"{entry['factor']:g}"
+        name += f", {entry['size']} × {entry['size']} pixels"
         line = lines.setdefault(name, {"factor": name})
         line[entry["magnifier"]] = f"{entry['ssim']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
     return table(pd.DataFrame(list(lines.values())))
@@ -233,7 +266,8 @@ def _quality(quality: list[dict[str, Any]]) -> Table:
 
 def _expectations(check: Mapping[Any, Any]) -> list[tuple[str, bool | None]]:
     """What was expected of the baseline beforehand, and whether it came so."""
-    by = {(entry["magnifier"], entry["factor"]): entry for entry in check["quality"]}
+    smallest = min(entry["size"] for entry in check["quality"])
+    by = {(e["magnifier"], e["factor"]): e for e in check["quality"] if e["size"] == smallest}
     lines: list[tuple[str, bool | None]] = []
     for (name, factor), copied in by.items():
         if name == "copy of B" and factor is not None:

@@ -30,6 +30,7 @@ AT_ONCE = 8
 # What is measured of every image, beside LPIPS, which needs a backbone. Pixels: a follow-up's released SSIM leaves out
 # the map's border.
 MEASURES = {"ssim": al.ssim, "ssim_crop8": partial(al.ssim, crop=8)}
+COMPARED = ("ssim", "lpips")  # what networks are compared by, sample by sample
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,15 @@ def interval(values: pd.Series) -> tuple[float, float]:
     """The 95 % bootstrap interval of the mean, over samples."""
     found = bootstrap((values.to_numpy(),), np.mean, n_resamples=2000, method="percentile", rng=0).confidence_interval
     return float(found.low), float(found.high)
+
+
+def paired(ours: np.ndarray, others: np.ndarray) -> tuple[float, float, float]:
+    """The mean difference of two networks on the same samples, and its 95 % bootstrap interval over the samples.
+
+    Each runs x samples: a sample's value is the mean of the runs'.
+    """
+    apart = pd.Series(ours.mean(axis=0) - others.mean(axis=0))
+    return float(apart.mean()), *interval(apart)
 
 
 def summary(frame: pd.DataFrame) -> dict[str, Any]:

@@ -52,9 +52,11 @@ def test_marks():
 def made_rows(folder, seeds=1):
     """What a run of every row gives, with invented numbers."""
     lines = []
+    places = {row["name"]: place for place, row in enumerate(table1.ROWS)}
     for seed in range(seeds):
-        for i, row in enumerate(table1.ROWS):
-            line = {"row": row["name"], "part": None, "kind": None, **row, "seed": seed, "stale": False}
+        for row in table1.ROWS:
+            i = places[row.get("of", row["name"])]
+            line = {"row": row["name"], "part": None, "kind": None, "of": None, **row, "seed": seed, "stale": False}
             if row["what"] == "train":
                 line |= {"steps": 100, "loss": 0.1, "losses": [0.3, 0.2, 0.1], "seconds": 60.0}
             elif row["what"] == "sensitivity":
@@ -62,17 +64,20 @@ def made_rows(folder, seeds=1):
                 line |= {"untouched": {"ssim": 0.8}, "watched": 2, "sites": sites}
             elif row["what"] == "check":
                 quality = [
-                    {"magnifier": name, "factor": factor, "ssim": value, "low": value - 0.01, "high": value + 0.01}
-                    for name, value in (("ours", 0.8), ("copy of B", 0.7)) for factor in (None, 5.0)
+                    {"magnifier": name, "size": size, "factor": factor, "ssim": value, "low": value - 0.01,
+                     "high": value + 0.01}
+                    for name, value in (("ours", 0.8), ("copy of B", 0.7))
+                    for size, factor in ((48, None), (64, None), (48, 5.0))
                 ]  # fmt: skip
                 points = [{"factor": 5.0, "wanted": 1.0, "measured": 1.1, "on_target": 1.0}]
-                fit = {"slope": 1.1, "r2": 0.9, "target_slope": 1.0, "target_r2": 1.0}
+                fit = {"slope": 1.1, "r2": 0.9, "target_slope": 1.0, "target_r2": 1.0, "size": 64}
                 line |= {"quality": quality, "linearity": [{"magnifier": "ours", **fit, "points": points}]}
             else:
                 line |= {"params_k": 900.0, "flops_g": 40.0, "ssim": 0.8 - 0.01 * i + 0.1 * seed, "ssim_crop8": 0.8}
                 line |= {"ssim_low": 0.7, "ssim_high": 0.9, "lpips": None, "no_lpips": "not at hand", "judged": 8}
                 line |= {"size": 48, "patch": 48, "batch": 2, "precision": "fp32"}
                 line |= {"train_data": "photos", "val_data": "other photos", "removed": 1, "sites": 2}
+                line |= {"each_ssim": [0.8 - 0.01 * i, 0.7 - 0.01 * i], "each_lpips": [None, None]}
             if row["what"] == "learn":
                 line |= dict(lam=0.05, lam_per_site=0.025, p=1.0, tau=0.5, lr=1e-4, lr_omega=0.1, near_tau=0)
                 line |= dict(soft_steps=2, push_steps=1, tune_steps=1, omega_steps=[0, 1])

@@ -40,11 +40,12 @@ from .passes.share import share
 from .passes.switch import switch
 from .passes.switch_state import omega_parameters, omegas, penalty, project_, set_omegas_
 from .passes.width.scale import scale_width, sweep_width
+from .removal.curves.compare import compare
+from .removal.curves.trade_off import trade_off
 from .removal.greedy import remove_at_random, remove_greedily
 from .removal.learn import Removal, learn_to_remove
 from .removal.scores import scores
 from .removal.sensitivity import sensitivity
-from .removal.trade_off import compare, trade_off
 from .report.tables import Column, table
 from .training.task import Task
 

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import archlab as al
-from archlab.removal.trade_off import compare, trade_off
+from archlab.removal.curves.compare import compare
+from archlab.removal.curves.trade_off import trade_off
 from archlab.training.checkpoint import CheckpointMismatch
 from archlab.training.optimization import cosine
 from archlab.training.task import Task
@@ -119,7 +120,7 @@ def test_table_and_plot(found):
 def test_what_ran_is_not_run_again(found, monkeypatch):
     """Also where a schedule is made anew, as in another process."""
     folder, before = found
-    monkeypatch.setattr("archlab.removal.trade_off.METHODS", dict.fromkeys(["control", "greedy"]))
+    monkeypatch.setattr("archlab.removal.curves.trade_off.METHODS", dict.fromkeys(["control", "greedy"]))
     options = FAST | dict(tune_schedule=cosine(10))
     again = trade_off(deep(), LOWER, **options, budgets=[0.7, 0.4], methods=["greedy"], seeds=2, folder=folder)
     kept = before.frame[before.frame["method"].isin(["original", "control", "greedy"])]

@@ -14,6 +14,7 @@ COSTS = (
     Column("flops_g", "FLOPs", unit="G", digits=2, better="lower"),
 )
 SPEED = (Column("fps", "FPS", digits=3, better="higher"),)
+GPU_SPEED = Column("fps_gpu", "FPS, H200", digits=1, better="higher")  # of `evaluate.gpu_speeds`
 SSIM = Column("ssim", "SSIM", digits=3, better="higher", change=True)
 QUALITY = (SSIM, Column("lpips", "LPIPS", digits=3, better="lower", change=True))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from archlab.experiments import command
-from archlab.report import Column, Picture, Table, write_report
+from archlab.report import Column, Table, write_report
 
 from .. import columns
 from ..data.sources import fingerprint
@@ -20,7 +20,7 @@ from ..evaluate.costs import costs
 from ..network.example import STREAMED
 from ..network.models import LINEAR, MagnificationNet, scaled
 from ..train.networks import PRESETS
-from .shared import about, cell, draw_tradeoff, needs, table_of, variants_of
+from .shared import about, cell, draw_tradeoffs, needs, table_of, variants_of
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
@@ -38,7 +38,7 @@ ROWS = [{"name": name} for name in (*CHANGES, *OTHERS)]
 def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write table.md, readings.md, tradeoff.png and report.md."""
     table, readings = table_of(rows), readings_table()
-    draw_tradeoff(rows, folder / "tradeoff.png")
+    pictures = draw_tradeoffs(rows, folder)
     changes = "; ".join(f"{name}: {change}" for name, change in CHANGES.items())
     first = rows[rows["seed"] == 0]
     why = [f"{row['row']}: {row['why_not']}" for row in first[first["steps"] == 0].to_dict("records")]
@@ -46,7 +46,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         rows, folder, "Figure 11: ablation",
         f"{changes}. The paper gives the baseline SSIM .921 here and .932 in its Table 1, and the ¼× step 1.42 times "
         "the speed here and 1.85 times in its section 4.2.",
-        table, Picture("tradeoff.png", "SSIM against FPS"), "## Three readings of the linear encoder",
+        table, *pictures, "## Three readings of the linear encoder",
         f"FLOPs by the paper's rule at {STREAMED} x {STREAMED}. B is what "
         "the passes derive from the baseline (`tests/studies/motion/test_derive.py`); A and C are designed by hand.",
         readings, *(["Not trained:", why] if why else []), *variants_of(first),

@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 
 from archlab.experiments import command
-from archlab.report import Picture, write_report
+from archlab.report import write_report
 
 from ..data.sources import fingerprint
 from ..train.family import WIDTHS
 from ..train.networks import PRESETS
-from .shared import SSIM_THRESHOLD, about, cell, draw_tradeoff, needs, table_of, trained_rows, zone
+from .shared import SSIM_THRESHOLD, about, cell, draw_tradeoffs, needs, table_of, trained_rows, zone
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
@@ -25,14 +25,14 @@ ROWS = [{"name": "baseline"}, *({"name": f"width {width}"} for width in WIDTHS)]
 def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write table.md, tradeoff.png and report.md."""
     table, target, shown = table_of(rows, published=""), zone(rows), trained_rows(rows)
-    draw_tradeoff(rows, folder / "tradeoff.png")
+    pictures = draw_tradeoffs(rows, folder)
     inside = shown[(shown["fps"] >= target["fps"]) & (shown["ssim"] >= target["ssim"])]["row"]
     found = f"In the zone: {', '.join(inside)}." if len(inside) else "None of them is in the zone (as in the paper)."
     write_report(
         rows, folder, "Figure 6: channel-reduced baselines",
         f"Hatched: at least {target['fps']:.0f} FPS and SSIM {target['ssim']:.3f}, the baseline's less .011 (the "
         f"paper's .921 less its threshold {SSIM_THRESHOLD}, which short trainings do not reach). {found}",
-        Picture("tradeoff.png", "SSIM against FPS"), table,
+        *pictures, table,
         command=f"python -m {__name__}", about=about(rows), tables={"table": table},
     )  # fmt: skip
 

@@ -26,7 +26,7 @@ from ..evaluate.quality import unit
 from ..train.family import budget_for
 from ..train.networks import PRESETS, trained
 from ..video.files import xt_slice
-from .shared import about, draw_tradeoff, gathered, needs_of, table_of
+from .shared import about, draw_tradeoffs, gathered, needs_of, table_of
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
@@ -80,7 +80,7 @@ def pixels(frames: torch.Tensor) -> np.ndarray:
 def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write table.md, tradeoff.png, slices.png and report.md."""
     table = table_of(rows)
-    draw_tradeoff(rows, folder / "tradeoff.png")
+    pictures = draw_tradeoffs(rows, folder)
     first = rows[rows["seed"] == 0]
     folders = {name: Path(rows.attrs["folders"][name]) for name in RESOLUTIONS}
     shown = {"input": folders["baseline"] / "input.npy", "target": folders["baseline"] / "target.npy"}
@@ -90,7 +90,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     write_report(
         rows, folder, "Figure 7: resolution in the decoder", table,
         "The paper measures ¼× 1.85 times as fast as the baseline here, and 1.42 times in its Fig. 11.",
-        Picture("tradeoff.png", "SSIM against FPS"),
+        *pictures,
         f"x-t slices (time downwards) of a rendered clip: a photo of scikit-image that sways by {SWAY:g} pixels, "
         f"magnified {FACTOR:g} times in static mode. L1 to the true magnification: {errors}.",
         Picture("slices.png", "x-t slices"),

@@ -6,9 +6,10 @@ from typing import Any
 import pandas as pd
 
 from archlab.experiments import Scratch, Wanted
-from archlab.report import Column, Table, plots, table
+from archlab.report import Column, Picture, Table, plots, table
 
 from .. import columns
+from ..evaluate.gpu_speeds import gpu_conditions, gpu_fps, gpu_speeds
 from ..train.networks import SPEED, of
 
 REAL_TIME = 25.0  # FPS
@@ -54,17 +55,30 @@ def zone(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def trained_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the first seed whose networks were trained."""
-    return rows[(rows["seed"] == 0) & (rows["steps"] > 0)].reset_index(drop=True)
+    """The rows of the first seed whose networks were trained, with their speed on a GPU where that is known."""
+    shown = rows[(rows["seed"] == 0) & (rows["steps"] > 0)].reset_index(drop=True)
+    return shown.assign(**{columns.GPU_SPEED.name: gpu_fps(shown["row"])})
 
 
-def draw_tradeoff(rows: pd.DataFrame, path: Path) -> None:
-    """SSIM with its intervals against FPS, and the target zone."""
-    (fps,), ssim = columns.SPEED, columns.SSIM
-    shown = trained_rows(rows)
+def draw_tradeoffs(rows: pd.DataFrame, folder: Path) -> list[Picture | str]:
+    """tradeoff.png: SSIM with its intervals against FPS, and the target zone; tradeoff_gpu.png the same on a GPU, where
+    two networks or more were timed there. What a report shows of them."""
+    (fps,) = columns.SPEED
+    draw_tradeoff(rows, fps, folder / "tradeoff.png")
+    shown: list[Picture | str] = [Picture("tradeoff.png", "SSIM against FPS")]
+    if trained_rows(rows)[columns.GPU_SPEED.name].count() > 1:
+        draw_tradeoff(rows, columns.GPU_SPEED, folder / "tradeoff_gpu.png")
+        shown += ["The same networks on a GPU:", Picture("tradeoff_gpu.png", "SSIM against FPS on a GPU")]
+    return shown
+
+
+def draw_tradeoff(rows: pd.DataFrame, fps: Column, path: Path) -> None:
+    """SSIM with its intervals against `fps`, and the target zone."""
+    ssim = columns.SSIM
+    shown = trained_rows(rows).dropna(subset=[fps.name])
     names = {"row": "network", fps.name: fps.heading, ssim.name: ssim.heading}
     shown = shown.rename(columns=names).astype({heading: float for heading in (fps.heading, ssim.heading)})
-    ends = {names[name]: value for name, value in zone(rows).items()}
+    ends = {names[{"fps": fps.name}.get(name, name)]: value for name, value in zone(rows).items()}
     ax = plots.tradeoff(
         shown, x=fps.heading, y=ssim.heading, label="network", better={fps.heading: "higher"}, zone=ends,
         log=[fps.heading], error=("ssim_low", "ssim_high"),
@@ -75,23 +89,31 @@ def draw_tradeoff(rows: pd.DataFrame, path: Path) -> None:
 def table_of(rows: pd.DataFrame, published: str = "Fig. 11") -> Table:
     """Costs, speed and quality of each network, changes against the first, the published ones beside."""
     shown = trained_rows(rows)
-    shown["times_faster"] = shown["fps"] / shown["fps"].iloc[0]
-    faster = Column("times_faster", "times faster", digits=2)
-    own = (*columns.COSTS, *columns.SPEED, *columns.QUALITY, faster)
+    own = [*columns.COSTS, *columns.SPEED, columns.GPU_SPEED, *columns.QUALITY]
+    for fps, title in ((columns.SPEED[0], "times faster"), (columns.GPU_SPEED, "times faster, H200")):
+        shown[f"times_{fps.name}"] = shown[fps.name] / shown[fps.name].iloc[0]
+        own.append(Column(f"times_{fps.name}", title, digits=2))
     return columns.table_of(shown, own, published=published)
 
 
 def variants_of(rows: pd.DataFrame) -> list[str | Table]:
-    """A section with the FPS of each network under every precision and mode; nothing where one was timed."""
-    if len(rows["speeds"].iloc[0]) == 1:
-        return []
-    frames = [
-        pd.DataFrame(speeds).assign(network=name) for name, speeds in zip(rows["row"], rows["speeds"], strict=True)
-    ]
-    frame = pd.concat(frames)
-    frame["how"] = frame["precision"] + " " + frame["mode"]
-    wide = frame.pivot_table(index="how", columns="network", values="fps", sort=False)[list(rows["row"])]
-    return ["## FPS by precision and mode", table(wide.reset_index(), digits=dict.fromkeys(wide.columns, 2))]
+    """Sections with the FPS of each network under every precision and mode: here, where several were timed, and on a
+    GPU."""
+    sections: list[str | Table] = []
+    if len(rows["speeds"].iloc[0]) > 1:
+        frames = [
+            pd.DataFrame(speeds).assign(network=name) for name, speeds in zip(rows["row"], rows["speeds"], strict=True)
+        ]
+        sections += ["## FPS by precision and mode", _by_variant(pd.concat(frames))]
+    return [*sections, "## FPS on a GPU by precision and mode", _by_variant(gpu_speeds())]
+
+
+def _by_variant(frame: pd.DataFrame) -> Table:
+    """A row a precision and mode, a column a network: FPS."""
+    frame = frame.assign(how=frame["precision"] + " " + frame["mode"])
+    wide = frame.pivot_table(index="how", columns="network", values="fps", sort=False)
+    wide = wide[list(frame["network"].unique())]
+    return table(wide.reset_index(), digits=dict.fromkeys(wide.columns, 2))
 
 
 def about(rows: pd.DataFrame) -> str:
@@ -105,4 +127,5 @@ def about(rows: pd.DataFrame) -> str:
     told += [f"{name}: {words}" for name, words in zip(ours["row"], given, strict=True) if words]
     if isinstance(first.get("frame"), str):
         told.append(f"FPS: one streamed frame of {first['frame']}, {first['speed']}, networks interleaved.")
+        told.append(f"FPS, H200: {gpu_conditions()}.")
     return " ".join(told)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from studies.motion.columns import PUBLISHED
 from studies.motion.data.generator import Batch
 from studies.motion.data.sources import find_sources
+from studies.motion.evaluate.gpu_speeds import gpu_fps, gpu_speeds
 from studies.motion.evaluate.quality import copy_b
 from studies.motion.evaluate.small_motions import NOISES, Point, Scenes, measure, noisy, points
 from studies.motion.figures import fig1_cost, fig6_width, fig7_resolution, fig8_noise, fig10_impulse, fig11_ablation
@@ -44,6 +45,12 @@ def network_row(name: str, number: int) -> dict:
     said = {"params_k": 900.0 - number, "flops_g": 40.0 - number, "ssim": 0.9 - 0.004 * number, "lpips": 0.2}
     said |= {"ssim_low": 0.8, "ssim_high": 0.95, "steps": 40, "why_not": "", "fps": fps, "median_ms": 1e3 / fps}
     return {"row": name, **said, "speed": "on a CPU, fp32, eager", "frame": "1920 x 1080", "speeds": speeds(fps)}
+
+
+def test_speeds_on_a_gpu_are_those_of_the_network_s_design():
+    found = gpu_fps(pd.Series(["baseline", "proposed", "scaled A", "width 4"]))
+    assert found[0] == pytest.approx(10.58, abs=0.01) and found[1] == found[2] > 2.6 * found[0] and np.isnan(found[3])
+    assert len(gpu_speeds()) == 40
 
 
 def test_there_are_fifteen_motions_and_twice_twenty_one_levels_of_noise():
@@ -142,6 +149,8 @@ def test_reports_say_what_their_rows_hold(tmp_path):
     text = (tmp_path / "fig11_ablation" / "report.md").read_text()
     assert all(f"{printed['ssim']:.3f}" in text for printed in PUBLISHED["Fig. 11"].values())
     assert "20.53" in text and "9.86" in text
+    assert (tmp_path / "fig11_ablation" / "tradeoff_gpu.png").exists() and "one NVIDIA H200" in text
+    assert not (tmp_path / "fig6_width" / "tradeoff_gpu.png").exists(), "one of its networks was timed there"
     assert "None of them is in the zone" in (tmp_path / "fig6_width" / "report.md").read_text()
     quick = [network_row(row["name"], i) | {"fps": 30.0} for i, row in enumerate(fig6_width.ROWS)]
     fig6_width.report(made_up(quick), tmp_path / "fig6_width")
@@ -158,7 +167,7 @@ def test_reports_of_what_was_not_trained_say_why(tmp_path):
 def test_figures_1_7_8_and_10_draw_their_rows(tmp_path):
     rows = [network_row(name, i) for i, name in enumerate(("baseline", "proposed"))]
     fig1_cost.report(made_up(rows), tmp_path)
-    assert (tmp_path / "diagram.png").exists() and "times faster (2.7)" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "diagram.png").exists() and "2.7 times on a GPU (2.7)" in (tmp_path / "report.md").read_text()
     curve = [{**p._asdict(), "ssim": 0.5, "sd": 0.1} for p in points()]
     about = {"steps": 40, "size": 48, "scenes": 1, "val_data": "samples", "points": curve}
     fig8_noise.report(made_up([{"row": row["name"], **about} for row in fig8_noise.ROWS]), tmp_path)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -180,28 +181,36 @@ def tradeoff(
         spread = together.std().fillna(0.0).reset_index()
         frame, bars = together.mean().reset_index(), {"x": spread[x], "y": spread[y]}
     ax = _axes(ax)
-    for name, scale, limit in ((x, ax.set_xscale, ax.set_xlim), (y, ax.set_yscale, ax.set_ylim)):
+    for name, axis, scale, limit in (
+        (x, ax.xaxis, ax.set_xscale, ax.set_xlim),
+        (y, ax.yaxis, ax.set_yscale, ax.set_ylim),
+    ):
         if name in log:
             scale("log")
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
             if frame[name].nunique() == 1:  # around one value matplotlib finds no limits of a logarithmic axis
                 value = frame[name].dropna().iloc[0]
                 limit(value / 1.5, value * 1.5)
     front = frame[pareto(frame, better)].sort_values(x)
     ax.plot(front[x], front[y], color="0.6", linewidth=0.9, zorder=1, label="_front")
+    lines = [front[[x, y]].to_numpy(float)]  # what no label may be crossed by
     groups = [("", frame)] if group is None else list(frame.groupby(group, sort=False))
     for (name, rows), colour in zip(groups, COLOURS * len(groups), strict=False):
         style = {"fmt": "none", "ecolor": colour, "elinewidth": 0.7, "zorder": 2}
+        drawn = None
         if error is not None:
-            ax.errorbar(rows[x], rows[y], yerr=[rows[y] - rows[error[0]], rows[error[1]] - rows[y]], **style)
+            drawn = ax.errorbar(rows[x], rows[y], yerr=[rows[y] - rows[error[0]], rows[error[1]] - rows[y]], **style)
         elif bars:
-            ax.errorbar(rows[x], rows[y], xerr=bars["x"][rows.index], yerr=bars["y"][rows.index], **style)
+            drawn = ax.errorbar(rows[x], rows[y], xerr=bars["x"][rows.index], yerr=bars["y"][rows.index], **style)
+        lines += [ends for bar in (drawn[2] if drawn else ()) for ends in bar.get_segments()]
         ax.scatter(rows[x], rows[y], color=colour, s=16, zorder=3, label=printable(str(name)))
     _labelled(ax, f"{x} ({better[x]} is better)", f"{y} ({better[y]} is better)").margins(0.12)
     if zone is not None:
         _draw_zone(ax, (x, y), better, zone)
     if group is not None:
         _legend(ax)
-    _place_labels(ax, frame, x, y, label, front)
+    _place_labels(ax, frame, x, y, label, lines)
     return ax
 
 
@@ -315,16 +324,18 @@ def curve(frame: pd.DataFrame, *, x: str, y: str, ax: Axes | None = None, name: 
     return _labelled(ax, x, y)
 
 
-def _place_labels(ax: Axes, frame: pd.DataFrame, x: str, y: str, label: str, line: pd.DataFrame) -> None:
-    """Each label at the nearest place around its point where it covers least: labels, points, the line, the border."""
+def _place_labels(ax: Axes, frame: pd.DataFrame, x: str, y: str, label: str, lines: Sequence[Any]) -> None:
+    """Each label at the nearest place around its point where it covers least: labels, points, `lines` (corners x 2),
+    the border."""
     ax.figure.canvas.draw()  # fixes the axes' place and limits, which the boxes below are measured in
     font = FontProperties(size=FONT - 1)
     unit = ax.figure.dpi / 72
     points = ax.transData.transform(frame[[x, y]].to_numpy(float)) / unit
     inside = [edge / unit for edge in ax.bbox.extents]
     taken = [(px - 4, py - 4, px + 4, py + 4) for px, py in points]
-    corners = ax.transData.transform(line[[x, y]].to_numpy(float)) / unit
-    taken += [(px - 1, py - 1, px + 1, py + 1) for px, py in _along(corners.tolist())]
+    for line in lines:
+        corners = ax.transData.transform(line) / unit
+        taken += [(px - 1, py - 1, px + 1, py + 1) for px, py in _along(corners.tolist())]
     for row, (px, py) in enumerate(points):
         text = printable(str(frame[label].iloc[row]))
         width, height = TextPath((0, 0), text.replace("$", r"\$"), prop=font).get_extents().width + 2, FONT + 1
@@ -379,7 +390,7 @@ def _axes(ax: Axes | None, height: float = COLUMN[1]) -> Axes:
 def _labelled(ax: Axes, x: str, y: str, limits: tuple[float, float] | None = None) -> Axes:
     ax.set_xlabel(printable(str(x)), fontsize=FONT, parse_math=False)
     ax.set_ylabel(printable(str(y)), fontsize=FONT, parse_math=False)
-    ax.tick_params(labelsize=FONT - 1)
+    ax.tick_params(labelsize=FONT - 1, which="both")
     if limits is not None:
         ax.set_ylim(*limits)
     for side in ("top", "right"):

@@ -90,6 +90,20 @@ def test_labels_keep_off_the_line_of_the_best():
         assert not line.intersects_bbox(Text.get_window_extent(text, renderer), filled=False)
 
 
+def test_labels_keep_off_the_bars_of_intervals():
+    frame = pd.DataFrame({"x": [1.0, 2.0, 4.0], "y": [1.0, 0.97, 0.9], "row": ["one network"] * 3})
+    frame = frame.assign(low=frame["y"] - 0.3, high=frame["y"] + 0.3)
+    ax = plots.tradeoff(frame, x="x", y="y", label="row", error=("low", "high"), better={"x": "higher"}, log=["x"])
+    renderer = ax.figure.canvas.get_renderer()
+    ax.figure.canvas.draw()
+    bars = [path.transformed(ax.transData) for path in ax.collections[0].get_paths()]
+    assert len(bars) == 3
+    for text in ax.texts:
+        box = Text.get_window_extent(text, renderer)
+        assert not any(bar.intersects_bbox(box, filled=False) for bar in bars)
+    assert {label.get_text() for label in ax.get_xticklabels(which="both")} >= {"1", "2", "5"}, "no powers of ten"
+
+
 def test_pareto_minds_which_way_is_better_and_keeps_ties():
     frame = pd.DataFrame({"ms": [1, 2, 2, 3], "error": [4, 3, 3, 3.5]})
     assert plots.pareto(frame, {"ms": "lower", "error": "lower"}).tolist() == [True, True, True, False]

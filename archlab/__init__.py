@@ -24,6 +24,7 @@ from .discovery.survey import sites
 from .experiments.runner import run
 from .experiments.study import Study
 from .measure.costs import Cost, cost
+from .measure.environment import VERSION
 from .measure.fvcore import fvcore_cost
 from .measure.image_quality import BackboneMissing, lpips, lpips_network, psnr, ssim
 from .measure.speed import Speed, speed
@@ -52,7 +53,7 @@ from .training.task import Task
 if TYPE_CHECKING:
     from .report import plots as plot
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "ACTIVATIONS", "KINDS", "BackboneMissing", "Call", "Column", "Cost", "Recipe", "Removal", "Site", "Sites",

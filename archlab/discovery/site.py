@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from ..capture.record import Capture
+from ..markup import notebook_table
 from ..names import printable
 from ..rewrite.target import How, Target
 from .kinds import Kind
 
 WIDTH = 100  # columns of a printed list
+_RIGHT = ("calls", "params", "MACs")  # columns of numbers
 ANY = "any"  # the kind of what is skipped where nothing inside can be seen
 
 
@@ -129,8 +131,25 @@ class Sites(Sequence[Site]):
 
     def __repr__(self) -> str:
         """A table of at most 100 columns, and below it what its columns leave out."""
+        return "\n".join(map(printable, [*_table(self.frame()), *self._notes()]))
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook, with whole ids and whole reasons."""
+        frame = self.frame()
+        columns = {name: frame[name] for name in ("site", "module", "kind", "op", "shape", "calls")}
+        columns |= {"params": frame["params_share"].map(_share), "MACs": frame["macs_share"].map(_share)}
+        columns["how"] = frame["how"].where(frame["grad"], "no gradient")
+        columns["same removal as"] = frame["same_as"]
+        columns = {name: list(column) for name, column in columns.items() if column.astype(bool).any()}
+        right = [number for number, name in enumerate(columns) if name in _RIGHT]
+        return notebook_table(
+            list(columns), list(zip(*columns.values(), strict=True)), right=right, notes=self._notes()
+        )
+
+    def _notes(self) -> list[str]:
+        """What stands below the table."""
         counts = ", ".join(f"{n} {kind}" for kind, n in Counter(s.kind for s in self).items())
-        lines = [*_table(self.frame()), f"{len(self)} sites: {counts}" if len(self) else "no sites"]
+        lines = [f"{len(self)} sites: {counts}" if len(self) else "no sites"]
         if len(self):
             whole = f"{self._params():,} parameters and {self._macs():,} MACs"
             lines.append(f"params, MACs: what goes with a site, as a share of {whole}{self._unknown()}")
@@ -141,7 +160,7 @@ class Sites(Sequence[Site]):
             lines.append(f"{same} with the same removal as another (=): it counts once")
         if self.skipped:
             lines.append(f"{sum(x.calls for x in self.skipped)} seen and skipped, with the reason: .skipped_frame()")
-        return "\n".join(map(printable, lines))
+        return lines
 
     def _params(self) -> int:
         return sum(self.record.params.values())
@@ -170,9 +189,7 @@ def _table(frame: pd.DataFrame) -> list[str]:
             for how, grad, same in zip(frame["how"], frame["grad"], frame["same_as"], strict=True)
         ],
     }
-    columns = {
-        name: _aligned(name, values, right=name in ("calls", "params", "MACs")) for name, values in cells.items()
-    }
+    columns = {name: _aligned(name, values, right=name in _RIGHT) for name, values in cells.items()}
     told = [_told(*row) for row in zip(frame["site"], frame["kind"], frame["module"], strict=True)]
     room = max(WIDTH - sum(len(lines[0]) + 2 for lines in columns.values()) - max(map(len, told)), len("site"))
     sites = [_tail(site, room) + module for site, module in zip(frame["site"], told, strict=True)]

@@ -18,6 +18,8 @@ from ..arguments import choice, whole
 from ..capture.example import without_data
 from ..capture.record import Capture, Op
 from ..capture.recorder import capture, capture_meta
+from ..markup import notebook_table
+from ..names import printable
 
 CONVENTIONS = ("macs", "paper")
 _WITH_BIAS = (
@@ -76,16 +78,28 @@ class Cost:
         return pd.DataFrame([{name: getattr(self, name) for name in names} | {"unknown": in_words(self.unknown)}])
 
     def __repr__(self) -> str:
+        lines = [f"{name:<13}{value:>15}" + (f"   ({note})" if note else "") for name, value, note in self._figures()]
+        return "\n".join(printable(line) for line in [*lines, *(f"{name:<13}{told}" for name, told in self._told())])
+
+    def _repr_html_(self) -> str:
+        notes = [f"{name}: {told}" for name, told in self._told()]
+        return notebook_table(["", "", ""], self._figures(), right=[1], notes=notes)
+
+    def _figures(self) -> list[tuple[str, str, str]]:
+        """What was counted: name, value, note."""
         unit = "multiply-adds" if self.convention == "macs" else "multiply-adds + bias adds + ReLU outputs"
+        return [
+            ("parameters", f"{self.params:,}", ""),
+            ("MACs [G]", f"{self.macs / 1e9:.3f}", unit),
+            ("activations", f"{self.activations:,}", ""),
+            ("peak memory", f"{self.peak_bytes / 2**20:.1f} MiB", "estimated, inference"),
+        ]
+
+    def _told(self) -> list[tuple[str, str]]:
+        """What the figures lack, and how they were counted."""
+        missing = [("not in it", f"{in_words(self.unknown)}: no formula")] if self.unknown else []
         free = in_words(dict(list(self.uncounted.items())[:8]))
-        missing = f"\nnot in it    {in_words(self.unknown)}: no formula" if self.unknown else ""
-        return (
-            f"parameters   {self.params:>15,}\n"
-            f"MACs [G]     {self.macs / 1e9:>15.3f}   ({unit}){missing}\n"
-            f"activations  {self.activations:>15,}\n"
-            f"peak memory  {self.peak_bytes / 2**20:>11.1f} MiB   (estimated, inference)\n"
-            f"how          {self.how}; counted as nothing: {free or 'no op'}"
-        )
+        return [*missing, ("how", f"{self.how}; counted as nothing: {free or 'no op'}")]
 
 
 def in_words(counts: dict[str, int]) -> str:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..capture.modes import random_states_kept
 
+VERSION = "0.1.0"  # of archlab, as pyproject.toml has it
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Each has an attribute fp32_precision: of matrix products, convolutions and recurrent layers. Before torch 2.9 there
 # are none, and the older pair of settings decides alone.
@@ -154,18 +156,29 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def conditions() -> dict[str, Any]:
-    """Return what a measured number depends on beside the code: device, versions, threads, system, commit."""
-    cuda = torch.cuda.is_available()
+def conditions(device: torch.device | None = None) -> dict[str, Any]:
+    """Return what a measured number depends on beside the code: device, versions, threads, system, commit.
+
+    Args:
+        device: Where it is measured; default: the first GPU, where there is one.
+    """
+    cuda = torch.cuda.is_available() if device is None else device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name() if cuda else f"CPU ({platform.processor() or platform.machine()})",
+        "device": torch.cuda.get_device_name(device) if cuda else f"CPU ({platform.processor() or platform.machine()})",
         "threads": torch.get_num_threads(),
+        "archlab": VERSION,
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda if cuda else None,
         "python": platform.python_version(),
         "system": platform.system(),
         "commit": _commit(),
     }
+
+
+def conditions_of(model: nn.Module) -> dict[str, Any]:
+    """Return `conditions` where the model is, with today's date first."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    return {"date": time.strftime("%Y-%m-%d"), **conditions(device)}
 
 
 def _commit() -> str:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from ..arguments import choice, number, text, whole, wrong
 from ..capture.copies import refuse_wrappers
 from ..capture.example import Call, tensors_in
+from ..markup import notebook_table
+from ..names import printable
 from .clocks import Clock, clock_on, timed
 from .environment import DTYPES, conditions_on, fixed_settings
 from .executable import HALF, Executable, make_executable
@@ -108,20 +110,37 @@ class Speed:
         return float(self.frame()[column].iloc[0])
 
     def __repr__(self) -> str:
-        frame, on = self.frame(), self.conditions
-        width = max(map(len, frame["model"]))
-        shown = pd.DataFrame({"model": frame["model"].str.ljust(width)}).rename(columns=lambda name: name.ljust(width))
+        shown = self._shown()
+        shown["model"] = shown["model"].map(printable)
+        width = max(map(len, shown["model"]))
+        shown["model"] = shown["model"].str.ljust(width)
+        shown = shown.rename(columns={"model": "model".ljust(width)})
+        return f"{shown.to_string(index=False)}\n{printable(self._told())}"
+
+    def _repr_html_(self) -> str:
+        shown = self._shown()
+        right = range(1, shown.shape[1])
+        return notebook_table(list(shown), shown.to_numpy().tolist(), right=right, notes=[self._told()])
+
+    def _shown(self) -> pd.DataFrame:
+        """The times as they are printed."""
+        frame = self.frame()
+        shown = frame[["model"]].copy()
         for name, title in _TITLES.items():
             if name in frame:
                 shown[title] = frame[name].map(four_digits)
-        shown["runs"] = frame["runs"]
+        return shown.assign(runs=frame["runs"])
+
+    def _told(self) -> str:
+        """What they depend on first of all."""
+        on = self.conditions
         batches = " or ".join(map(str, dict.fromkeys(self.batch.values())))
         told = [f"on {on['device']}", f"torch {on['torch']}", self.precision, self.mode]
         told += [self.memory_format] if self.memory_format else []
         told += [f"batch {batches}"]
         if on["measured_on"] == "cpu":
             told.append("1 thread" if on["threads"] == 1 else f"{on['threads']} threads")
-        return "\n".join([shown.to_string(index=False), ", ".join(told)])
+        return ", ".join(told)
 
 
 _TITLES = {"median_ms": "median [ms]", "p10_ms": "p10", "p90_ms": "p90", "fps": "FPS", "apart_ms": "apart [ms]"}

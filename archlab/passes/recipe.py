@@ -12,7 +12,7 @@ from torch import nn
 
 from ..arguments import wrong
 from ..capture.copies import refuse_wrappers
-from ..names import closest
+from ..names import closest, printable
 from .strict_json import strict_json, within_bounds
 
 _ATTRIBUTE = "_archlab_recipe"
@@ -103,7 +103,7 @@ class Recipe:
             what = "sites" if step.name in ("switch", "discard") else "modules"
             told = f"{cost}; {step.equality}: {step.checked}{idle}"
             lines.append(f"  {step.name}: {len(step.taken)} of {len(step.found)} {what}; {told}")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def _step(data: Any, number: int) -> Step:

@@ -71,9 +71,9 @@ def remove_greedily(
         **options: Those of `archlab.training.fit`, but for what makes a phase, as for `learn_to_remove`.
 
     Returns:
-        As `learn_to_remove`: the thin model and how it went. `.decisions` has a row a site: site, kind, score (signed,
-        when it went; of those that stay, the last one), removed, and order (the first that went is 1, what stays 0;
-        what lies in a block that went counts as staying).
+        As `learn_to_remove`: the thin model and how it went. `.decisions` has a row a site: site, kind, module, params
+        and macs (that go with it alone), score (signed, when it went; of those that stay, the last one), removed, and
+        order (the first that went is 1, what stays 0; what lies in a block that went counts as staying).
         `.omegas` is empty.
 
     Raises:

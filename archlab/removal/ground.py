@@ -17,13 +17,14 @@ from torch import nn
 from ..arguments import flag, number, whole
 from ..capture.copies import copied
 from ..discovery.select import Where
+from ..measure.environment import conditions_of
 from ..passes.switch import switch
 from ..training.optimization import MOST_STEPS
 from ..training.phases import Evaluations, Phases
 from ..training.task import Task, check_task
 from .budget import Savings, check_budget, check_shares
 from .candidates import candidates, inside
-from .learn import Removal
+from .learn import Removal, as_asked, costs_of, with_savings
 from .pressure import WithinBudget, WithinLoss, fall_of, loss_unit
 from .settings import CALIBRATION, check_fit_options, fit_options
 
@@ -80,6 +81,7 @@ class Ground:
     def __init__(self, model: nn.Module, task: Task, terms: Terms, *, kinds: str | Iterable[str], where: Where):
         check_task(task)
         self.model, self.task, self.terms = model, task, terms
+        self.asked = as_asked(kinds, where)
         self.found = candidates(model, task.example, kinds=kinds, where=where)
         self.by_id = {site.id: site for site in self.found.sites}
         self.sites = list(self.by_id)
@@ -167,10 +169,12 @@ class Ground:
             model=thin,
             history=history,
             omegas=track,
-            decisions=pd.DataFrame(rows),
+            decisions=with_savings(pd.DataFrame(rows), self.found.sites),
+            costs=costs_of(self.task.example, {"original": self.model, "thin": thin}),
             qualities=evaluations.frame(),
             left={measure: self.savings.left(measure, gone) for measure in self.terms.budget or ()},
-            settings={**self.terms.facts(), **facts, **how},
+            settings={**self.terms.facts(), **self.asked, **facts, **how},
+            conditions=conditions_of(self.model),
             finished=finished,
             seconds=tuning.seconds(),
         )

@@ -14,12 +14,18 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..arguments import flag
+from ..arguments import flag, shown
 from ..discovery.find import sites_of
 from ..discovery.select import Where
 from ..discovery.site import Site
+from ..markup import escaped
+from ..measure.costs import cost
+from ..measure.environment import conditions_of
+from ..names import printable
+from ..passes.recipe import recipe
 from ..passes.switch import switch
 from ..passes.switch_state import omegas, switches_of
+from ..report.removal_page import stages, told, write_removal
 from ..training.options import pick
 from ..training.phases import Evaluations, Phases
 from ..training.task import Task, check_task
@@ -42,12 +48,15 @@ class Removal:
         history: One row an update: phase, step, lr, loss (the task's), penalty (not yet times λ); where λ is steered,
             lam (at about 500 of the steps).
         omegas: Tidy: phase, step, site, omega; about 500 points a site.
-        decisions: One row a site: site, kind, omega (as learned, before the push), removed, near_tau: whether ω is
-            within 0.1 of τ, or where λ is steered, of the last site that went.
+        decisions: One row a site: site, kind, module (path of the child that is called), the params and macs that go
+            with it alone, omega (as learned, before the push), removed, near_tau: whether ω is within 0.1 of τ, or
+            where λ is steered, of the last site that went.
+        costs: One row a model, original and thin: model, params, macs of one run of `task.example`.
         qualities: One row an evaluated phase: original, soft, pushed, discarded, tuned.
         left: By measure of the budget, the share of the original that is left; empty where there is no budget.
-        settings: lam, its unit, sites (the paper's K), lam_per_site, p, tau, keep, budget, steps, rates, and, by id,
-            which sites ``kinds="all"`` left out.
+        settings: method, kinds, where, lam, its unit, sites (the paper's K), lam_per_site, p, tau, keep, budget, steps,
+            rates, and, by id, which sites ``kinds="all"`` left out.
+        conditions: What the numbers depend on beside the code: date, device, versions, threads, commit.
         finished: False where the time limit came first; the same call with the same folder goes on.
         seconds: Time of training, all calls together.
     """
@@ -56,11 +65,47 @@ class Removal:
     history: pd.DataFrame
     omegas: pd.DataFrame
     decisions: pd.DataFrame
+    costs: pd.DataFrame
     qualities: pd.DataFrame
     left: dict[str, float]
     settings: dict[str, Any]
+    conditions: dict[str, Any]
     finished: bool
     seconds: float
+
+    def report(self, folder: str | Path) -> Path:
+        """Write a page for people, ``index.html``: what went, what that saves and costs, curves, settings, conditions.
+
+        It stands alone: one file, which loads nothing and needs no JavaScript. Beside it stand its tables as Markdown,
+        LaTeX and CSV: ``table``, the original and what became of it, and ``sites``.
+
+        Args:
+            folder: Where to write; it is made. A report that is there already is replaced.
+
+        Returns:
+            The path of the page.
+        """
+        return write_removal(folder, self, model=recipe(self.model).model)
+
+    def __repr__(self) -> str:
+        return f"{printable(told(self))}\n{stages(self)}"
+
+    def _repr_html_(self) -> str:
+        return f"<div>{escaped(told(self))}</div>{stages(self).html()}"
+
+
+def costs_of(example: Any, models: Mapping[str, nn.Module]) -> pd.DataFrame:
+    """One row a model: model, params, macs of one run."""
+    found = {name: cost(model, example) for name, model in models.items()}
+    return pd.DataFrame([{"model": name, "params": each.params, "macs": each.macs} for name, each in found.items()])
+
+
+def with_savings(decisions: pd.DataFrame, sites: Sequence[Site]) -> pd.DataFrame:
+    """`decisions`, with what goes with each site alone after its kind: module, params, macs."""
+    rows = [{"site": s.id, "module": s.module or "", "params": s.params, "macs": s.macs} for s in sites]
+    both = decisions.merge(pd.DataFrame(rows), on="site")
+    first = ["site", "kind", "module", "params", "macs"]
+    return both[[*first, *(name for name in both if name not in first)]]
 
 
 def learn_to_remove(
@@ -176,10 +221,11 @@ def learn_to_remove(
             "step, so sites may stay whatever the task says; raise lr_omega or soft_steps",
             stacklevel=2,
         )
-    left_out, told, nested = {}, "", kinds == ALL
+    asked = {"method": "learn_to_remove", **as_asked(kinds, where)}
+    left_out, conflicts, nested = {}, "", kinds == ALL
     if nested:
         among = candidates(model, task.example, kinds=kinds, where=where)
-        kinds, where, left_out, told = among.kinds, among.where, among.resolved, among.told()
+        kinds, where, left_out, conflicts = among.kinds, among.where, among.resolved, among.told()
     soft = switch(model, task.example, kinds=kinds, where=where)
     sites = list(omegas(soft)["site"])
     frozen = of_fit.get("freeze_norm", False)
@@ -191,12 +237,13 @@ def learn_to_remove(
     goal = _goal(chosen, savings, soft, task)
     pressure = Pressure(chosen.first_lam, p=p, weights=_weights(savings, chosen), steps=chosen.soft_steps, goal=goal)
     if progress:
-        print(_headline(chosen, len(sites), unit), *([told] if told else []), sep="\n", file=sys.stderr)
+        print(_headline(chosen, len(sites), unit), *([conflicts] if conflicts else []), sep="\n", file=sys.stderr)
     ops = {site.id: site.op for site in switches_of(soft)[1].sites if site.id in sites}
     settings = _with_own(of_fit.pop("settings", None) or {}, {"sites": ops, **chosen.identity()})
     trainings = Phases(task, folder, time_limit_s, settings, of_fit | {"progress": progress, "loss_unit": unit})
     run = RemovalPhases(model, soft, chosen, SoftPhase(soft, chosen, pressure), trainings, evaluations)
-    finished = run.soft() and run.push() and run.discard() and run.tune()
+    thin = run.soft() and run.push() and run.discard()
+    finished = thin and run.tune()
     gone = list(run.decisions.loc[run.decisions["removed"], "site"])
     if finished:
         _warn_of_collapse(savings.sites, gone, chosen, nested=nested)
@@ -205,13 +252,20 @@ def learn_to_remove(
         model=run.now,
         history=history,
         omegas=track,
-        decisions=run.decisions,
+        decisions=with_savings(run.decisions, savings.sites),
+        costs=costs_of(task.example, {"original": model, **({"thin": run.now} if thin else {})}),
         qualities=run.evaluations.frame(),
         left={measure: savings.left(measure, gone) for measure in budget or ()} if finished else {},
-        settings=chosen.facts(len(sites), unit) | {"resolved": left_out},
+        settings=asked | chosen.facts(len(sites), unit) | {"resolved": left_out},
+        conditions=conditions_of(model),
         finished=finished,
         seconds=trainings.seconds(),
     )
+
+
+def as_asked(kinds: str | Iterable[str], where: Where) -> dict[str, Any]:
+    """Which sites were asked for, for reports."""
+    return {"kinds": kinds, "where": shown(where) if callable(where) else where}
 
 
 def _with_own(settings: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any]:

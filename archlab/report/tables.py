@@ -1,11 +1,11 @@
 """A tidy DataFrame as a table to print: changes against a base row, best values in bold, four formats.
 
-It sees DataFrames only, never a model. pandas writes LaTeX, HTML and CSV, tabulate Markdown; what is made here is
+It sees DataFrames only, never a model. pandas writes LaTeX and CSV, tabulate Markdown; what is made here is
 the text of each cell. Cells and headings may hold anything (module names, say): no format takes
 it for tags, a new line or a formula. (Markdown's emphasis is left: studies use it.)
 """
 
-import html
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..arguments import choice, flag, text, whole, wrong
 from ..files import write_whole
+from ..markup import Html, escaped, html_table
 from ..names import printable
 
 Better = Literal["higher", "lower"]
@@ -87,8 +88,10 @@ class Table:
 
     def html(self) -> str:
         """An HTML ``<table>``."""
-        shown = self._marked(lambda cell: _lines(html.escape(cell), "<br>"), "<b>{}</b>")
-        return shown.to_html(index=False, escape=False, border=0)
+        shown = self._marked(escaped, "<b>{}</b>")
+        rows = [[Html(cell) for cell in row] for row in shown.itertuples(index=False)]
+        right = [number for number, side in enumerate(self._sides()) if side == "right"]
+        return html_table([Html(name) for name in shown.columns], rows, right=right)
 
     def csv(self) -> str:
         """The values behind the table, unrounded, as `csv_of` writes them."""
@@ -101,6 +104,9 @@ class Table:
 
     def __repr__(self) -> str:
         return self.markdown()
+
+    def _repr_html_(self) -> str:
+        return self.html()
 
     def _sides(self) -> list[str]:
         return ["right" if _is_numeric(column) else "left" for column in _columns(self.frame)]
@@ -156,6 +162,16 @@ def stated_better(frame: pd.DataFrame) -> dict[str, Better]:
     """Which values of its columns are to be preferred, as far as the frame says it: in ``frame.attrs["better"]``."""
     stated = frame.attrs.get("better")
     return {name: way for name, way in stated.items() if name in frame} if isinstance(stated, Mapping) else {}
+
+
+def digits_of(column: pd.Series) -> int:
+    """Decimals with which the largest of its numbers has four digits that count.
+
+    >>> digits_of(pd.Series([0.0123456, 0.5])), digits_of(pd.Series([28.1, -30])), digits_of(pd.Series([1e5]))
+    (4, 2, 0)
+    """
+    largest = column.abs().replace(math.inf, math.nan).max()
+    return min(MOST_DIGITS, max(0, 3 - math.floor(math.log10(largest)))) if largest > 0 else 3
 
 
 def _columns(frame: pd.DataFrame) -> list[pd.Series]:

@@ -8,6 +8,7 @@ from skimage.data import camera
 from torch import nn
 
 import archlab as al
+from archlab.training import cosine, fit
 
 SIDE = 24  # pixels of a crop
 NOISE = 0.1  # its standard deviation, of a range of 1
@@ -51,4 +52,12 @@ def quality(net):
     return {"PSNR [dB]": -10 * loss(net, HELD_OUT).log10().item()}
 
 
-task = al.Task(example=HELD_OUT[0][:1], batches=crops, loss=loss, quality=quality)
+task = al.Task(HELD_OUT[0][:1], batches=crops, loss=loss, quality=quality, measures={"PSNR [dB]": "higher"})
+
+
+def trained(steps=800):
+    """The network, trained, and its task: what the commands `archlab scores` and `archlab remove` ask for."""
+    torch.manual_seed(3)
+    net = denoiser()
+    fit(net, task, steps=steps, lr=5e-3, schedule=cosine(steps), progress=False)
+    return net, task

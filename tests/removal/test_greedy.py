@@ -123,7 +123,7 @@ def test_the_tuning_and_the_result_are_those_of_a_learned_removal(tmp_path):
     removal = greedily(net, TASK, budget={"macs": 0.6}, folder=tmp_path, evaluate=True, settings={"crop": 3})
     assert list(removal.history["phase"].unique()) == ["tune"] and len(removal.history) == 3
     assert list(removal.qualities["phase"]) == ["original", "discarded", "tuned"]
-    assert list(removal.decisions.columns) == ["site", "kind", "score", "removed", "order"]
+    assert list(removal.decisions.columns) == ["site", "kind", "module", "params", "macs", "score", "removed", "order"]
     assert {field.name for field in fields(removal)} >= {"left", "settings", "seconds"}
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     saved = load_checkpoint(tmp_path / "tune")

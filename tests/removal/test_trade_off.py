@@ -12,6 +12,8 @@ from archlab.training.checkpoint import CheckpointMismatch
 from archlab.training.optimization import cosine
 from archlab.training.task import Task
 
+from ..report.pages import read
+
 
 def net() -> nn.Sequential:
     torch.manual_seed(0)
@@ -115,6 +117,16 @@ def test_table_and_plot(found):
     assert ax.get_xlabel().startswith("MACs [M]") and "lower" in ax.get_ylabel()
     with pytest.raises(ValueError, match="quality must be one of 'mse', got 'psnr'"):
         found[1].plot("psnr")
+
+
+def test_the_page_shows_each_run_by_name(found, tmp_path):
+    page = read(found[1].report(tmp_path))
+    assert "Sequential: quality against sites" in page.text and "lr_omega" in page.text and al.__version__ in page.text
+    for row in found[1].frame.to_dict("records"):
+        which = f"{row['method']}, budget {row['budget']:g}, seed {row['seed']}: {row['sites']} site"
+        assert sum(title.startswith(which) for title in page.titles) == 1
+    assert page.links[:3] == ["table.md", "table.tex", "table.csv"] and "runs.csv" in page.links
+    assert repr(found[1]) == found[1].table().markdown() and "<table" in found[1]._repr_html_()
 
 
 def test_what_ran_is_not_run_again(found, monkeypatch):

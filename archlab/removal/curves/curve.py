@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ...arguments import choice
 from ...report.tables import Table, table
+from ...report.trade_off_page import write_trade_off
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,11 +29,15 @@ class TradeOff:
             sites (removed), params, macs, each quality. The original, not trained on, is method "original".
         measure: What the budgets are of.
         better: By quality, which way it is better.
+        settings: What was asked for, the model's class first.
+        conditions: What the numbers depend on beside the code: date, device, versions, threads, commit.
     """
 
     frame: pd.DataFrame
     measure: str
     better: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def qualities(self) -> list[str]:
@@ -77,6 +83,25 @@ class TradeOff:
             }
         )
         return table(shown, digits={"MACs [M]": 2, f"{self.measure} left": 2, "sites gone": 1})
+
+    def report(self, folder: str | Path) -> Path:
+        """Write a page for people, ``index.html``: curves, tables, every run, settings, conditions.
+
+        It stands alone, as that of `Removal.report` does. Beside it stand its tables as Markdown, LaTeX and CSV.
+
+        Args:
+            folder: Where to write; it is made. A report that is there already is replaced.
+
+        Returns:
+            The path of the page.
+        """
+        return write_trade_off(folder, self)
+
+    def __repr__(self) -> str:
+        return repr(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
 
     def plot(self, quality: str | None = None, ax: "Axes | None" = None) -> "Axes":
         """The curve of each method: means over the seeds, with their standard deviations.

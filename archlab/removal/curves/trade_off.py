@@ -13,6 +13,8 @@ from torch import nn
 
 from ...arguments import choice, whole
 from ...discovery.select import Where
+from ...measure.environment import conditions_of
+from ...passes.recipe import recipe
 from ...training.fit import GROUPS
 from ...training.identity import fingerprint
 from ...training.kept import Kept
@@ -102,8 +104,7 @@ def trade_off(
     check_names("trade_off", options, RemovalSettings, *GROUPS)
     candidates(model, task.example, kinds=kinds, where=where)  # what is wrong with them is told before any training
     own = {name: value for name, value in options.items() if name in names_of(RemovalSettings)}
-    settings = RemovalSettings(**{"lam": None, **own})
-    asked = Asked(kinds, where, options, settings)
+    asked = Asked(kinds, where, options, RemovalSettings(**{"lam": None, **own}))
     told = {"kinds": kinds, "where": where, **options}
     facts = {name: fingerprint(value) if callable(value) else value for name, value in told.items()}
     kept = Kept(None if folder is None else Path(folder) / "trade_off.json", model, task, facts)
@@ -122,4 +123,6 @@ def trade_off(
                 row = kept.keep_(key, {"method": method, "budget": share, "seed": seed, **measured(made, task, sites)})
             rows.append(row)
             show(done, lambda key=key: key)
-    return TradeOff(pd.DataFrame(rows), measure, dict(task.measures))
+    asked_for = {"budgets": list(budgets), "measure": measure, "methods": list(methods), "seeds": seeds}
+    settings = {"model": recipe(model).model, **asked_for, **told}
+    return TradeOff(pd.DataFrame(rows), measure, dict(task.measures), settings, conditions_of(model))

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 import typer
 
 from ..capture.example import Call
-from ..discovery.kinds import KINDS
 from ..discovery.survey import sites
 from ..measure.costs import cost, in_words
 from ..measure.fvcore import fvcore_cost
@@ -21,15 +20,18 @@ from .options import (
     Factory,
     High,
     Inputs,
+    Kinds,
     Method,
     Trace,
     Train,
+    Where,
     WrongUsage,
     make_both,
     one_format,
     readable_errors,
     show,
     without_data_first,
+    words_of,
 )
 from .parsing import make_example
 
@@ -41,18 +43,8 @@ def sites_command(
     call: Method = "forward",
     args: Args = None,
     train: Train = False,
-    kinds: Annotated[
-        str, typer.Option(metavar="KIND,KIND", help=f"Only these: {', '.join(KINDS)}.", rich_help_panel=SHOWN)
-    ] = "",
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="GLOB",
-            help="Only sites whose id or module path matches; say it again for more.",
-            show_default=False,
-            rich_help_panel=SHOWN,
-        ),
-    ] = None,
+    kinds: Kinds = "",
+    where: Where = None,
     skipped: Annotated[
         bool,
         typer.Option("--skipped", help="Also what looked like a site and is none, and why.", rich_help_panel=SHOWN),
@@ -81,7 +73,7 @@ def sites_command(
     one_format(as_json, as_csv)
     with readable_errors(trace):
         model, on_meta = make_both(factory, args, train, inputs, high, call, device="meta")
-        wanted = [kind.strip() for kind in kinds.split(",")] if kinds else None
+        wanted = words_of(kinds) if kinds else None
         found = without_data_first(
             lambda example: sites(model, example, kinds=wanted, where=where or None),
             on_meta,

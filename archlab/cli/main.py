@@ -1,4 +1,5 @@
-"""The command line: `archlab sites`, `cost`, `speed`, `profile`, for models named as package.module:factory.
+"""The command line: `archlab sites`, `cost`, `speed`, `profile`, for models named as package.module:factory, and
+`scores` and `remove`, for a model and its task.
 
 What is asked for goes to standard output and nothing else does: what a model prints while it is made or run goes to
 standard error. Exit status: 0 done, 1 archlab itself failed, 2 what was asked cannot be done (one line says why).
@@ -13,6 +14,7 @@ from .. import __version__
 from ..names import printable
 from .inspect import cost_command, sites_command
 from .parsing import in_words, one_line
+from .removal import remove_command, scores_command
 from .speed import profile_command, speed_command
 
 app = typer.Typer(
@@ -24,12 +26,15 @@ app = typer.Typer(
 
 A model is named by what makes it: torchvision.models:resnet18, or, for a
 file mynet.py in this folder, mynet:Net. It is run on random inputs of the
-shapes given; no weights and no data are needed.
+shapes given; no weights and no data are needed. For scores and remove, name
+a function that returns the trained model and its al.Task.
 
   archlab sites torchvision.models:resnet18 --input 1,3,224,224
   archlab cost torchvision.models:resnet18 --input 1,3,224,224 --depth 1
   archlab speed torchvision.models:resnet18 --input 1,3,224,224
   archlab profile torchvision.models:resnet18 --input 1,3,224,224
+  archlab scores studies.guides.denoiser:trained --kinds block
+  archlab remove studies.guides.denoiser:trained --budget macs=0.6
 
 archlab sites --help and so on show all that a command can do.""",
 )
@@ -71,3 +76,5 @@ app.command("sites")(sites_command)
 app.command("cost")(cost_command)
 app.command("speed")(speed_command)
 app.command("profile")(profile_command)
+app.command("scores")(scores_command)
+app.command("remove")(remove_command)

@@ -14,11 +14,13 @@ from rich.table import Table
 from torch import nn
 
 from ..capture.example import Call
+from ..discovery.kinds import KINDS
 from ..names import printable
 from .parsing import Unusable, check_call, in_words, make_example, make_model
 
 Found = TypeVar("Found")
 INPUT = "The model and its input"
+SITES = "Which sites"
 SHOWN = "What is shown"
 PRINTED = "How it is printed"
 
@@ -69,6 +71,25 @@ AsCsv = Annotated[bool, typer.Option("--csv", help="As one CSV table.", rich_hel
 Trace = Annotated[bool, typer.Option("--traceback", help="Where an error came from.", rich_help_panel=PRINTED)]
 
 
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB",
+        help="Only sites whose id or module path matches; say it again for more.",
+        show_default=False,
+        rich_help_panel=SITES,
+    ),
+]
+Kinds = Annotated[
+    str, typer.Option(metavar="KIND,KIND", help=f"Only these: {', '.join(KINDS)}.", rich_help_panel=SITES)
+]
+
+
+def words_of(text: str) -> list[str]:
+    """The words between commas."""
+    return [word.strip() for word in text.split(",")]
+
+
 def make_both(
     factory: str,
     args: list[str] | None,
@@ -111,8 +132,16 @@ def place_in_the_model(error: Exception) -> str:
 
 
 @contextmanager
-def readable_errors(trace: bool) -> Iterator[None]:
-    """What is wrong with what was asked becomes WrongUsage; what is printed meanwhile goes to standard error."""
+def readable_errors(
+    trace: bool, *, failed: str = "the model does not run on this input", wrong: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """What is wrong with what was asked becomes WrongUsage; what is printed meanwhile goes to standard error.
+
+    Args:
+        trace: Print the traceback, too.
+        failed: How an error begins that the user's own code raised.
+        wrong: Which errors, beside ValueError, say what is wrong with what was asked.
+    """
     try:
         with redirect_stdout(sys.stderr):
             yield
@@ -120,8 +149,8 @@ def readable_errors(trace: bool) -> Iterator[None]:
         if trace:
             traceback.print_exc()
         if place := place_in_the_model(error):
-            raise WrongUsage(f"the model does not run on this input: {in_words(error)}; {place}") from error
-        if isinstance(error, ValueError | ModuleNotFoundError):  # the latter names an extra that is not installed
+            raise WrongUsage(f"{failed}: {in_words(error)}; {place}") from error
+        if isinstance(error, (ValueError, ModuleNotFoundError, *wrong)):  # the second names an extra not installed
             raise WrongUsage(str(error)) from error
         raise
 
@@ -157,4 +186,6 @@ def _cell(name: str, value: Any) -> str:
         return f"{100 * value:.1f}"
     if name.endswith("_ms"):
         return f"{value:,.3f}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else printable(str(value))

@@ -16,10 +16,14 @@ from torch import nn
 from ..capture.copies import refuse_wrappers
 from ..capture.example import Call
 from ..names import closest
+from ..training.task import Task
 
 
 class Unusable(ValueError):
     """A word that names nothing usable; the message quotes it and says what is expected there."""
+
+
+MODEL, JOB = "a function or a class that makes the model", "a function that returns the model and its task"
 
 
 def make_model(factory: str, options: Iterable[str] = ()) -> nn.Module:
@@ -32,21 +36,44 @@ def make_model(factory: str, options: Iterable[str] = ()) -> nn.Module:
     >>> make_model("torch.nn:Linear", ["in_features=4", "out_features=2"])
     Linear(in_features=4, out_features=2, bias=True)
     """
-    module, colon, path = factory.partition(":")
-    if not (module and colon and path):
-        raise Unusable(f"{factory!r} names no factory: write package.module:factory, as torchvision.models:resnet18")
-    found = _attribute(_imported(module), path, module)
-    if isinstance(found, nn.Module):
-        return _readable(found, factory)
-    given = dict(_option(text) for text in options)
-    told = f"{factory}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
-    try:
-        made = found(**given)
-    except (Exception, SystemExit) as error:
-        raise Unusable(f"{told} raises {in_words(error)}") from error
+    made, told = _made(factory, options, nn.Module, MODEL)
     if not isinstance(made, nn.Module):
         raise Unusable(f"{told} returns {type(made).__name__}, not a torch.nn.Module")
     return _readable(made, told)
+
+
+def make_job(name: str, options: Iterable[str] = ()) -> tuple[nn.Module, Task]:
+    """The model and its task that `name` leads to, ``package.module:task``, imported as by `make_model`.
+
+    It is a function that returns both, whose keyword arguments are the `options`, or a tuple of them. Raises Unusable
+    where a name leads nowhere, the function raises, or what it returns is something else.
+    """
+    made, told = _made(name, options, tuple, JOB)
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module)):
+        there = "a tuple of others" if isinstance(made, tuple) else f"of type {type(made).__name__}"
+        raise Unusable(f"{told} is {there}, not the model and its task: return (model, al.Task(…))")
+    model, task = made
+    if not isinstance(task, Task):
+        raise Unusable(f"{told}: the task is of type {type(task).__name__}: return (model, al.Task(…))")
+    return _readable(model, told), task
+
+
+def _made(name: str, options: Iterable[str], ready: type, wanted: str) -> tuple[Any, str]:
+    """What `name` leads to where it is `ready`, else what that returns; and how it was called, for errors."""
+    module, colon, path = name.partition(":")
+    if not (module and colon and path):
+        raise Unusable(f"{name!r} names no factory: write package.module:factory, as torchvision.models:resnet18")
+    found = _attribute(_imported(module), path, module)
+    if isinstance(found, ready):
+        return found, name
+    if not callable(found):
+        raise Unusable(f"{name} is of type {type(found).__name__}: name {wanted}")
+    given = dict(named_value("--args", text, "num_classes=10") for text in options)
+    told = f"{name}({', '.join(f'{key}={value!r}' for key, value in given.items())})"
+    try:
+        return found(**given), told
+    except (Exception, SystemExit) as error:
+        raise Unusable(f"{told} raises {in_words(error)}") from error
 
 
 def make_example(inputs: Iterable[str], *, method: str = "forward", high: int = 1, device: str = "cpu") -> tuple | Call:
@@ -155,9 +182,6 @@ def _attribute(module: Any, path: str, name: str) -> Any:
         if not hasattr(found, part):
             raise Unusable(f"{name} has no {path!r}; {closest(part, _public_names(found))}")
         found = getattr(found, part)
-    if not callable(found):
-        kind = type(found).__name__
-        raise Unusable(f"{name}:{path} is of type {kind}: name a function or a class that makes the model")
     return found
 
 
@@ -165,10 +189,11 @@ def _public_names(found: Any) -> list[str]:
     return [name for name in dir(found) if not name.startswith("_")]
 
 
-def _option(text: str) -> tuple[str, Any]:
+def named_value(option: str, text: str, example: str) -> tuple[str, Any]:
+    """``name=value`` behind an option, the value as a Python literal where it is one. Raises Unusable."""
     name, equals, value = text.partition("=")
     if not (equals and name.isidentifier()):
-        raise Unusable(f"--args {text!r}: write name=value, as num_classes=10")
+        raise Unusable(f"{option} {text!r}: write name=value, as {example}")
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):

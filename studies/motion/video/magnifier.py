@@ -1,13 +1,15 @@
 """Magnify the motion in a stream of frames, one by one and as fast as the device can, in constant memory.
 
-`magnify` shows what ``net(first, frame, factor)`` shows of each frame, but encodes every frame once, converts images on
-the device, and runs a copy of the network: channels last, in half precision where the device has it, compiled or
-replayed as a CUDA graph where that is asked for. ``python -m studies.motion.magnify`` does it to a video file.
+`magnify` shows of each frame what ``net(still, frame, factor)`` shows, where `still` is the frame without the motion
+that a temporal filter finds. But it encodes every frame once, converts images on the device, and runs a copy of the
+network: channels last, in half precision where the device has it, compiled or replayed as a CUDA graph where that is
+asked for. ``python -m studies.motion.magnify`` does it to a video file.
 """
 
 import copy
 import math
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,24 +20,37 @@ from studies.device import device as first_device
 
 from ..network.models import MagnificationNet
 from .files import check_frame
-from .stream import DTYPES, MODES, Stream, coarsest_stride, first_step, half_of, has_bf16, inference
+from .stream import (
+    DTYPES,
+    EXECUTIONS,
+    Stream,
+    begun,
+    coarsest_stride,
+    due,
+    encoded,
+    half_of,
+    has_bf16,
+    inference,
+    shown,
+)
+from .temporal import STATIC, Filter
 
-Reference = Literal["first", "previous"]
+Frame = np.ndarray | Tensor
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
-Mode = Literal["eager", "compile", "graph"]
+Execution = Literal["eager", "compile", "graph"]
 
 SMALLEST = 16  # pixels of a side: as many as the largest stride, so that there is enough to mirror
 
 
 def magnify(
     net: MagnificationNet,
-    frames: Iterable[np.ndarray | Tensor],
+    frames: Iterable[Frame],
     *,
     factor: float,
-    reference: Reference = "first",
+    filter: Filter = STATIC,
     device: torch.device | str | None = None,
     precision: Precision = "auto",
-    mode: Mode = "eager",
+    execution: Execution = "eager",
 ) -> Iterator[np.ndarray]:
     """The magnified frames, one for each of `frames` as they come; both RGB, uint8 H x W x 3.
 
@@ -50,13 +65,15 @@ def magnify(
     Args:
         net: the network; it is copied, not changed.
         frames: of one size, as arrays or tensors.
-        factor: the total gain: a motion d away from the reference is shown as factor · d; 1 shows the frame itself.
-        reference: ``"first"``, the first frame (static mode); ``"previous"``, the frame before (dynamic mode). The
-            first frame is its own reference: it comes out as the network reconstructs it.
+        factor: the total gain: a motion d is shown as factor · d; 1 shows the frame itself.
+        filter: which motion, of `studies.motion.video.temporal`: ``STATIC``, away from the first frame; ``DYNAMIC``,
+            away from the one before; or within a band, as ``butter((0.4, 3), rate=30)``. The first frame has none: it
+            comes out as the network reconstructs it. Frames of a filter with a delay come so much later; its memory
+            holds the shapes of as many frames as it has taps.
         device: default: the first GPU, where there is one.
         precision: ``"auto"`` is fp16 on a GPU; on a CPU bf16 where it has instructions for that, else fp32.
-        mode: ``"eager"``; ``"compile"``, torch.compile for the size at hand; ``"graph"``, a CUDA graph. The latter two
-            get ready at the second frame.
+        execution: ``"eager"``; ``"compile"``, torch.compile for the size at hand; ``"graph"``, a CUDA graph. The latter
+            two get ready when the first frame is shown.
 
     Raises:
         ValueError: the factor is not positive and finite, a choice is unknown, the device cannot do it, there is no
@@ -68,39 +85,51 @@ def magnify(
     [(18, 30, 3), (18, 30, 3), (18, 30, 3)]
     """
     where = _device(device)
-    _check(factor, reference, precision, mode, where)
+    _check(factor, precision, execution, where)
     dtype = half_of(where) if precision == "auto" else DTYPES[precision]
     own = copy.deepcopy(net).eval().requires_grad_(False).to(where, dtype)
     own = own.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    stream = Stream(own, float(factor), coarsest_stride(net), reference == "previous", dtype)
-    return _magnified(stream, frames, where, mode)
+    return _magnified(Stream(own, float(factor), coarsest_stride(net), filter, where, dtype), frames, execution)
 
 
-def _magnified(
-    stream: Stream, frames: Iterable[np.ndarray | Tensor], device: torch.device, mode: Mode
-) -> Iterator[np.ndarray]:
-    run, shape = None, None
-    for number, frame in enumerate(frames):
+def _magnified(stream: Stream, frames: Iterable[Frame], execution: Execution) -> Iterator[np.ndarray]:
+    memory, run, shape, delay = None, None, None, stream.filter.delay
+    for number, frame in enumerate(_and_the_last_again(frames, delay)):
         pixels = frame if isinstance(frame, Tensor) else torch.from_numpy(np.require(frame, requirements=["C", "W"]))
         shape = shape or tuple(pixels.shape)
         check_frame(pixels, number, shape)
         if min(shape[:2]) < SMALLEST:
             raise ValueError(f"frames must have at least {SMALLEST} pixels a side, got {shape[0]} x {shape[1]}")
-        with inference(device):
-            if number == 0:
-                (image, finite), reference = first_step(stream, pixels.to(device))
+        with inference(stream.device):
+            if memory is None or number <= delay:
+                there = pixels.to(stream.device)
+                texture, features = encoded(stream, there)
+                memory = memory or begun(stream, texture, features)
+                waiting = due(stream, memory, texture, features)
+                if number < delay:
+                    continue
+                image, finite = shown(stream, *waiting, there)
             else:
-                run = run or MODES[mode](stream, reference, pixels)
+                run = run or EXECUTIONS[execution](stream, memory, pixels)
                 image, finite = run(pixels)
             if not finite:
                 raise ValueError(
-                    f"frame {number}: the output is not finite in {stream.dtype} at factor {stream.factor:g}; "
+                    f"frame {number - delay}: the output is not finite in {stream.dtype} at factor {stream.factor:g}; "
                     "use a smaller factor, or precision='fp32'"
                 )
             result = image.cpu().numpy()
         yield result
     if shape is None:
         raise ValueError("there is no frame to magnify: the video is empty")
+
+
+def _and_the_last_again(frames: Iterable[Frame], times: int) -> Iterator[Frame]:
+    """`frames`, and the last one so many times more: what a filter with a delay sees behind it."""
+    frame = None
+    for frame in frames:
+        yield frame
+    if frame is not None:
+        yield from repeat(frame, times)
 
 
 def _device(device: torch.device | str | None) -> torch.device:
@@ -117,15 +146,14 @@ def _device(device: torch.device | str | None) -> torch.device:
     return where
 
 
-def _check(factor: float, reference: str, precision: str, mode: str, where: torch.device) -> None:
+def _check(factor: float, precision: str, execution: str, where: torch.device) -> None:
     if not (factor > 0 and math.isfinite(factor)):
         raise ValueError(f"factor must be positive and finite, got {factor}")
-    choices = (("reference", reference, Reference), ("precision", precision, Precision), ("mode", mode, Mode))
-    for name, value, known in choices:
+    for name, value, known in (("precision", precision, Precision), ("execution", execution, Execution)):
         if value not in get_args(known):
             raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
-    if mode == "graph" and where.type != "cuda":
-        raise ValueError(f"mode='graph' is a CUDA graph, and the device is {where}: use 'eager' or 'compile'")
+    if execution == "graph" and where.type != "cuda":
+        raise ValueError(f"execution='graph' is a CUDA graph, and the device is {where}: use 'eager' or 'compile'")
     if precision == "fp16" and where.type != "cuda":
         raise ValueError(f"precision='fp16' is for GPUs, and the device is {where}: use 'fp32' or 'auto'")
     if precision == "bf16" and not has_bf16(where):

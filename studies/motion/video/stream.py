@@ -8,6 +8,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from archlab.measure.executable import captured
 from archlab.measure.executable import compiled as compiled_function
 
 from ..network.models import MagnificationNet
+from .temporal import Delay, Filter, State
 
 Result = tuple[Tensor, Tensor]  # a magnified frame, uint8 H x W x 3, and whether the network's output was finite
 Run = Callable[[Tensor], Result]
@@ -27,13 +29,22 @@ STRIDES = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """A network and how frames go through it; `moving`: each is the reference of the next."""
+    """A network, how frames go through it, and which of their motions it magnifies."""
 
     net: MagnificationNet
     factor: float
     stride: int
-    moving: bool
+    filter: Filter
+    device: torch.device
     dtype: torch.dtype
+
+
+class Memory(NamedTuple):
+    """What a stream keeps, changed in place; with a filter that has a delay also the shapes and textures that wait."""
+
+    motion: State
+    shapes: State
+    textures: State
 
 
 def half_of(device: torch.device) -> torch.dtype:
@@ -79,19 +90,32 @@ def coarsest_stride(net: nn.Module) -> int:
     raise ValueError(f"{type(net).__name__} returns no image of its input's size, 17 to {17 * STRIDES[-1]} pixels{why}")
 
 
-def first_step(stream: Stream, pixels: Tensor) -> tuple[Result, Tensor]:
-    """The first frame, magnified against itself, and its shape, against which the next is."""
-    texture, shape = stream.net.encode(_image(stream, pixels))
-    image = stream.net.decoder(texture, stream.net.manipulator(shape, shape, stream.factor))
-    return _result(image, pixels), shape.clone()
+def encoded(stream: Stream, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Texture and shape of a frame."""
+    return stream.net.encode(_image(stream, pixels))
 
 
-def later_step(stream: Stream, reference: Tensor, pixels: Tensor) -> Result:
-    """A later frame, magnified against the shape `reference`; where that is moving it becomes this frame's."""
-    image, shape = stream.net.stream(_image(stream, pixels), reference, stream.factor)
-    if stream.moving:
-        reference.copy_(shape)
-    return _result(image, pixels)
+def begun(stream: Stream, texture: Tensor, shape: Tensor) -> Memory:
+    """What is remembered before the first frame, whose texture and shape are given."""
+    wait = Delay(stream.filter.delay)
+    return Memory(stream.filter.start(shape), wait.start(shape), wait.start(texture))
+
+
+def due(stream: Stream, memory: Memory, texture: Tensor, shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Texture, shape and motion of the frame that is due: the one given, or as many before as the filter's delay."""
+    motion, wait = stream.filter.step(memory.motion, shape), Delay(stream.filter.delay)
+    return wait.step(memory.textures, texture), wait.step(memory.shapes, shape), motion
+
+
+def shown(stream: Stream, texture: Tensor, shape: Tensor, motion: Tensor, like: Tensor) -> Result:
+    """A frame of the size of `like`, magnified: away from what its shape would be without its motion."""
+    still = (shape - motion).to(shape.dtype)
+    return _result(stream.net.decoder(texture, stream.net.manipulator(still, shape, stream.factor)), like)
+
+
+def step(stream: Stream, memory: Memory, pixels: Tensor) -> Result:
+    """Take a frame and show the one that is due."""
+    return shown(stream, *due(stream, memory, *encoded(stream, pixels)), pixels)
 
 
 def _image(stream: Stream, pixels: Tensor) -> Tensor:
@@ -109,26 +133,27 @@ def _result(image: Tensor, like: Tensor) -> Result:
     return levels.to(torch.uint8).permute(1, 2, 0).contiguous(), image.isfinite().all()
 
 
-def eager(stream: Stream, reference: Tensor, pixels: Tensor) -> Run:
-    return lambda pixels: later_step(stream, reference, pixels.to(reference.device))
+def eager(stream: Stream, memory: Memory, pixels: Tensor) -> Run:
+    return lambda pixels: step(stream, memory, pixels.to(stream.device))
 
 
-def compiled(stream: Stream, reference: Tensor, pixels: Tensor) -> Run:
-    """`later_step` compiled as a whole for one size: each video gets a version of its own."""
-    fast = compiled_function(later_step, fullgraph=True)
-    return lambda pixels: fast(stream, reference, pixels.to(reference.device))
+def compiled(stream: Stream, memory: Memory, pixels: Tensor) -> Run:
+    """`step` compiled as a whole for one size: each video gets a version of its own."""
+    fast = compiled_function(step, fullgraph=True)
+    return lambda pixels: fast(stream, memory, pixels.to(stream.device))
 
 
-def graphed(stream: Stream, reference: Tensor, pixels: Tensor) -> Run:
-    """`later_step` captured as a CUDA graph on the current device; frames are copied to where it reads them."""
+def graphed(stream: Stream, memory: Memory, pixels: Tensor) -> Run:
+    """`step` captured as a CUDA graph on the current device; frames are copied to where it reads them."""
+    scratch = Memory(*([tensor.clone() for tensor in state] for state in memory))  # the true one must not move yet
     return captured(
-        lambda pixels: later_step(stream, reference, pixels),
-        [pixels.to(reference.device, copy=True)],
-        warm_up=lambda pixels: later_step(stream, reference.clone(), pixels),  # the true one must not move yet
+        lambda pixels: step(stream, memory, pixels),
+        [pixels.to(stream.device, copy=True)],
+        warm_up=lambda pixels: step(stream, scratch, pixels),
     )
 
 
-MODES = {"eager": eager, "compile": compiled, "graph": graphed}
+EXECUTIONS = {"eager": eager, "compile": compiled, "graph": graphed}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import nn
 
 from ..capture.example import Call
-from ..discovery.kinds import KINDS
+from ..discovery.kinds import KINDS, UNLISTED
 from ..names import printable
 from .parsing import Unusable, check_call, in_words, make_example, make_model
 
@@ -81,7 +81,12 @@ Where = Annotated[
     ),
 ]
 Kinds = Annotated[
-    str, typer.Option(metavar="KIND,KIND", help=f"Only these: {', '.join(KINDS)}.", rich_help_panel=SITES)
+    str,
+    typer.Option(
+        metavar="KIND,KIND",
+        help=f"Only these: {', '.join(KINDS)}. Only where named: {', '.join(UNLISTED)}.",
+        rich_help_panel=SITES,
+    ),
 ]
 
 

@@ -15,7 +15,7 @@ from ..capture.record import Capture, ModuleCall, Op
 from ..capture.recorder import capture
 from ..rewrite.target import issued, target_of
 from .detect import seen_in
-from .kinds import Kind
+from .kinds import UNLISTED, Kind
 from .loops import by_line
 from .occurrence import Found
 from .site import Site, Sites, Skipped
@@ -40,14 +40,16 @@ def _merged(found: list[Found], flow: Flow) -> list[Site]:
     groups = list(by_line(found, flow).items())
     names = _names(groups)
     freed = _Freed(flow)
-    first_that: dict[frozenset, str] = {}  # removes the same
+    removals = [frozenset((f.result, f.stands if f.stands is not None else f) for f in group) for _, group in groups]
+    first_that: dict[frozenset, str] = {}  # removes the same; one that is listed, where there is one
+    for unlisted in (False, True):
+        for removal, name, (_, group) in zip(removals, names, groups, strict=True):
+            if (group[0].kind in UNLISTED) is unlisted:
+                first_that.setdefault(removal, name)
     sites = []
-    for ((_, _, location, *_), group), name in zip(groups, names, strict=True):
-        first = group[0]
+    for ((_, _, location, *_), group), name, removal in zip(groups, names, removals, strict=True):
+        first, same = group[0], first_that[removal]
         params, macs = freed.by(group)
-        same = first_that.setdefault(
-            frozenset((f.result, f.stands if f.stands is not None else f) for f in group), name
-        )
         target = target_of(
             name,
             [f.source for f in group],

@@ -1,4 +1,4 @@
-"""The kinds of site: what each is called, and what removing it means (paper, Fig. 9, and four more).
+"""The kinds of site: what each is called, and what removing it means (paper, Fig. 9, and five more).
 
 =========== ===================== =====================================================
 kind        original -> target    found as
@@ -10,6 +10,7 @@ block       G(x) -> x             a module with children, tensor in, same tensor
 join        a + b -> a            an add of two branches of a common ancestor
 gate        g(x) -> x             softmax, or an activation whose output multiplies a map
 concat      [a, b] -> [a, 0]      an operand of a concatenation that is the shorter way round: a U-Net's long skip
+norm        n(x) -> x             an op of `NORMS`, or a module that scales its input by a root of its statistics
 =========== ===================== =====================================================
 
 A new kind is a line here, a function that `detect` asks, and a colour in `report.plots`.
@@ -31,6 +32,7 @@ class Kind(str, Enum):
     JOIN = "join"
     GATE = "gate"
     CONCAT = "concat"
+    NORM = "norm"
 
     __str__ = str.__str__
     __format__ = str.__format__  # type: ignore[assignment]
@@ -38,8 +40,11 @@ class Kind(str, Enum):
 
 KINDS = tuple(kind.value for kind in Kind)
 # Kinds that only a pass whose `kinds` names them takes: of a join neither operand is the shortcut, without a gate
-# values are no longer shares, and without a concatenation's operand a decoder no longer sees what its encoder saw.
-BY_NAME_ONLY = (Kind.JOIN, Kind.GATE, Kind.CONCAT)
+# values are no longer shares, without a concatenation's operand a decoder no longer sees what its encoder saw, and
+# without norms nothing holds the size of what the layers behind get.
+BY_NAME_ONLY = (Kind.JOIN, Kind.GATE, Kind.CONCAT, Kind.NORM)
+UNLISTED = (Kind.NORM,)  # of these, what is listed only by name as well: there is one behind nearly every layer
+LISTED = tuple(kind for kind in Kind if kind not in UNLISTED)
 BY_DEFAULT = tuple(kind for kind in Kind if kind not in BY_NAME_ONLY)
 
 

@@ -43,6 +43,15 @@ SOFTMAX: dict[Callable, str] = _names(
     softmin=[F.softmin],
     log_softmax=[F.log_softmax, torch.log_softmax, torch.special.log_softmax, Tensor.log_softmax],
 )
+# Off by default as well: nothing holds the size of what follows any more.
+NORMS: dict[Callable, str] = _names(
+    batch_norm=[F.batch_norm, torch.batch_norm],
+    instance_norm=[F.instance_norm, torch.instance_norm],
+    layer_norm=[F.layer_norm, torch.layer_norm],
+    group_norm=[F.group_norm, torch.group_norm],
+    rms_norm=[F.rms_norm, torch.rms_norm],
+    local_response_norm=[F.local_response_norm],
+)
 # Functions of one tensor, value by value, and of several of one shape: an activation may be spelled with them. They are
 # named as torch's functions are, without the underscores of what is in place or behind an operator.
 NONLINEAR = frozenset(

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -37,7 +37,7 @@ class Site:
     grad: bool  # a gradient can reach its switch
     how: How | None = None
     reason: str = ""
-    same_as: str = ""  # id of a site before it whose removal is the very same
+    same_as: str = ""  # id of another site whose removal is the very same
     target: Target = field(repr=False, kw_only=True)
 
     @property
@@ -82,9 +82,19 @@ class Sites(Sequence[Site]):
     def __len__(self) -> int:
         return len(self._sites)
 
+    def without(self, kinds: Collection[Kind]) -> "Sites":
+        """The sites, and what was skipped, of other kinds."""
+        if not kinds:
+            return self
+        return Sites(
+            [site for site in self if site.kind not in kinds],
+            [skipped for skipped in self.skipped if skipped.kind not in kinds],
+            self.record,
+        )
+
     def frame(self) -> pd.DataFrame:
         """One row a site: site, module (path of the child that is called), kind, op, shape, calls, params, macs, their
-        shares in the whole, span, grad, how, same_as (a site before it whose removal is the same)."""
+        shares in the whole, span, grad, how, same_as (another site whose removal is the same)."""
         params = max(self._params(), 1)
         macs = max(self._macs(), 1)
         rows = [

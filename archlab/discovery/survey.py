@@ -13,7 +13,7 @@ from ..capture.recorder import capture, capture_meta
 from ..rewrite.rewrite import attempt, quietly
 from ..rewrite.target import Edit, Freeze, How
 from .find import find
-from .kinds import KINDS, kinds_of
+from .kinds import LISTED, UNLISTED, kinds_of
 from .select import Where, select
 from .site import Site, Sites, Skipped
 
@@ -29,8 +29,8 @@ def sites(model: nn.Module, example: Any, kinds: str | Iterable[str] | None = No
         example: what runs it once: a tensor, a tuple of arguments, a dict of keyword arguments, or an `al.Call`. Its
             tensors may be on the meta device, so that an input of any size takes no memory and no time; a model that
             cannot run there then raises.
-        kinds: only these kinds; None: all. "join", "gate" and "concat" are listed, but no pass takes them unless its
-            `kinds` names them.
+        kinds: only these kinds; None: all but "norm", which is looked for where it is named. "join", "gate" and
+            "concat" are listed, but no pass takes them, nor norms, unless its `kinds` names them.
         where: only these: a glob on site id or module path, a list of globs, or a function of the Site.
 
     Returns:
@@ -49,9 +49,9 @@ def sites(model: nn.Module, example: Any, kinds: str | Iterable[str] | None = No
     1 sites: 1 activation
     params, MACs: what goes with a site, as a share of 76 parameters and 64 MACs
     """
-    wanted = KINDS if kinds is None else kinds_of(kinds)
+    wanted = LISTED if kinds is None else kinds_of(kinds)
     record = (capture_meta if without_data(example) else capture)(model, example)
-    found = find(record, modules=dict(model.named_modules()))
+    found = find(record, modules=dict(model.named_modules())).without({*UNLISTED} - {*wanted})
     if len(found):
         found = _tried(model, example, found)
     if kinds is None and where is None:

@@ -171,10 +171,15 @@ def target_of(
         source=source.every if source is not None and every else source,
         dropped=dropped,
         damped=damped,
-        in_place=any(s.mutated if isinstance(s, Op) else s.mutates_input for s in sources),
+        in_place=any(_changes_first(s) if isinstance(s, Op) else s.mutates_input for s in sources),
         changed_later=any(flow.changed_later(source.outputs[0]) for source in sources),
         recast=next(filter(None, recasts), None),
     )
+
+
+def _changes_first(op: Op) -> bool:
+    """Whether `op` changes its first operand in place; a batch norm in training changes others, its statistics."""
+    return not {*op.inputs[:1]}.isdisjoint(op.mutated)
 
 
 def _recast(op: Op, kept: int | Callable, dropped: tuple[int, ...]) -> tuple[torch.dtype, bool] | None:

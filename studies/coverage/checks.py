@@ -48,7 +48,7 @@ def _fill(row: dict[str, Any], swept: Family) -> None:
     row["params"] = sum(p.numel() for p in model.parameters())
     found = al.sites(model, example)
     kinds = Counter(site.kind.value for site in found)
-    row |= {kind: kinds[kind] for kind in al.KINDS}
+    row |= {kind: kinds[kind] for kind in al.KINDS if kind in COLUMNS}
     usable = {site.id for site in found if site.how in ("local", "module", "intercepted")}
     row |= {"skipped": sum(skipped.calls for skipped in found.skipped), "refused": len(found) - len(usable)}
     missed = overlooked(witness(copy.deepcopy(model), example), found)

@@ -4,5 +4,8 @@ from .greedy import remove_at_random, remove_greedily
 from .learn import Removal, learn_to_remove
 from .scores import scores
 from .sensitivity import sensitivity
+from .trade_off import TradeOff
 
-__all__ = ["Removal", "learn_to_remove", "remove_at_random", "remove_greedily", "scores", "sensitivity"]
+__all__ = [
+    "Removal", "TradeOff", "learn_to_remove", "remove_at_random", "remove_greedily", "scores", "sensitivity",
+]  # fmt: skip

@@ -19,7 +19,7 @@ GOING_ON, REWIND = "going on", "rewind"
 
 def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write report.md, its tables and the figure."""
-    curves = {name: trade_off_of(rows, name) for name in NETWORKS}
+    curves = {name: trade_off_of(rows, name) for name in dict.fromkeys(rows["network"])}
     verdicts = winners(curves)
     draw(curves, folder / "curves.png")
     parts: list[Any] = ["## Which method wins where", reading(verdicts), shown(verdicts), "## By network"]

@@ -1,7 +1,7 @@
 """What a person reads of the study: tables by network, who wins where, gates, scores, and the curves."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,9 +188,9 @@ def score_table(rows: pd.DataFrame) -> Table:
     return table(frame, digits={column: 2 for column in frame if column not in ("score", "networks")})
 
 
-def correlations(scores: Mapping[str, Mapping[str, Any]], subsets: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def correlations(scores: Mapping[str, Mapping[str, Any]], subsets: Sequence[dict[str, Any]]) -> dict[str, float]:
     """By score Spearman's correlation of its sum over a subset's sites with the loss after tuning; NaN where none."""
-    frame = pd.DataFrame(subsets)
+    frame = pd.DataFrame(list(subsets))
     found = {"loss before tuning": frame["before"].corr(frame["after"], method="spearman")}
     for name, values in scores.items():
         known = pd.Series(values, dtype=float)  # NaN where it says nothing, so that the sums are NaN, too

@@ -56,7 +56,8 @@ def load_vdsr(path: Path) -> VDSR:
 
 def luminance(picture: Image.Image) -> np.ndarray:
     """Y of ITU-R BT.601, in [16, 235] / 255, as super-resolution is evaluated."""
-    return (np.asarray(picture.convert("RGB"), np.float32) @ np.float32([65.481, 128.553, 24.966]) / 255 + 16) / 255
+    weights = np.array([65.481, 128.553, 24.966], np.float32) / 255
+    return (np.asarray(picture.convert("RGB"), np.float32) @ weights + 16) / 255
 
 
 def pair(picture: Image.Image) -> Pair:

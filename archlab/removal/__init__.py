@@ -1,10 +1,10 @@
 """What of a network its task can do without: what studies and users' scripts import from here."""
 
+from .curves.curve import TradeOff
 from .greedy import remove_at_random, remove_greedily
 from .learn import Removal, learn_to_remove
 from .scores import scores
 from .sensitivity import sensitivity
-from .trade_off import TradeOff
 
 __all__ = [
     "Removal", "TradeOff", "learn_to_remove", "remove_at_random", "remove_greedily", "scores", "sensitivity",

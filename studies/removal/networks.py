@@ -210,23 +210,23 @@ NETWORKS: dict[str, Network] = {  # in the order of the report, the fast ones fi
     ),
     "language model": Network(
         "language", "branch", "bits per character", "lower", 1e-3,
-        replace(_OWN, batch=8, evaluated=64, training=1600), language_model,
+        replace(_OWN, batch=8, evaluated=48, training=1200), language_model,
         f"characters of Python's standard library; {HERE}", lr_training=2e-3,
     ),
     "ResNet-20": Network(
-        "image classification", "block", "accuracy [%]", "higher", 5e-4, Effort(50, 8, 42, 16, 1000, scored=4),
+        "image classification", "block", "accuracy [%]", "higher", 5e-4, Effort(50, 8, 42, 16, 800),
         partial(resnet, "resnet20"), "CIFAR-10; public weights, fine-tuned on images as JPEG",
     ),
     "VDSR": Network(
-        "super-resolution", "activation", "Y-PSNR [dB]", "higher", 1e-4, Effort(40, 8, 32, 2, 10, scored=4),
+        "super-resolution", "activation", "Y-PSNR [dB]", "higher", 1e-4, Effort(40, 8, 32, 2, 10, scored=4, short=10),
         vdsr, "×2; public weights; the middle 64 x 64 pixels of pictures of Set5, Set14, B100",
     ),
     "magnification": Network(
-        "video motion magnification", "block", "SSIM", "higher", 1e-4, Effort(24, 4, 22, 2, 12, subsets=6, short=8),
+        "video motion magnification", "block", "SSIM", "higher", 1e-4, Effort(24, 4, 22, 2, 12, scored=1, subsets=6, short=8),
         magnification, "the baseline of studies/motion, held-out samples of 96 x 96 pixels",
     ),
     "ResNet-56": Network(
-        "image classification", "block", "accuracy [%]", "higher", 5e-4, Effort(24, 4, 22, 16, 500, subsets=6, short=8),
+        "image classification", "block", "accuracy [%]", "higher", 5e-4, Effort(20, 4, 18, 16, 400, scored=1, subsets=6, short=8),
         partial(resnet, "resnet56"), "CIFAR-10; public weights",
     ),
 }  # fmt: skip

@@ -177,7 +177,7 @@ def gate_table(rows: pd.DataFrame) -> Table:
 
 def score_table(rows: pd.DataFrame) -> Table:
     """A row a score: its rank correlation by network, and the mean of these, the best first."""
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[Any, float]] = {}
     of = rows[rows["what"] == "scores"]
     for name, part in of.groupby("network", sort=False):
         by_seed = pd.DataFrame([correlations(s, t) for s, t in zip(part["scores"], part["subsets"], strict=True)])

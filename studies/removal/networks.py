@@ -222,11 +222,13 @@ NETWORKS: dict[str, Network] = {  # in the order of the report, the fast ones fi
         vdsr, "×2; public weights; the middle 64 x 64 pixels of pictures of Set5, Set14, B100",
     ),
     "magnification": Network(
-        "video motion magnification", "block", "SSIM", "higher", 1e-4, Effort(24, 4, 22, 2, 12, scored=1, subsets=6, short=8),
-        magnification, "the baseline of studies/motion, held-out samples of 96 x 96 pixels",
+        "video motion magnification", "block", "SSIM", "higher", 1e-4,
+        Effort(24, 4, 22, 2, 12, scored=1, subsets=6, short=8), magnification,
+        "the baseline of studies/motion, held-out samples of 96 x 96 pixels",
     ),
     "ResNet-56": Network(
-        "image classification", "block", "accuracy [%]", "higher", 5e-4, Effort(20, 4, 18, 16, 400, scored=1, subsets=6, short=8),
-        partial(resnet, "resnet56"), "CIFAR-10; public weights",
+        "image classification", "block", "accuracy [%]", "higher", 5e-4,
+        Effort(20, 4, 18, 16, 400, scored=1, subsets=6, short=8), partial(resnet, "resnet56"),
+        "CIFAR-10; public weights",
     ),
 }  # fmt: skip

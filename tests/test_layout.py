@@ -1,4 +1,4 @@
-"""Ten rooms: imports run one way, rooms stay small, and no file reaches into the private names of another."""
+"""Eleven rooms: imports run one way, rooms stay small, and no file reaches into the private names of another."""
 
 import ast
 import importlib
@@ -22,6 +22,7 @@ ROOMS = {
     "experiments": {"measure", "training"},
     "report": set(),
     "removal": {"capture", "rewrite", "discovery", "passes", "measure", "training", "experiments", "report"},
+    "architectures": {"capture", "rewrite", "passes", "training"},
     "cli": {
         "capture",
         "discovery",
@@ -31,6 +32,7 @@ ROOMS = {
         "experiments",
         "report",
         "removal",
+        "architectures",
         "files",
         "archlab",
     },

@@ -5,7 +5,7 @@ import threading
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.fx
@@ -14,6 +14,8 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from ..arguments import shown
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def structural_copy(model: nn.Module, device: str | None = None) -> nn.Module:
@@ -35,7 +37,7 @@ def structural_copy(model: nn.Module, device: str | None = None) -> nn.Module:
     return copied(model, memo)
 
 
-def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+def copied(model: Net, memo: dict[int, Any] | None = None) -> Net:
     """``copy.deepcopy`` for a model that may hold results of its last run: these are copied without their history.
 
     Raises TypeError for a model of which a copy would go on computing with the original's layers.

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from .choice.step import apply_choose
 from .depth.scale import scale_depth
 from .discard import apply_discard
 from .fold.fold import apply_fold
@@ -28,6 +29,7 @@ PASSES: dict[str, Callable[..., nn.Module]] = {
     "scale_width": apply_scale_width,
     "scale_depth": scale_depth,
     "replace": apply_replace,
+    "choose": apply_choose,
 }
 
 

@@ -20,6 +20,7 @@ from ..files import write_whole
 from .recipe import Recipe, recipe
 from .replay import apply
 from .strict_json import strict_json
+from .switch_state import refuse_supernet
 
 FORMAT = "1"
 
@@ -34,6 +35,7 @@ def save(model: nn.Module, path: str | Path) -> None:
 
     Raises:
         TypeError: naming what is in the state dict and cannot be written, as in a quantized model.
+        ValueError: for a supernet; the folder of a training keeps one, or ``torch.save(net.state_dict(), path)``.
 
     >>> save(nn.Linear(4, 2), "linear.safetensors")
     >>> load("linear.safetensors", lambda: nn.Linear(4, 2), None)
@@ -41,6 +43,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     """
     refuse_wrappers(model)
     file("save: path", path)
+    refuse_supernet(model)
     _refuse_unregistered(model)
     state = model.state_dict()
     tensors, ties = _untied({name: value for name, value in state.items() if isinstance(value, Tensor)})

@@ -17,7 +17,7 @@ from ..rewrite.rewrite import CannotRewrite, Rewritten, classes_told, rewrite
 from ..rewrite.target import Blend, Edit
 from .checks import difference, finish, gradient_difference, observe, own_tolerance
 from .recipe import Equality
-from .switch_state import Switches, remember_switches_, switches_of, weight_of
+from .switch_state import Switches, refuse_supernet, remember_switches_, switches_of, weight_of
 
 TREMBLES = 10  # a model that differs from itself from run to run is held to so many times that
 
@@ -146,6 +146,7 @@ def sites_named(found: Sites, ids: Collection[str]) -> Sites:
 
 def _refuse_switched_again(model: nn.Module) -> None:
     refuse_wrappers(model)
+    refuse_supernet(model)
     try:
         switches_of(model)
     except ValueError:

@@ -15,6 +15,7 @@ from ..discovery.site import Sites
 from ..names import closest
 from ..rewrite.inject import is_omega
 from ..rewrite.rewrite import Omega
+from .choice.modules import CHOICES
 
 _ATTRIBUTE = "_archlab_switches"
 
@@ -57,10 +58,18 @@ def switches_of(soft: nn.Module) -> tuple[nn.Module, Switches]:
 
 
 def refuse_switched(model: nn.Module) -> None:
-    """Raise ValueError for a model that has switches, which other passes take it without; TypeError for no model."""
+    """Raise ValueError for a model that has switches or choices, which other passes take it without; TypeError for no
+    model."""
     refuse_wrappers(model)
     if vars(model).get(_ATTRIBUTE) is not None:
         raise ValueError("this model has switches: discard() them first, then reshape it")
+    refuse_supernet(model)
+
+
+def refuse_supernet(model: nn.Module) -> None:
+    """Raise ValueError for a model that holds choices."""
+    if any(isinstance(module, CHOICES) for module in model.modules()):
+        raise ValueError("this model is a supernet: choose() an architecture first, which gives a plain network")
 
 
 def example_for(net: nn.Module, state: Switches) -> Any:

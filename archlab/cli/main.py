@@ -2,7 +2,8 @@
 `scores` and `remove`, for a model and its task.
 
 What is asked for goes to standard output and nothing else does: what a model prints while it is made or run goes to
-standard error. Exit status: 0 done, 1 archlab itself failed, 2 what was asked cannot be done (one line says why).
+standard error. Exit status: 0 done, 1 archlab itself failed, 2 what was asked cannot be done (one line says why), 75
+the time limit came first (give the command again).
 """
 
 import sys

@@ -50,6 +50,7 @@ OWN = ("kinds", "where", "budget", "at_most_loss", "rescore", "folder", "time_li
 FORMS: dict[str, Callable[[Table], str]] = {
     ".csv": Table.csv, ".md": Table.markdown, ".tex": Table.latex, ".html": Table.html
 }  # fmt: skip
+SAVINGS = ("params", "macs", SAVED_MS)
 GOES, DONE = "What goes", "How it is done"
 
 Job = Annotated[
@@ -101,8 +102,9 @@ def scores_command(
         wanted = ALL if kinds == ALL else words_of(kinds)
         _check_column(sort, model, task, latency)
         found = scores(model, task, kinds=wanted, where=where or None, batches=batches, latency=latency, folder=folder)
-        # A quality that the task says nothing of is better when it is higher.
-        way = found.attrs["better"].get(sort, "lower" if sort in COLUMNS else "higher")
+        # More is better of what is saved, and of a quality that the task says nothing of.
+        more = sort in SAVINGS or sort not in COLUMNS
+        way = found.attrs["better"].get(sort, "higher" if more else "lower")
         found = found.sort_values(sort, ascending=way == "lower", kind="stable", ignore_index=True)
         if out is not None:
             numbers = found.select_dtypes("float")

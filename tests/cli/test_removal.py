@@ -47,6 +47,8 @@ def test_scores_as_json_csv_and_files(archlab, here):
     words = ("scores", "myjob:ready", *BRANCHES, "--folder", "kept", "--sort", "delta_fit")
     rows = archlab(*words, "--csv", "--out", "scores.tex").csv()
     assert rows["delta_fit"].is_monotonic_decreasing, "the best first"
+    largest = archlab(*words[:-1], "macs", "--csv").csv()["macs"]
+    assert largest.is_monotonic_decreasing and largest.nunique() > 1, "of what is saved more is better"
     told = archlab(*words, "--json", "--out", "scores.csv").json()
     assert [row["site"] for row in told["scores"]] == list(rows["site"]) and told["untouched"]["fit"] > 0.9
     assert (here / "scores.tex").read_text().startswith(r"\begin{tabular}") and (here / "kept/scores.json").is_file()

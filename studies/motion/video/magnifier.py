@@ -9,7 +9,6 @@ asked for. ``python -m studies.motion.magnify`` does it to a video file.
 import copy
 import math
 from collections.abc import Iterable, Iterator
-from itertools import repeat
 from typing import Literal, get_args
 
 import numpy as np
@@ -33,7 +32,7 @@ from .stream import (
     inference,
     shown,
 )
-from .temporal import STATIC, Filter
+from .temporal import STATIC, Filter, then_the_last_again
 
 Frame = np.ndarray | Tensor
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -84,7 +83,7 @@ def magnify(
     >>> [frame.shape for frame in magnify(baseline(width=4), clip, factor=10)]
     [(18, 30, 3), (18, 30, 3), (18, 30, 3)]
     """
-    where = _device(device)
+    where = working_device(device)
     _check(factor, precision, execution, where)
     dtype = half_of(where) if precision == "auto" else DTYPES[precision]
     own = copy.deepcopy(net).eval().requires_grad_(False).to(where, dtype)
@@ -93,13 +92,8 @@ def magnify(
 
 
 def _magnified(stream: Stream, frames: Iterable[Frame], execution: Execution) -> Iterator[np.ndarray]:
-    memory, run, shape, delay = None, None, None, stream.filter.delay
-    for number, frame in enumerate(_and_the_last_again(frames, delay)):
-        pixels = frame if isinstance(frame, Tensor) else torch.from_numpy(np.require(frame, requirements=["C", "W"]))
-        shape = shape or tuple(pixels.shape)
-        check_frame(pixels, number, shape)
-        if min(shape[:2]) < SMALLEST:
-            raise ValueError(f"frames must have at least {SMALLEST} pixels a side, got {shape[0]} x {shape[1]}")
+    memory, run, delay = None, None, stream.filter.delay
+    for number, pixels in enumerate(then_the_last_again(checked(frames), delay)):
         with inference(stream.device):
             if memory is None or number <= delay:
                 there = pixels.to(stream.device)
@@ -119,20 +113,24 @@ def _magnified(stream: Stream, frames: Iterable[Frame], execution: Execution) ->
                 )
             result = image.cpu().numpy()
         yield result
+
+
+def checked(frames: Iterable[Frame]) -> Iterator[Tensor]:
+    """Frames as tensors, uint8 H x W x 3. Raises ValueError where one is none or of another size, or there is none."""
+    shape = None
+    for number, frame in enumerate(frames):
+        pixels = frame if isinstance(frame, Tensor) else torch.from_numpy(np.require(frame, requirements=["C", "W"]))
+        shape = shape or tuple(pixels.shape)
+        check_frame(pixels, number, shape)
+        if min(shape[:2]) < SMALLEST:
+            raise ValueError(f"frames must have at least {SMALLEST} pixels a side, got {shape[0]} x {shape[1]}")
+        yield pixels
     if shape is None:
         raise ValueError("there is no frame to magnify: the video is empty")
 
 
-def _and_the_last_again(frames: Iterable[Frame], times: int) -> Iterator[Frame]:
-    """`frames`, and the last one so many times more: what a filter with a delay sees behind it."""
-    frame = None
-    for frame in frames:
-        yield frame
-    if frame is not None:
-        yield from repeat(frame, times)
-
-
-def _device(device: torch.device | str | None) -> torch.device:
+def working_device(device: torch.device | str | None) -> torch.device:
+    """`device`, or the first GPU, where there is one. Raises ValueError for what is no cpu or cuda device here."""
     try:
         where = first_device() if device is None else torch.device(device)
     except RuntimeError as error:  # a word that torch does not know

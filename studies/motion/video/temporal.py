@@ -6,14 +6,17 @@ at rest there: so a still video has no motion, and none begins with a jolt. `fil
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from itertools import repeat
+from typing import Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import torch
 from scipy import signal
 from torch import Tensor
 
+Sample = TypeVar("Sample")
 State = list[Tensor]
 Band = tuple[float, float]  # Hz
 Temporal = Literal["static", "dynamic", "iir", "butter", "fir"]
@@ -103,17 +106,17 @@ class Recursive:
 
 
 @dataclass(frozen=True)
-class Symmetric:
-    """A filter with finite, symmetric taps: no frequency is shifted in time, and it waits for half of its taps.
+class Finite:
+    """A filter with finitely many taps about the middle one: where they are symmetric nothing is shifted in time.
 
-    Before the first sample it sees the first. The state holds as many samples as there are taps.
+    It waits for half of its taps; before the first sample it sees the first. The state holds a sample for each tap.
     """
 
     taps: tuple[float, ...]
 
     def __post_init__(self):
-        if len(self.taps) % 2 == 0 or not np.allclose(self.taps, self.taps[::-1]):
-            raise ValueError(f"taps must be symmetric about one in the middle, got {len(self.taps)} of them")
+        if len(self.taps) % 2 == 0:
+            raise ValueError(f"there must be an odd number of taps, as many before as after one, got {len(self.taps)}")
 
     @property
     def delay(self) -> int:
@@ -169,14 +172,28 @@ def filtered(filter: Filter, clip: Tensor) -> Tensor:
     >>> [bool(filtered(design((2, 4), rate=20), still).any()) for design in (iir, butter, fir)]
     [False, False, False]
     """
-    if isinstance(filter, Symmetric):
+    if isinstance(filter, Finite):
         return _by_fft(filter, clip)
     state = filter.start(clip[0])
-    samples = [*clip, *[clip[-1]] * filter.delay]
-    return torch.stack([filter.step(state, x) for x in samples][filter.delay :])
+    motions = [filter.step(state, x) for x in then_the_last_again(clip, filter.delay)]
+    return torch.stack(motions[filter.delay :])
 
 
-def _by_fft(filter: Symmetric, clip: Tensor) -> Tensor:
+def then_the_last_again(samples: Iterable[Sample], times: int) -> Iterator[Sample]:
+    """`samples`, and the last one so many times more: what a filter with a delay sees behind it.
+
+    >>> list(then_the_last_again("abc", times=2))
+    ['a', 'b', 'c', 'c', 'c']
+    """
+    last = []
+    for sample in samples:
+        yield sample
+        last = [sample]
+    for sample in last:
+        yield from repeat(sample, times)
+
+
+def _by_fft(filter: Finite, clip: Tensor) -> Tensor:
     moved = _wide(clip) - clip[0]
     length = len(clip) + 2 * filter.delay
     padded = torch.cat([moved, moved[-1:].expand(filter.delay, *moved.shape[1:])])
@@ -224,7 +241,7 @@ def butter(band: Band, rate: float, *, order: int = 2) -> Recursive:
     return Recursive(tuple(map(tuple, sections.tolist())))
 
 
-def fir(band: Band, rate: float, *, taps: int | None = None) -> Symmetric:
+def fir(band: Band, rate: float, *, taps: int | None = None) -> Finite:
     """A band-pass by windowing (Hamming): steep, and no frequency is shifted in time. Arguments as of `iir`.
 
     Args:
@@ -234,7 +251,7 @@ def fir(band: Band, rate: float, *, taps: int | None = None) -> Symmetric:
     count = 2 * math.ceil(rate / band[0]) + 1 if taps is None else taps
     if count < 3 or count % 2 == 0:
         raise ValueError(f"taps must be an odd number of at least 3, got {count}")
-    return Symmetric(tuple(np.asarray(signal.firwin(count, band, fs=rate, pass_zero=False)).tolist()))
+    return Finite(tuple(np.asarray(signal.firwin(count, band, fs=rate, pass_zero=False)).tolist()))
 
 
 STATIC, DYNAMIC = Difference(), Difference(drift=1.0)

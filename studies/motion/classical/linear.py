@@ -45,15 +45,15 @@ class Linear:
         return self.filter.delay
 
     def start(self, first: Tensor) -> Memory:
-        yiq = to_yiq(first)
-        states = [self.filter.start(level) for level in pyramid(yiq, most_levels(*yiq.shape[-2:]))]
+        yiq, (height, width) = to_yiq(first), first.shape[-2:]
+        states = [self.filter.start(level) for level in pyramid(yiq, most_levels(height, width))]
         return Memory(states, Delay(self.delay).start(yiq))
 
     def step(self, memory: Memory, frame: Tensor) -> Tensor:
         """The frame that is due, magnified."""
-        yiq = to_yiq(frame)
+        yiq, (height, width) = to_yiq(frame), frame.shape[-2:]
         levels = pyramid(yiq, len(memory.levels) - 1)
-        alphas = amplification(*frame.shape[-2:], len(levels), self.factor, self.wavelength)
+        alphas = amplification(height, width, len(levels), self.factor, self.wavelength)
         motions = [
             alpha * self.filter.step(state, level)
             for alpha, state, level in zip(alphas, memory.levels, levels, strict=True)

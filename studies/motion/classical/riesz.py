@@ -2,8 +2,8 @@
 
 Each level of a Laplacian pyramid, with its two differences across three pixels, is read as a quaternion, whose phase
 moves with the image along the local orientation. Such a phase is a vector: its length times cos and sin of the angle.
-Differences stand for the Riesz transform, as in the paper. They do so at a quarter of a level's sampling rate; of longer
-waves, which a level holds too, they are too small: a wave of 4 pixels is magnified as told, one of 16 by .6 of that.
+As in the paper, differences stand for the Riesz transform. They do so at a quarter of a level's sampling rate; for
+longer waves, which a level holds too, they are too small: a wave of 4 pixels is magnified as told, of 16 by .6 of it.
 """
 
 from dataclasses import dataclass

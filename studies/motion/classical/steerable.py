@@ -122,6 +122,8 @@ def _evenness(orientations: int) -> float:
 
 def _covering(side: int, edge: float) -> slice:
     """The middle of a centred spectrum that holds all below `edge`, of a length that is quickly transformed."""
-    length = min(side, next_fast_len(2 * math.ceil(edge * side / 2) + 1))
+    length = next_fast_len(2 * math.ceil(edge * side / 2) + 1)
+    assert length is not None
+    length = min(side, length)
     begin = side // 2 - length // 2
     return slice(begin, begin + length)

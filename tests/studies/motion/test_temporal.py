@@ -52,11 +52,11 @@ def streamed(filter, clip):
     return torch.stack(motions[filter.delay :])
 
 
-def gain(filter, hz, count=800):
+def gain(filter, hz, count=480):
     """Complex gain of a settled sinusoid, by the phase and size of what comes out."""
-    turn = 2 * np.pi * hz / RATE * np.arange(count)
-    motion = filtered(filter, torch.from_numpy(np.sin(turn))).numpy()[count // 2 :]
-    return 2 * (motion * np.exp(-1j * turn[count // 2 :])).mean() * 1j
+    turn, settled = 2 * np.pi * hz / RATE * np.arange(count), slice(count // 3, 2 * count // 3)
+    motion = filtered(filter, torch.from_numpy(np.sin(turn))).numpy()
+    return 2 * (motion * np.exp(-1j * turn))[settled].mean() * 1j
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 70])

@@ -20,6 +20,7 @@ from .architectures.choices import either, kernel, optional, width
 from .architectures.choose import choose
 from .architectures.norms import estimate_norms_
 from .architectures.paths import one_path, sample_
+from .architectures.search import Search, search
 from .architectures.space import Space
 from .architectures.supernet import set_architecture_, space, supernet
 from .capture.example import Call
@@ -62,12 +63,12 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 __all__ = [
-    "ACTIVATIONS", "KINDS", "BackboneMissing", "Call", "Column", "Cost", "Recipe", "Removal", "Site", "Sites",
+    "ACTIVATIONS", "KINDS", "BackboneMissing", "Call", "Column", "Cost", "Recipe", "Removal", "Search", "Site", "Sites",
     "Space", "Speed", "Step", "Study", "Task", "apply", "choose", "compare", "cost", "discard", "either",
     "estimate_norms_", "fold", "fvcore_cost", "hoist_padding", "kernel", "learn_to_remove", "load", "lpips",
     "lpips_network", "omega_parameters", "omegas", "one_path", "optional", "penalty", "plot", "project_", "psnr",
     "recipe", "remove", "remove_at_random", "remove_greedily", "replace", "run", "sample_", "save", "scale_depth",
-    "scale_resolution", "scale_width", "scores", "sensitivity", "set_architecture_", "set_omegas_", "share",
+    "scale_resolution", "scale_width", "scores", "search", "sensitivity", "set_architecture_", "set_omegas_", "share",
     "sites", "space", "speed", "ssim", "supernet", "sweep_resolution", "sweep_width", "switch", "table",
     "trade_off", "width",
 ]  # fmt: skip

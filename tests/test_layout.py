@@ -22,7 +22,7 @@ ROOMS = {
     "experiments": {"measure", "training"},
     "report": set(),
     "removal": {"capture", "rewrite", "discovery", "passes", "measure", "training", "experiments", "report"},
-    "architectures": {"capture", "rewrite", "passes", "training"},
+    "architectures": {"capture", "rewrite", "passes", "measure", "training", "report"},
     "cli": {
         "capture",
         "discovery",

@@ -14,6 +14,7 @@ DESIGN = (
     "sweep_width scale_width scale_depth replace learn_to_remove remove_greedily remove_at_random scores "
     "compare trade_off Removal Task recipe apply save load Recipe Step "
     "supernet space Space kernel optional width either sample_ set_architecture_ one_path estimate_norms_ choose "
+    "search Search "
     "ssim psnr lpips lpips_network BackboneMissing table Column plot run Study speed Speed"
 ).split()
 FUNCTIONS = [name for name in al.__all__ if inspect.isfunction(getattr(al, name))]

@@ -1,0 +1,125 @@
+"""What is searched, in one form: the options, what is known of a candidate before a trial, how it is measured."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from torch import nn
+
+from ..arguments import function, plain, whole, wrong
+from ..capture.copies import copied, devices_of
+from ..capture.modes import random_states_kept
+from ..measure.speed import speed
+from ..training.task import check_task, qualities_of
+from .choose import choose
+from .norms import estimate_norms_
+from .space import Architecture
+from .supernet import example_of, set_architecture_, supernet_of
+
+COSTS = ("macs", "params")  # of an architecture of a supernet, known before a trial
+LATENCY = "latency_ms"
+
+Amounts = dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """What may be tried.
+
+    Attributes:
+        options: By position; empty where a function of the trial asks for them itself.
+        known: What is known of a candidate before it is measured, by name.
+        measure: What a trial finds, by name; it is given the trial of Optuna and the architecture.
+        canonical: The one name of a network that has several.
+        bounds: The most that a candidate may have, by name.
+        facts: What a search of these candidates is known by.
+    """
+
+    options: Mapping[str, Sequence[Any]]
+    known: Callable[[Architecture], Amounts]
+    measure: Callable[[Any, Architecture], Amounts]
+    canonical: Callable[[Architecture], Architecture]
+    bounds: Mapping[str, float]
+    facts: Mapping[str, str]
+
+    def allowed(self, architecture: Architecture) -> bool:
+        """Whether a candidate is within the bounds on what is known before a trial."""
+        known = self.known(architecture)
+        return all(known[name] <= most for name, most in self.bounds.items() if name in known)
+
+
+def of_supernet(
+    net: nn.Module, task: Any, bounds: Mapping[str, float], wanted: set[str], *, batches: int, seed: int
+) -> Candidates:
+    """The architectures of a supernet, each measured with the weights that it has there, on a copy of `net`."""
+    check_task(task)
+    whole("search: norm_batches", batches, least=0)
+    inner, state = supernet_of(net)
+    space, judged = state.space, copied(inner).eval()
+
+    def known(architecture: Architecture) -> Amounts:
+        return {"macs": space.macs(architecture), "params": space.params(architecture)}
+
+    def measure(trial: Any, architecture: Architecture) -> Amounts:
+        set_architecture_(judged, architecture)
+        found: Amounts = {}
+        if LATENCY in wanted:
+            ran = speed(choose(judged), example_of(judged, state), seconds=0.5)
+            found[LATENCY] = float(ran.frame()["median_ms"].iloc[0])
+        with random_states_kept(devices_of(judged), seed=seed):
+            if batches:
+                estimate_norms_(judged, task, batches=batches)
+            return found | qualities_of(task, judged, columns=(*COSTS, LATENCY, *space.options), untouched=False)
+
+    weights = sum(float(p.detach().double().abs().sum()) for p in inner.parameters())
+    facts = {"options": repr(space.options), "weights of size": f"{weights:.6g}", "norm_batches": str(batches)}
+    facts["task.settings"] = repr(dict(task.settings or {}))
+    return Candidates(space.options, known, measure, space.canonical, bounds, facts)
+
+
+def of_options(
+    options: Mapping[str, Sequence[Any]], measure: Any, amounts: Any, bounds: Mapping[str, float]
+) -> Candidates:
+    """Any space of options by name, each candidate measured by ``measure(architecture)``."""
+    if not options:
+        raise ValueError(wrong("search: what", "a dict of options by name, with one or more", options))
+    for name, values in options.items():
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise TypeError(wrong(f"search: the options of {name!r}", "a list of one or more", values))
+        for value in values:
+            if not isinstance(value, str | Real | None):
+                rule = "a number, a string or None, which a file can keep"
+                raise TypeError(wrong(f"search: an option of {name!r}", rule, value, "give a name, and look it up"))
+    function("search: task", measure, "an architecture", remedy="it returns what it measured, by name")
+    function("search: amounts", amounts, "an architecture", optional=True)
+
+    def known(architecture: Architecture) -> Amounts:
+        return {} if amounts is None else numbers_in(amounts(dict(architecture)), "what amounts returns")
+
+    def measured(trial: Any, architecture: Architecture) -> Amounts:
+        return numbers_in(measure(dict(architecture)), "what the search measured")
+
+    facts = {"options": repr({name: tuple(values) for name, values in options.items()})}
+    return Candidates(options, known, measured, dict, bounds, facts)
+
+
+def of_function(measure: Callable[[Any], Any], bounds: Mapping[str, float]) -> Candidates:
+    """What a function asks of its trial, by Optuna's ``trial.suggest_…``."""
+    function("search: what", measure, "the trial")
+
+    def measured(trial: Any, architecture: Architecture) -> Amounts:
+        return numbers_in(measure(trial), "what the search measured")
+
+    return Candidates({}, lambda architecture: {}, measured, dict, bounds, {"options": "those of a function"})
+
+
+def numbers_in(found: Any, what: str) -> Amounts:
+    """Named numbers as plain ones. Raises TypeError for anything else."""
+    if not isinstance(found, Mapping) or not found:
+        raise TypeError(wrong(what, "a dict of numbers by name", found))
+    numbers = {name: plain(value) for name, value in found.items()}
+    for name, value in numbers.items():
+        if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(wrong(f"{what} as {name!r}", "a number", value))
+    return {name: float(value) for name, value in numbers.items()}

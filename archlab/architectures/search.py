@@ -1,0 +1,224 @@
+"""`search`: the best networks of a space, by Optuna; what kills it costs the trial that was under way."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+from torch import nn
+
+from ..arguments import choice, number, shown, text, whole, wrong
+from ..arguments import folder as check_folder
+from ..names import closest
+from ..training.progress import bar
+from ..training.task import Task
+from .candidates import COSTS, LATENCY, of_function, of_options, of_supernet
+from .evolution import Evolution
+from .space import Architecture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from optuna.study import Study
+
+LOWER = (*COSTS, LATENCY)  # which of what is measured is better lower, where nobody says
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What a search found.
+
+    Attributes:
+        history: One row a complete trial, in their order: trial, the option at each position, what was measured and
+            what was known before, feasible (within all bounds).
+        front: The feasible rows that no other beats in all objectives; where there is one objective and MACs are
+            known, in it and them.
+        best: The architecture of the feasible row that is best in the first objective; None where no row is feasible.
+        objectives: By name, whether "higher" or "lower" is better.
+        finished: False where the time limit came first, and where there was nothing left to try.
+        study: Optuna's study.
+    """
+
+    history: pd.DataFrame
+    front: pd.DataFrame
+    best: Architecture | None
+    objectives: dict[str, str]
+    finished: bool
+    study: "Study"
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """The front, each trial by its number, over the other feasible ones.
+
+        Raises:
+            ValueError: where there is one objective, and nothing to draw it against.
+        """
+        from ..report.plots import tradeoff
+
+        ways = _front_ways(self.history, self.objectives)
+        if len(ways) < 2:
+            raise ValueError(
+                wrong("search: objectives", "two, or MACs must be known, to draw a front", self.objectives)
+            )
+        y, x = list(ways)[:2]
+        ax = tradeoff(self.front, x=x, y=y, label="trial", better={x: ways[x], y: ways[y]}, ax=ax)
+        others = self.history[self.history["feasible"]]
+        ax.scatter(others[x], others[y], color="0.8", s=8, zorder=0, label="_others")
+        return ax
+
+
+def search(
+    what: nn.Module | Mapping[str, Sequence[Any]] | Callable[[Any], Mapping[str, float]],
+    task: Task | Callable[[Architecture], Mapping[str, float]] | None = None,
+    *,
+    trials: int,
+    objectives: Mapping[str, Literal["higher", "lower"]] | None = None,
+    within: Mapping[str, float] | None = None,
+    amounts: Callable[[Architecture], Mapping[str, float]] | None = None,
+    sampler: Literal["evolution", "nsga2", "tpe", "random"] = "evolution",
+    seed: int = 0,
+    folder: str | Path | None = None,
+    storage: str | None = None,
+    name: str = "search",
+    norm_batches: int = 20,
+    time_limit_s: float | None = None,
+    progress: bool = True,
+    **evolution: Any,
+) -> Search:
+    """Search for the best networks of a space within bounds, by Optuna.
+
+    With a `folder` (or a `storage`), the same call goes on where it was stopped or killed, and ends with the history of
+    a search that was not: each draw is a function of the seed and of the complete trials alone. More `trials` go on
+    with it as well.
+
+    Args:
+        what: One of three. A supernet: its architectures, with the weights they have in it. A dict of options by name.
+            A function of an Optuna trial, which asks for what it needs (``trial.suggest_float``), trains, and returns
+            what it measured by name: for recipes and hyper-parameters.
+        task: For a supernet, the `al.Task` whose `quality` judges, on data that is not reported later. For a dict,
+            ``task(architecture)``, which returns numbers by name.
+        trials: Complete trials in all, whatever number of calls they take.
+        objectives: By name of a number, whether "higher" or "lower" is better; default: ``task.measures``. Beside what
+            is measured, "macs", "params" and "latency_ms" of a supernet can be named.
+        within: By name, the most that a network may have. Bounds on MACs, parameters and `amounts` are known before a
+            trial: the evolution tries nothing over them. A latency is measured in its trial by `al.speed`.
+        amounts: For a dict, ``amounts(architecture)``: what is known without a trial.
+        sampler: "evolution" (single-path evolution, Guo et al. 2020: one objective, no network twice), or Optuna's
+            "nsga2" (several objectives), "tpe", "random".
+        seed: Of all that is drawn.
+        folder: Where Optuna's journal is; one process at a time.
+        storage: In place of it, any URL that Optuna takes, such as ``sqlite:///search.db``.
+        name: Of the study in it.
+        norm_batches: Batches of the task on which norms are estimated anew before each trial of a supernet; 0: none.
+        time_limit_s: Seconds after which no trial begins.
+        progress: Show a bar, or without a terminal a line a minute.
+        **evolution: As keywords, too: population (50; also of "nsga2"), parents (10), mutated (.5), crossed (.5),
+            mutation (.1), as `Evolution` says.
+
+    Returns:
+        History, Pareto front and best architecture.
+
+    Raises:
+        ValueError: for options that do not go together, a name that is not measured, a folder of another search.
+        RuntimeError: where another process searches in the folder.
+
+    >>> def judge(options):
+    ...     return {"error": (options["a"] - 3) ** 2 + options["b"]}
+    >>> space = {"a": [1, 2, 3, 4], "b": [0, 1]}
+    >>> found = search(space, judge, trials=8, objectives={"error": "lower"}, population=4, progress=False)
+    >>> found.best, len(found.history)
+    ({'a': 3, 'b': 0}, 8)
+    """
+    bounds, ways = _checked(what, task, objectives, within, amounts, sampler, folder, storage)
+    whole("search: trials", trials, least=1)
+    whole("search: seed", seed, least=0)
+    text("search: name", name)
+    number("search: time_limit_s", time_limit_s, low=0, optional=True, finite=False)
+    if unknown := evolution.keys() - Evolution.__dataclass_fields__.keys():
+        raise TypeError(
+            f"search has no option {min(unknown)!r}; {closest(min(unknown), Evolution.__dataclass_fields__)}"
+        )
+    bred = Evolution(**evolution)
+    if isinstance(what, nn.Module):
+        candidates = of_supernet(what, task, bounds, {*ways, *bounds}, batches=norm_batches, seed=seed)
+    elif isinstance(what, Mapping):
+        candidates = of_options(what, task, amounts, bounds)
+    else:
+        candidates = of_function(what, bounds)
+    facts = {
+        **candidates.facts,
+        "objectives": repr(ways),
+        "within": repr(bounds),
+        "sampler": sampler,
+        "seed": str(seed),
+    }
+    facts |= {"evolution": repr(bred)}
+    from . import storage as kept  # at first use: Optuna takes longer to import than all of archlab
+
+    begun = time.monotonic()
+    with kept.quiet(), kept.storage_of(folder, storage) as opened, bar(name, trials, wanted=progress) as show:
+        study = kept.study_of(opened, name, ways, facts)
+        exhausted = False
+        while len(done := kept.complete(study)) < trials and not exhausted:
+            if time_limit_s is not None and time.monotonic() - begun >= time_limit_s:
+                break
+            study.sampler = kept.sampler_for(sampler, candidates, bred, seed, len(done))
+            exhausted = not kept.run_trial(study, candidates, ways)
+            show(len(done) + 1, lambda: "")
+        rows = kept.rows_of(study)
+    return _told(rows, ways, len(rows) >= trials, study)
+
+
+def _checked(
+    what: Any, task: Any, objectives: Any, within: Any, amounts: Any, sampler: Any, folder: Any, storage: Any
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The bounds and the objectives. Raises TypeError or ValueError for what does not go together."""
+    if not isinstance(what, nn.Module | Mapping) and not callable(what):
+        raise TypeError(wrong("search: what", "a supernet, a dict of options, or a function of a trial", what))
+    if not isinstance(what, nn.Module | Mapping) and task is not None:
+        raise TypeError(wrong("search: task", "None, as the function of the trial measures", task))
+    if amounts is not None and (isinstance(what, nn.Module) or not isinstance(what, Mapping)):
+        raise TypeError(wrong("search: amounts", "None, but for a dict of options", amounts))
+    ways = task.measures if objectives is None and isinstance(task, Task) else objectives
+    if not isinstance(ways, Mapping) or not ways:
+        raise ValueError(wrong("search: objectives", "a dict as {'error': 'lower', 'macs': 'lower'}", ways))
+    for name, way in ways.items():
+        choice(f"search: objectives[{name!r}]", way, ("higher", "lower"))
+    if not isinstance(within or {}, Mapping):
+        raise TypeError(wrong("search: within", "a dict of the most there may be, by name", within))
+    for name, most in (within or {}).items():
+        number(f"search: within[{name!r}]", most, finite=False)
+    if sampler == "evolution" and len(ways) > 1:
+        raise ValueError(wrong("search: sampler", "'nsga2' or 'tpe' for several objectives", sampler))
+    if sampler == "evolution" and callable(what) and not isinstance(what, nn.Module | Mapping):
+        rule = "'tpe', 'nsga2' or 'random' where a function asks for options"
+        raise ValueError(
+            wrong("search: sampler", rule, sampler, "the evolution needs the options: give a dict of them")
+        )
+    check_folder("search: folder", folder, optional=True)
+    if folder is not None and storage is not None:
+        raise ValueError(
+            f"search: give a folder or a storage, one of the two, got {shown(folder)} and {shown(storage)}"
+        )
+    return dict(within or {}), dict(ways)
+
+
+def _told(rows: list[dict[str, Any]], ways: dict[str, str], finished: bool, study: "Study") -> Search:
+    from ..report.plots import pareto
+
+    history = pd.DataFrame([row["row"] for row in rows])
+    history.attrs["better"] = ways
+    if history.empty or not history["feasible"].any():
+        return Search(history, history.iloc[:0], None, ways, finished, study)
+    feasible = history[history["feasible"]]
+    names = [name for name in rows[0]["architecture"] if name in feasible]
+    once = feasible.loc[~feasible[names].duplicated()]
+    front = once[pareto(once, _front_ways(history, ways))]
+    first, way = next(iter(ways.items()))
+    at = feasible[first].idxmax() if way == "higher" else feasible[first].idxmin()
+    return Search(history, front, dict(rows[int(at)]["architecture"]), ways, finished, study)
+
+
+def _front_ways(history: pd.DataFrame, ways: Mapping[str, str]) -> dict[str, str]:
+    """The columns that a front is of."""
+    return dict(ways) if len(ways) > 1 or "macs" not in history else {**ways, "macs": "lower"}

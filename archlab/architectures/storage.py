@@ -1,0 +1,253 @@
+"""Optuna's side of a search: where its trials are kept, what makes the next one, and what a killed process left."""
+
+import contextlib
+import math
+import os
+import random
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from ..arguments import choice
+from ..files import write_whole
+from ..names import closest
+from .candidates import Candidates
+from .evolution import Evolution, Trial
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+JOURNAL, LOCK = "journal.log", "search.lock"
+FACTS, PROCESS, MEASURED = "archlab", "archlab process", "archlab measured"  # attributes of studies and trials
+
+
+class Exhausted(Exception):
+    """There is no architecture left to try."""
+
+
+class EvolutionSampler(BaseSampler):
+    """Single-path evolution as a sampler of Optuna: no architecture twice, none over a bound that is known before.
+
+    Each draw is a function of the seed and of the complete trials. Raises Exhausted where none is left.
+    """
+
+    def __init__(self, candidates: Candidates, evolution: Evolution, seed: int):
+        self.candidates, self.evolution, self.seed = candidates, evolution, seed
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return distributions(self.candidates.options)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        sign = 1 if study.direction is optuna.study.StudyDirection.MAXIMIZE else -1
+        done = [Trial(t.params, sign * t.value, is_feasible(t)) for t in complete(study)]
+        found = self.evolution.propose(
+            self.candidates.options, done, self.seed,
+            allowed=self.candidates.allowed, canonical=self.candidates.canonical,
+        )  # fmt: skip
+        if found is None:
+            raise Exhausted
+        return found
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise ValueError(f"the evolution has no position {param_name!r}: it asks for those it was given alone")
+
+
+def distributions(options: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+    """The options of each position, as Optuna knows them."""
+    return {name: CategoricalDistribution(tuple(values)) for name, values in options.items()}
+
+
+def sampler_for(name: str, candidates: Candidates, evolution: Evolution, seed: int, complete: int) -> BaseSampler:
+    """The sampler that makes the trial after so many complete ones: for each another, seeded by that number."""
+    own = random.Random(f"{seed} {complete}").randrange(2**31)
+    choice("search: sampler", name, SAMPLERS)
+    if name == "evolution":
+        return EvolutionSampler(candidates, evolution, seed)
+    if name == "nsga2":
+        return NSGAIISampler(population_size=evolution.population, seed=own)
+    return TPESampler(seed=own) if name == "tpe" else RandomSampler(seed=own)
+
+
+SAMPLERS = ("evolution", "nsga2", "tpe", "random")
+
+
+def complete(study: Study) -> list[FrozenTrial]:
+    """The complete trials of a study, in their order."""
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Whether a trial is within all bounds."""
+    return all(value <= 0 for value in trial.user_attrs[MEASURED]["over"].values())
+
+
+@contextlib.contextmanager
+def storage_of(folder: str | Path | None, url: str | None) -> Iterator[BaseStorage | str | None]:
+    """Where trials are kept: a journal in `folder`, which no other process may use meanwhile; else `url`, or memory."""
+    if folder is None:
+        yield url
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    journal = Path(folder) / JOURNAL
+    with open(Path(folder) / LOCK, "w", encoding="utf-8") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RuntimeError(
+                    f"search: another process searches in {folder}; wait for it, or use another folder"
+                ) from None
+        _mend(journal)
+        try:
+            opened = JournalStorage(JournalFileBackend(str(journal)))
+        except Exception as error:  # whatever Optuna raises on lines that it did not write
+            told = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{journal}: this is no journal of a search ({told}); use another folder") from error
+        yield opened
+
+
+def _mend(journal: Path) -> None:
+    """Take off what a killed process left of its last line, and its lock: no other process runs."""
+    Path(f"{journal}.lock").unlink(missing_ok=True)
+    if not journal.exists():
+        return
+    content = journal.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        write_whole(journal, whole)
+
+
+def study_of(
+    storage: BaseStorage | str | None, name: str, objectives: Mapping[str, str], facts: Mapping[str, str]
+) -> Study:
+    """The study of a search, begun or gone on with; what dead processes left running has failed.
+
+    Raises:
+        ValueError: where it was begun with other `facts`.
+    """
+    ways = ["maximize" if way == "higher" else "minimize" for way in objectives.values()]
+    names = (
+        []
+        if storage is None
+        else [s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)]
+    )
+    if name in names:
+        study = optuna.load_study(study_name=name, storage=storage)
+        begun = study.user_attrs.get(FACTS, {})
+        for key in {**begun, **facts}:
+            if begun.get(key) != facts.get(key):
+                raise ValueError(
+                    f"search: the search {name!r} there was begun with {key} {begun.get(key, 'unknown')}, and not "
+                    f"{facts.get(key)}; use another folder or name"
+                )
+    else:
+        study = optuna.create_study(storage=storage, study_name=name, directions=ways)
+        study.set_user_attr(FACTS, dict(facts))
+    for trial in complete(study):
+        measured = trial.user_attrs.get(MEASURED)
+        if not isinstance(measured, dict) or not {"architecture", "found", "over"} <= measured.keys():
+            raise ValueError(f"search: trial {trial.number} of {name!r} there is none of a search; use another folder")
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if _is_dead(trial.user_attrs.get(PROCESS)):
+            study.tell(trial.number, state=TrialState.FAIL)
+    return study
+
+
+def this_process() -> str:
+    """What a trial says of the process that runs it."""
+    return f"{socket.gethostname()} {os.getpid()}"
+
+
+def _is_dead(process: Any) -> bool:
+    """Whether the process of a running trial is this one, which begins, or is no more; not those of other machines."""
+    host, _, number = str(process).rpartition(" ")
+    if process is None or process == this_process():
+        return True
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, ValueError):
+        return True
+    except OSError:
+        pass
+    return False
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna without its lines about each trial."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def run_trial(study: Study, candidates: Candidates, objectives: Mapping[str, str]) -> bool:
+    """One trial, measured and told to the study. A network that was measured before is not measured again.
+
+    Returns:
+        False where there is nothing left to try.
+    """
+    try:
+        trial = study.ask(distributions(candidates.options))
+    except Exhausted:
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        begun = [trial for trial in running if PROCESS not in trial.user_attrs]
+        study.tell(begun[-1].number, state=TrialState.FAIL)
+        return False
+    trial.set_user_attr(PROCESS, this_process())
+    try:
+        architecture = candidates.canonical(dict(trial.params))
+        same = [
+            t for t in complete(study) if candidates.options and t.user_attrs[MEASURED]["architecture"] == architecture
+        ]
+        if same:
+            found = dict(same[0].user_attrs[MEASURED]["found"])
+        else:
+            found = {**candidates.known(architecture), **candidates.measure(trial, architecture)}
+        for name in (*objectives, *candidates.bounds):
+            if name not in found:
+                raise ValueError(f"search: {name!r} is not among what was measured; {closest(name, found)}")
+        if clash := {*found, "trial", "feasible"} & architecture.keys() | {"trial", "feasible"} & found.keys():
+            raise ValueError(f"search: {min(clash)!r} would be two columns of the history; rename it")
+        over = {name: found[name] - most for name, most in candidates.bounds.items()}
+        over = {name: math.inf if math.isnan(value) else value for name, value in over.items()}
+        for name, value in over.items():
+            trial.set_constraint(name, value)
+        architecture = architecture or dict(trial.params)
+        trial.set_user_attr(MEASURED, {"architecture": architecture, "found": found, "over": over})
+        worst = {"higher": -math.inf, "lower": math.inf}
+        values = [worst[way] if math.isnan(found[name]) else found[name] for name, way in objectives.items()]
+    except BaseException:
+        study.tell(trial, state=TrialState.FAIL)
+        raise
+    study.tell(trial, values)
+    return True
+
+
+def rows_of(study: Study) -> list[dict[str, Any]]:
+    """By complete trial, its architecture, and its row of the history."""
+    rows = []
+    for number, trial in enumerate(complete(study)):
+        measured = trial.user_attrs[MEASURED]
+        row = {"trial": number, **measured["architecture"], **measured["found"], "feasible": is_feasible(trial)}
+        rows.append({"architecture": measured["architecture"], "row": row})
+    return rows

@@ -1,0 +1,229 @@
+"""Searches: within the bounds, nothing twice, and after any kill the history of one that was not killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import archlab as al
+from archlab.architectures.evolution import Evolution, Trial, key_of
+
+OPTIONS = {f"block{number}": ["skip", 3, 5, 7] for number in range(6)}
+COSTS = {"skip": 0, 3: 9, 5: 25, 7: 49}
+SETTINGS = {"trials": 14, "objectives": {"gain": "higher"}, "within": {"cost": 80}, "population": 5, "progress": False}
+
+
+def cost(options):
+    return {"cost": sum(COSTS[option] for option in options.values())}
+
+
+def gain(options):
+    """Large kernels early and small ones late: what a bound on their sum makes hard to draw."""
+    return {"gain": sum(COSTS[option] ** 0.5 / (1 + place) for place, option in enumerate(options.values()))}
+
+
+def found_by(judge=gain, **options):
+    return al.search(OPTIONS, judge, amounts=cost, **{**SETTINGS, **options})
+
+
+def test_evolution_proposes_nothing_twice_nothing_over_the_bound_and_better_than_chance():
+    def run(evolution, seed=0):
+        done = []
+        for _ in range(200):
+            options = evolution.propose(OPTIONS, done, seed, allowed=lambda options: cost(options)["cost"] <= 80)
+            done.append(Trial(options, gain(options)["gain"]))
+        return done
+
+    bred, drawn = run(Evolution(population=20)), run(Evolution(population=20, mutated=0, crossed=0))
+    assert len({key_of(trial.architecture) for trial in bred}) == 200
+    assert all(cost(trial.architecture)["cost"] <= 80 for trial in bred)
+    assert max(t.quality for t in bred) > max(t.quality for t in drawn)
+    assert [t.architecture for t in bred[:20]] == [t.architecture for t in drawn[:20]], "the first generation is drawn"
+    assert run(Evolution(population=20)) == bred != run(Evolution(population=20), seed=1)
+
+
+def test_evolution_ranks_the_feasible_first_and_sees_earlier_generations_only():
+    evolution = Evolution(population=2, parents=1, mutation=0.3, mutated=1.0, crossed=0.0)
+    options = {"a": [1, 2, 3, 4], "b": [1, 2, 3, 4]}
+    done = [Trial({"a": 1, "b": 1}, 9.0, feasible=False), Trial({"a": 2, "b": 2}, 1.0), Trial({"a": 3, "b": 3}, 5.0)]
+    tried = []
+    evolution.propose(options, done, 0, allowed=lambda option: bool(tried.append(option)))
+    assert {"a": 2, "b": 2} not in tried, "what is known already is not offered"
+    assert sum(option["a"] == 2 or option["b"] == 2 for option in tried[:30]) > 25, "mutants of the feasible one"
+
+
+def test_a_space_is_searched_until_nothing_is_left():
+    found = al.search({"a": [1, 2], "b": [0, 1]}, lambda o: {"sum": o["a"] + o["b"]}, trials=9,
+                      objectives={"sum": "higher"}, within={"size": 1}, amounts=lambda o: {"size": o["b"] * o["a"]},
+                      progress=False)  # fmt: skip
+    assert len(found.history) == 3 and not found.finished
+    assert found.best in ({"a": 2, "b": 0}, {"a": 1, "b": 1}) and found.history["feasible"].all()
+
+
+KILLED = """
+import os, signal, sys
+from tests.architectures.test_search import found_by, gain
+
+tried = []
+
+def judge(options):
+    tried.append(options)
+    if len(tried) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return gain(options)
+
+found_by(judge, folder=sys.argv[1])
+"""
+
+
+def test_after_sigkill_the_history_is_that_of_a_search_that_was_not_killed(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path, "8"], cwd=os.getcwd(), capture_output=True, text=True
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with open(tmp_path / "journal.log", "ab") as journal:
+        journal.write(b'{"op_code": 4, "wor')  # it was killed within a line
+    resumed = found_by(folder=tmp_path)
+    pd.testing.assert_frame_equal(resumed.history, found_by().history)
+    assert [t.state.name for t in resumed.study.trials].count("FAIL") == 1 and len(resumed.study.trials) == 15
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
+def test_a_search_by_optunas_samplers_goes_on_where_it_failed(sampler, tmp_path):
+    options = {"sampler": sampler, "objectives": {"gain": "higher", "cost": "lower"}}
+    tried = []
+
+    def judge(options):
+        tried.append(options)
+        if len(tried) in (4, 9):
+            raise KeyboardInterrupt
+        return gain(options)
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            found_by(judge, folder=tmp_path, **options)
+    resumed, whole = found_by(judge, folder=tmp_path, **options), found_by(**options)
+    pd.testing.assert_frame_equal(resumed.history, whole.history)
+    assert (whole.history["feasible"] == (whole.history["cost"] <= 80)).all()
+    ax = whole.plot()
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("cost (lower is better)", "gain (higher is better)")
+    assert len(whole.front) and whole.front["feasible"].all()
+    more = found_by(folder=tmp_path, **{**options, "trials": 16})
+    pd.testing.assert_frame_equal(more.history[:14], whole.history)
+
+
+def test_a_function_of_the_trial_asks_for_what_it_needs(tmp_path):
+    def train(trial):
+        lr = trial.suggest_float("lr", 1e-4, 1.0, log=True)
+        return {"error": (lr - 0.1) ** 2, "time": 1.0}
+
+    options = {"objectives": {"error": "lower"}, "sampler": "tpe", "progress": False}
+    for trials in (2, 3):  # SQLite takes half a second a trial
+        stored = al.search(train, trials=trials, storage=f"sqlite:///{tmp_path}/search.db", **options)
+    found = al.search(train, trials=12, **options)
+    pd.testing.assert_frame_equal(found.history[:3], stored.history)
+    assert found.best.keys() == {"lr"} and found.history["error"].min() < 0.01
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(*(nn.Conv2d(2, 2, 3, padding=1) for _ in range(3)))
+        self.norm = nn.BatchNorm2d(2)
+
+    def forward(self, x):
+        return self.norm(self.blocks(x))
+
+
+def test_the_architectures_of_a_supernet_are_searched_within_bounds():
+    x = torch.randn(2, 2, 5, 5)
+    task = al.Task(
+        x,
+        batches=lambda step: x + step,
+        loss=lambda net, x: net(x).square().mean(),
+        quality=lambda net: {"distance": (net(x) - x).square().mean().item()},
+        measures={"distance": "lower"},
+    )
+    net = al.supernet(Net(), x, choices={"blocks.?": al.kernel(1, 3, 5, weights="shared")})
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    bound = al.space(net).macs({})
+    found = al.search(net, task, trials=12, within={"macs": bound}, population=4, norm_batches=2, progress=False)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert (found.history["macs"] <= bound).all() and found.history["feasible"].all()
+    assert not found.history[list(al.space(net).options)].duplicated().any()
+    best = al.choose(net, found.best)
+    al.estimate_norms_(best, task, batches=2)
+    assert task.quality(best.eval())["distance"] == found.history["distance"].min()
+    assert al.cost(best, x).macs == found.history["macs"][found.history["distance"].idxmin()]
+    assert found.plot().get_xlabel().startswith("macs")
+    timed = al.search(
+        net, task, trials=1, objectives={"distance": "lower"}, within={"latency_ms": 1e-9}, progress=False
+    )
+    assert timed.best is None and timed.history["latency_ms"][0] > 0 and not timed.history["feasible"][0]
+
+
+def test_a_folder_of_another_search_is_refused(tmp_path):
+    found_by(folder=tmp_path, trials=2)
+    with pytest.raises(ValueError, match="was begun with seed 0, and not 1; use another folder"):
+        found_by(folder=tmp_path, seed=1)
+    with open(tmp_path / "search.lock", "w") as lock:
+        fcntl = pytest.importorskip("fcntl")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RuntimeError, match="another process searches in"):
+            found_by(folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"no json\n", b"[]\n", b'{"op_code": 99}\n', b'{"op_code": 4}\n', json.dumps({"op_code": 0, "worker_id": "w",
+     "study_name": "search", "directions": [2]}).encode() + b"\n"],
+)  # fmt: skip
+def test_a_journal_from_elsewhere_is_refused(line, tmp_path):
+    (tmp_path / "journal.log").write_bytes(line * 2)
+    with pytest.raises(ValueError, match=r"this is no journal of a search|was begun with"):
+        found_by(folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"sampler": "grid"}, "sampler must be one of 'evolution', 'nsga2', 'tpe', 'random', got 'grid'"),
+        ({"objectives": None}, "objectives must be a dict as"),
+        ({"objectives": {"gain": "more"}}, "objectives.'gain'. must be one of 'higher', 'lower'"),
+        ({"objectives": {"gian": "higher"}}, "'gian' is not among what was measured; there are cost, gain"),
+        ({"objectives": {"gain": "higher", "cost": "lower"}}, "sampler must be 'nsga2' or 'tpe' for several"),
+        ({"within": {"macs": 3}}, "'macs' is not among what was measured"),
+        ({"within": 3}, "within must be a dict"),
+        ({"trials": 0}, "trials must be a whole number of at least 1, got 0"),
+        ({"populations": 3}, "no option 'populations'; there are population"),
+        ({"population": 1}, "population must be a whole number of at least 2"),
+        ({"folder": "a", "storage": "sqlite://"}, "a folder or a storage, one of the two"),
+        ({"judge": lambda options: 3}, "what the search measured must be a dict of numbers by name, got 3"),
+        (
+            {"judge": lambda options: {"gain": "high"}},
+            "what the search measured as 'gain' must be a number, got 'high'",
+        ),
+        ({"judge": lambda options: {"gain": 1, "block1": 2}}, "'block1' would be two columns"),
+        ({"judge": None}, "task must be a function of an architecture, got None"),
+    ],
+)
+def test_wrong_calls_say_what_is_wrong(options, error):
+    with pytest.raises((ValueError, TypeError), match=error):
+        found_by(**options)
+
+
+def test_other_wrong_calls():
+    with pytest.raises(TypeError, match="what must be a supernet, a dict of options, or a function of a trial, got 3"):
+        al.search(3, trials=1, objectives={"a": "lower"})
+    with pytest.raises(ValueError, match="the evolution needs the options: give a dict"):
+        al.search(lambda trial: {"a": 1}, trials=1, objectives={"a": "lower"})
+    with pytest.raises(TypeError, match="the options of 'a' must be a list"):
+        al.search({"a": "bc"}, gain, trials=1, objectives={"gain": "lower"})
+    with pytest.raises(TypeError, match=r"an option of 'a' must be a number, a string or None.*give a name"):
+        al.search({"a": [(1, 2)]}, gain, trials=1, objectives={"gain": "lower"})

@@ -26,7 +26,15 @@ def test_a_guide_gives_what_it_shows(guide, tmp_path, monkeypatch):
 
 
 def test_there_are_guides():
-    assert {guide.stem for guide in GUIDES} == {"own_loop", "own_network", "reshape", "speed", "studies", "video"}
+    assert {guide.stem for guide in GUIDES} == {
+        "own_loop",
+        "own_network",
+        "reshape",
+        "search",
+        "speed",
+        "studies",
+        "video",
+    }
 
 
 def test_the_guide_to_a_network_of_ones_own_shows_the_network_of_the_readme():

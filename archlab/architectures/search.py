@@ -64,6 +64,7 @@ class Search:
         ax = tradeoff(self.front, x=x, y=y, label="trial", better={x: ways[x], y: ways[y]}, ax=ax)
         others = self.history[self.history["feasible"]]
         ax.scatter(others[x], others[y], color="0.8", s=8, zorder=0, label="_others")
+        ax.locator_params(axis="x", nbins=4)  # MACs are long numbers
         return ax
 
 

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ..arguments import choice
@@ -51,8 +51,8 @@ class EvolutionSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        sign = 1 if study.direction is optuna.study.StudyDirection.MAXIMIZE else -1
-        done = [Trial(t.params, sign * t.value, is_feasible(t)) for t in complete(study)]
+        sign = 1 if study.direction is StudyDirection.MAXIMIZE else -1
+        done = [Trial(t.params, sign * t.values[0], is_feasible(t)) for t in complete(study)]
         found = self.evolution.propose(
             self.candidates.options, done, self.seed,
             allowed=self.candidates.allowed, canonical=self.candidates.canonical,
@@ -140,27 +140,27 @@ def study_of(
     Raises:
         ValueError: where it was begun with other `facts`.
     """
-    ways = ["maximize" if way == "higher" else "minimize" for way in objectives.values()]
-    names = (
-        []
-        if storage is None
-        else [s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)]
-    )
-    if name in names:
-        study = optuna.load_study(study_name=name, storage=storage)
-        begun = study.user_attrs.get(FACTS, {})
-        for key in {**begun, **facts}:
-            if begun.get(key) != facts.get(key):
-                raise ValueError(
-                    f"search: the search {name!r} there was begun with {key} {begun.get(key, 'unknown')}, and not "
-                    f"{facts.get(key)}; use another folder or name"
-                )
-    else:
+    ways = [StudyDirection.MAXIMIZE if way == "higher" else StudyDirection.MINIMIZE for way in objectives.values()]
+    if storage is None or name not in optuna.get_all_study_names(storage):
         study = optuna.create_study(storage=storage, study_name=name, directions=ways)
-        study.set_user_attr(FACTS, dict(facts))
+    else:
+        study = optuna.load_study(study_name=name, storage=storage)
+    begun = study.user_attrs.get(FACTS)
+    if begun is None and not study.trials and study.directions == ways:  # it is new, or its process was killed then
+        study.set_user_attr(FACTS, begun := dict(facts))
+    begun = begun if isinstance(begun, dict) else {}
+    for key in {**begun, **facts}:
+        if begun.get(key) != facts.get(key):
+            raise ValueError(
+                f"search: the search {name!r} there was begun with {key} {begun.get(key, 'unknown')}, and not "
+                f"{facts.get(key)}; use another folder or name"
+            )
     for trial in complete(study):
         measured = trial.user_attrs.get(MEASURED)
-        if not isinstance(measured, dict) or not {"architecture", "found", "over"} <= measured.keys():
+        parts = (
+            [measured.get(part) for part in ("architecture", "found", "over")] if isinstance(measured, dict) else [None]
+        )
+        if not all(isinstance(part, dict) for part in parts):
             raise ValueError(f"search: trial {trial.number} of {name!r} there is none of a search; use another folder")
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if _is_dead(trial.user_attrs.get(PROCESS)):

@@ -182,7 +182,7 @@ def test_a_folder_of_another_search_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "line",
     [b"no json\n", b"[]\n", b'{"op_code": 99}\n', b'{"op_code": 4}\n', json.dumps({"op_code": 0, "worker_id": "w",
-     "study_name": "search", "directions": [2]}).encode() + b"\n"],
+     "study_name": "search", "directions": [1, 2]}).encode() + b"\n"],
 )  # fmt: skip
 def test_a_journal_from_elsewhere_is_refused(line, tmp_path):
     (tmp_path / "journal.log").write_bytes(line * 2)

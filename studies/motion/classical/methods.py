@@ -78,7 +78,10 @@ def magnified_video(
     >>> [frame.shape for frame in magnified_video(Linear(STATIC, factor=10), np.zeros((3, 18, 30, 3), np.uint8))]
     [(18, 30, 3), (18, 30, 3), (18, 30, 3)]
     """
-    where = working_device(device)
-    images = (pixels.to(where).permute(2, 0, 1)[None] / 255 for pixels in checked(frames))
+    return _of_bytes(method, frames, working_device(device))
+
+
+def _of_bytes(method: Method, frames: Iterable[np.ndarray | Tensor], device: torch.device) -> Iterator[np.ndarray]:
+    images = (pixels.to(device).permute(2, 0, 1)[None] / 255 for pixels in checked(frames))
     for image in magnified(method, images):
         yield (image[0].permute(1, 2, 0) * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()

@@ -129,6 +129,12 @@ def checked(frames: Iterable[Frame]) -> Iterator[Tensor]:
         raise ValueError("there is no frame to magnify: the video is empty")
 
 
+def check_factor(factor: float) -> None:
+    """Raise ValueError where `factor` is no gain."""
+    if not (factor > 0 and math.isfinite(factor)):
+        raise ValueError(f"factor must be positive and finite, got {factor}")
+
+
 def working_device(device: torch.device | str | None) -> torch.device:
     """`device`, or the first GPU, where there is one. Raises ValueError for what is no cpu or cuda device here."""
     try:
@@ -145,8 +151,7 @@ def working_device(device: torch.device | str | None) -> torch.device:
 
 
 def _check(factor: float, precision: str, execution: str, where: torch.device) -> None:
-    if not (factor > 0 and math.isfinite(factor)):
-        raise ValueError(f"factor must be positive and finite, got {factor}")
+    check_factor(factor)
     for name, value, known in (("precision", precision, Precision), ("execution", execution, Execution)):
         if value not in get_args(known):
             raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")

@@ -2,6 +2,7 @@
 
 import doctest
 import runpy
+import signal
 import sys
 import warnings
 from contextlib import nullcontext
@@ -16,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_model
 from skimage.data import astronaut
+from skimage.io import imread
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import archlab as al
+from studies.motion import magnification as all_models
 from studies.motion.network import models
 from studies.motion.network.models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, baseline
 from studies.motion.network.weights import DESIGNS, network
@@ -410,6 +413,7 @@ def command(monkeypatch, tmp_path):
             runpy.run_module("studies.motion.magnify", run_name="__main__")
         return stopped.value.code
 
+    run.folder = tmp_path
     return run
 
 
@@ -417,7 +421,7 @@ def test_the_command_line_magnifies_a_part_of_a_video(command, capsys):
     net = MagnificationNet(Config(width=4))
     save_model(net, "net.safetensors")
     save_video(clip(20), "in.mp4", 10)
-    window = ("--start", 0.5, "--end", 1.2, "--weights", "net.safetensors")
+    window = ("--start", 0.5, "--end", 1.2, "--model", "net.safetensors")
     assert command("in.mp4", "out.mp4", "--factor", 5, "--device", "cpu", "--precision", "fp32", *window) == 0
     said = capsys.readouterr()
     assert "out.mp4: 7 frames" in said.out and "magnify 7/7" in said.err
@@ -443,7 +447,27 @@ def test_the_command_line_magnifies_a_part_of_a_video(command, capsys):
             "a band must satisfy 0 < low < high < 5 Hz, half of 10 frames a second; got 1 to 5 Hz. The rate is that of "
             "capture, which a slowed video does not play at",
         ),
-        (("in.mp4", "out.mp4", "--weights", "absent"), "absent: no such file, and none of baseline, proposed"),
+        (
+            ("in.mp4", "out.mp4", "--model", "absent"),
+            "absent: no such file, and none of baseline, proposed, linear, phase, riesz, acceleration, jerk",
+        ),
+        (("in.mp4", "out.mp4", "--factor", "-2", "--model", "phase"), "factor must be positive and finite, got -2.0"),
+        (
+            ("in.mp4", "out.mp4", "--model", "jerk", "--mode", "fir", "--band", "1", "2"),
+            "model jerk has a filter of its own, and neither mode nor drift: leave them out",
+        ),
+        (
+            ("in.mp4", "out.mp4", "--model", "acceleration"),
+            "model acceleration needs a band in Hz about the motion to be seen, and the rate of capture",
+        ),
+        (
+            ("in.mp4", "out.mp4", "--model", "riesz", "--precision", "bf16"),
+            "model riesz runs eagerly in single precision; for a network only: precision bf16",
+        ),
+        (
+            ("in.mp4", "out.mp4", "--model", "linear", "--slice", "40"),
+            "slice must be a row of the frames, 0 to 39, got 40",
+        ),
     ],
 )
 def test_the_command_line_says_in_a_line_what_is_wrong(command, capsys, words, said):
@@ -453,7 +477,58 @@ def test_the_command_line_says_in_a_line_what_is_wrong(command, capsys, words, s
     assert len(list(frames("in.mp4"))) == 2 and len(list(Path.cwd().iterdir())) == 1
 
 
-@pytest.mark.parametrize("module", [magnifying, streaming])
+@pytest.mark.parametrize("model", ["linear", "phase", "riesz", "acceleration", "jerk"])
+def test_the_command_line_has_the_classical_methods_side_by_side_with_the_input(command, model):
+    save_video(clip(9), "in.mp4", 10)
+    options = ("--band", 1, 3) if model in ("acceleration", "jerk") else ("--mode", "fir", "--band", 2, 3)
+    shown = ("--side-by-side", "--slice", 7, "--device", "cpu")
+    assert command("in.mp4", "out.mp4", "--factor", 5, "--model", model, *options, *shown) == 0
+    written, given = list(frames("out.mp4")), list(frames("in.mp4"))
+    assert len(written) == 9 and written[0].shape == (40, 112, 3)
+    left = np.array([image[:, :56] for image in written]).astype(int)
+    assert np.abs(left - np.array(given)).mean() < 4 < np.abs(left[1:] - np.array(given)[:-1]).mean()
+    picture = imread("out.png")[..., :3]
+    assert picture.shape == (9, 112, 3)
+    assert np.abs(picture.astype(int) - [image[7] for image in written]).mean() < 5
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_stopped_leaves_a_video_that_plays(command, capsys, monkeypatch, stop):
+    save_video(clip(9), "in.mp4", 10)
+
+    def stopping(*args, **kwargs):
+        for number, frame in enumerate(frames(*args, **kwargs)):
+            if number == 5:
+                signal.raise_signal(stop)
+            yield frame
+
+    monkeypatch.setattr("studies.motion.video.files.frames", stopping)
+    before = signal.getsignal(signal.SIGTERM)
+    assert command("in.mp4", "out.mp4", "--model", "linear", "--slice", 3) == 130
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert capsys.readouterr().err.endswith("magnify: stopped; out.mp4 shows the 5 frames before\n")
+    assert len(list(frames(command.folder / "out.mp4"))) == len(imread(command.folder / "out.png")) == 5
+
+
+@pytest.mark.parametrize("name", ["broken.mp4", "cut.mkv"])
+def test_a_video_that_is_broken_or_cut_off_is_magnified_up_to_there(command, capsys, name):
+    """Without its end an .mp4 has no index and is no video; decoders see no fault in an .mkv."""
+    save_video(np.random.default_rng(0).integers(0, 256, (30, 48, 48, 3), np.uint8), name, 10)
+    data = Path(name).read_bytes()
+    half, later = len(data) // 2, len(data) * 6 // 10
+    Path(name).write_bytes(data[:half] + (bytes(later - half) + data[later:] if name == "broken.mp4" else b""))
+    status, said = command(name, "out.mp4", "--model", "linear"), capsys.readouterr().err
+    done = len(list(frames("out.mp4")))
+    assert 9 < done < 25
+    if name == "broken.mp4":
+        assert status == 2 and "broken.mp4 is broken: decoding fails after" in said
+        assert said.endswith(f"; out.mp4 shows the {done} frames before\n")
+    else:
+        assert status == 0 and said.endswith(f"cut.mkv holds {done} frames and says about 30: it may be cut off\n")
+
+
+@pytest.mark.parametrize("module", [magnifying, streaming, all_models])
 def test_the_examples(module):
     result = doctest.testmod(module)
     assert result.attempted and not result.failed

@@ -82,15 +82,16 @@ _HOLDS = {True: "holds", False: "**fails**", None: "not checked"}
 
 def _reading_of(base: Mapping[str, Any], seeds: int) -> str:
     """How the table is to be read."""
-    several = " Encoder and decoder, ReLU and block, and the control: means of three runs on other batches."
+    several = " Removals by hand from encoder and decoder, and the control: means of two runs on other batches."
     if seeds > 1:
         several += f" Means of {seeds} seeds, all of whose sites are counted; everything else here is of seed 0."
     missing = f"; not measured here: {base['no_lpips']}" if base["no_lpips"] else ""
     return (
         "Changes in parentheses are against the first row. ✗: every candidate site removed; Δ: some; – with a count: "
-        f"none; how many of how many.{several} Only sites inside residual blocks are candidates, except in the two "
-        "rows made by hand. FLOPs: the paper's convention, multiply-adds + bias adds + ReLU outputs of one streamed "
-        "frame at 384 × 384 (one encoder pass). SSIM: 11 × 11 Gaussian window, data range 1, no padding; *crop 8* "
+        f"none; how many of how many.{several} Only sites inside residual blocks are candidates, except in the rows "
+        "*manipulator outer ReLU* and *encoder every non-linearity*. FLOPs: the paper's convention, multiply-adds + "
+        "bias adds + ReLU outputs of one streamed frame at 384 × 384 (one encoder pass). SSIM: 11 × 11 Gaussian "
+        "window, data range 1, no padding; *crop 8* "
         "leaves out 8 outer pixels, as a follow-up's released code does. LPIPS: AlexNet, v0.1"
         f"{missing}. The paper's numbers are of its own data, 384 × 384, 300 epochs; what can be compared is the "
         "differences between rows."
@@ -99,7 +100,7 @@ def _reading_of(base: Mapping[str, Any], seeds: int) -> str:
 
 def _one_setting(row: Mapping[str, Any], watched: float) -> str:
     return (
-        f"One setting for all nine, fixed beforehand: λ = {row['lam']:g}, p = {row['p']:g}, τ = {row['tau']:g}; Adam "
+        f"One setting for all nine: λ = {row['lam']:g}, p = {row['p']:g}, τ = {row['tau']:g}; Adam "
         f"at {row['lr']:g} for the weights and {row['lr_omega']:g} for ω; {row['soft_steps']:.0f} soft steps of "
         f"{row['batch']:.0f} samples, "
         f"{row['push_steps']:.0f} in which each ω moves to its side, {row['tune_steps']:.0f} after the removal. The "
@@ -157,7 +158,7 @@ def table_of(rows: pd.DataFrame) -> Table:
         name = row["part"] if learned else row["row"]
         marks = {kind: mark(row) if learned and row["kind"] == kind else "–" for kind in KIND_COLUMNS}
         if row["what"] == "hand":
-            marks["activation"] = f"✗ {row['removed']:.0f}/{row['sites']:.0f}"
+            marks[row["kind"] if isinstance(row["kind"], str) else "activation"] = mark(row)
         lines.append({**row, **marks, "shown": name[0].upper() + name[1:]})
     spread = [Column("ssim_sd", "SSIM sd", digits=4)]
     first = [Column("shown", "Row"), *(Column(kind, title) for kind, title in KIND_COLUMNS.items())]

@@ -94,13 +94,13 @@ def made_rows(folder, seeds=1):
 
 def test_the_table_stands_beside_the_published_one(tmp_path):
     table = table_of(made_rows(tmp_path))
-    assert len(table.frame) == 13 and table.frame["paper: SSIM"].notna().sum() == len(PUBLISHED["Table 1"])
+    assert len(table.frame) == 17 and table.frame["paper: SSIM"].notna().sum() == len(PUBLISHED["Table 1"])
     assert "0.780 (-0.010)" in table.markdown() and "Δ 1/2" in table.markdown()
 
 
 def test_several_seeds_give_means(tmp_path):
     table = table_of(made_rows(tmp_path, seeds=2))
-    assert len(table.frame) == 13
+    assert len(table.frame) == 17
     assert table.frame["SSIM"].iloc[0] == pytest.approx(0.84) and table.frame["SSIM sd"].iloc[0] == pytest.approx(
         0.0707, abs=1e-4
     )

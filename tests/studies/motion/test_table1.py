@@ -119,6 +119,7 @@ def test_the_report_is_written_whole(tmp_path, seeds):
     assert {f.name for f in tmp_path.glob("*.png")} == {
         "displacement.png", "omegas.png", "samples.png", "sensitivity.png", "training.png",
     }  # fmt: skip
+    assert "decoder without its residual blocks +0.0100 [+0.0100, +0.0100]." in text, "what carries the paper's claim"
     assert (tmp_path / "table.tex").exists() and (tmp_path / "baseline.safetensors").exists()
 
 

@@ -57,7 +57,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         "## How the rows were learned",
         _one_setting(by_name["encoder activation"], sensitivity["watched"]),
         _settings(first), Picture("omegas.png", "ω histories"),
-        "Blue: above τ at the end, removed. The soft phase, then the push; of several runs the first.",
+        "Blue: above τ at the end, removed. The soft phase, then the push.",
         "## Each site alone, without training",
         f"Change of SSIM ({sensitivity['watched']:.0f} samples) with one site removed and nothing retrained; "
         f"{sensitivity['untouched']['ssim']:.3f} with all sites.",
@@ -83,9 +83,9 @@ _HOLDS = {True: "holds", False: "**fails**", None: "not checked"}
 
 def _reading_of(base: Mapping[str, Any], seeds: int) -> str:
     """How the table is to be read."""
-    several = " Removals by hand from encoder and decoder, and the control: means of two runs on other batches."
+    several = ""
     if seeds > 1:
-        several += f" Means of {seeds} seeds, all of whose sites are counted; everything else here is of seed 0."
+        several = f" Means of {seeds} seeds, all of whose sites are counted; everything else here is of seed 0."
     missing = f"; not measured here: {base['no_lpips']}" if base["no_lpips"] else ""
     return (
         "Changes in parentheses are against the first row. ✗: every candidate site removed; Δ: some; – with a count: "
@@ -198,7 +198,7 @@ def _claim(apart: pd.DataFrame) -> str:
 def _evaluated(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of networks that were evaluated, all runs of one row under its name."""
     found = rows[rows["what"].isin(["judge", "learn", "hand", "control"])]
-    return found.assign(row=found["of"].fillna(found["row"]))
+    return found.assign(row=found["of"].fillna(found["row"])) if "of" in found else found
 
 
 def mark(row: Mapping[Any, Any]) -> str:
@@ -209,7 +209,7 @@ def mark(row: Mapping[Any, Any]) -> str:
 
 def draw_omegas(rows: pd.DataFrame, path: Path) -> None:
     """The ω histories of the nine learned rows: a row of panels a module, a column a kind."""
-    learned = rows[(rows["what"] == "learn") & rows["of"].isna()]
+    learned = rows[rows["what"] == "learn"]
     _, panels = plt.subplots(3, 3, figsize=(7.1, 5.6), sharey=True, layout="constrained")
     for ax, row in zip(panels.flat, learned.to_dict("records"), strict=True):
         steps = row["omega_steps"]

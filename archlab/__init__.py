@@ -49,6 +49,7 @@ from .passes.switch import switch
 from .passes.switch_state import omega_parameters, omegas, penalty, project_, set_omegas_
 from .passes.width.scale import scale_width, sweep_width
 from .removal.curves.compare import compare
+from .removal.curves.lambda_path import lambda_path
 from .removal.curves.trade_off import trade_off
 from .removal.greedy import remove_at_random, remove_greedily
 from .removal.learn import Removal, learn_to_remove
@@ -63,14 +64,14 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 __all__ = [
-    "ACTIVATIONS", "KINDS", "BackboneMissing", "Call", "Column", "Cost", "Recipe", "Removal", "Search", "Site", "Sites",
-    "Space", "Speed", "Step", "Study", "Task", "apply", "choose", "compare", "cost", "discard", "either",
-    "estimate_norms_", "fold", "fvcore_cost", "hoist_padding", "kernel", "learn_to_remove", "load", "lpips",
-    "lpips_network", "omega_parameters", "omegas", "one_path", "optional", "penalty", "plot", "project_", "psnr",
-    "recipe", "remove", "remove_at_random", "remove_greedily", "replace", "run", "sample_", "save", "scale_depth",
-    "scale_resolution", "scale_width", "scores", "search", "sensitivity", "set_architecture_", "set_omegas_", "share",
-    "sites", "space", "speed", "ssim", "supernet", "sweep_resolution", "sweep_width", "switch", "table",
-    "trade_off", "width",
+    "ACTIVATIONS", "KINDS", "BackboneMissing", "Call", "Column", "Cost", "Recipe", "Removal", "Search", "Site",
+    "Sites", "Space", "Speed", "Step", "Study", "Task", "apply", "choose", "compare", "cost", "discard", "either",
+    "estimate_norms_", "fold", "fvcore_cost", "hoist_padding", "kernel", "lambda_path", "learn_to_remove", "load",
+    "lpips", "lpips_network", "omega_parameters", "omegas", "one_path", "optional", "penalty", "plot", "project_",
+    "psnr", "recipe", "remove", "remove_at_random", "remove_greedily", "replace", "run", "sample_", "save",
+    "scale_depth", "scale_resolution", "scale_width", "scores", "search", "sensitivity", "set_architecture_",
+    "set_omegas_", "share", "sites", "space", "speed", "ssim", "supernet", "sweep_resolution", "sweep_width",
+    "switch", "table", "trade_off", "width",
 ]  # fmt: skip
 
 

@@ -17,11 +17,10 @@ from ..measure.environment import conditions
 from ..training.checkpoint import BadCheckpoint, CheckpointMismatch
 from .cells import SCHEME, Cell, cell_for, name_of, standing
 from .lease import lease
+from .order import ELSEWHERE, FINISHED, OUT_OF_TIME
+from .processes import Terminated
 from .results import as_json, found, obstacle, put_aside, read, values_of
-from .signals import Terminated
 from .study import Needed, OutOfTime, Scratch
-
-FINISHED, ELSEWHERE, OUT_OF_TIME = "finished", "running elsewhere", "out of time"
 
 
 def run_cell(cell: Cell, deadline: float | None) -> str:

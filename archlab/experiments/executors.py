@@ -4,11 +4,9 @@ It is given cells in an order in which each stands after those it needs, a numbe
 `time.monotonic`) at which to stop, and returns how each cell ended: "finished", or why not.
 """
 
-import contextlib
 import functools
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -22,15 +20,14 @@ import torch
 from ..arguments import number, text, whole
 from ..files import write_whole
 from ..names import closest
-from .attempts import ELSEWHERE, FINISHED, OUT_OF_TIME, run_cell
+from .attempts import run_cell
 from .cells import Cell, Plan, cells_of, standing
 from .lease import is_held
-from .signals import die_with, sigterm_as_exception
+from .order import in_order
+from .processes import die_with, end_, how_it_ended, sigterm_as_exception, worker_environment
 
 MOST_WORKERS = 1_024  # more cannot be meant
 Executor = Callable[[list[Cell], int, float | None], dict[Cell, str]]
-POLL_S, ELSEWHERE_S = 0.02, 0.5  # between looks at workers, and at what another runner runs
-GRACE_S = 5.0  # that a worker has to end in order
 
 
 def here(cells: list[Cell], workers: int, deadline: float | None) -> dict[Cell, str]:
@@ -41,6 +38,12 @@ def here(cells: list[Cell], workers: int, deadline: float | None) -> dict[Cell, 
         return lambda: outcome
 
     return _in_order(cells, 1, deadline, begin)
+
+
+def _in_order(
+    cells: list[Cell], places: int, deadline: float | None, begin: Callable[[Cell, int], Callable[[], str | None]]
+) -> dict[Cell, str]:
+    return in_order(cells, places, deadline, begin, standing=standing, held=lambda cell: is_held(cell.lease), tell=tell)
 
 
 def processes(
@@ -67,57 +70,6 @@ def processes(
             worker.end()
 
 
-def _in_order(
-    cells: list[Cell], places: int, deadline: float | None, begin: Callable[[Cell, int], Callable[[], str | None]]
-) -> dict[Cell, str]:
-    """Begin cells, each after those it needs and at most as many at once as there are `places`, and wait for all.
-
-    What another runner runs is waited for, and run if that one gives it up. `begin` is given a cell and the number of
-    a free place, and returns a function that says how the cell ended, or None while it runs.
-    """
-    outcomes: dict[Cell, str] = {}
-    waiting, running, awaited = list(cells), {}, set()
-    free = list(range(places))
-    while waiting or running:
-        before = len(waiting), len(running)
-        for cell in list(waiting):
-            if not free:
-                break
-            lost = [need for need in cell.needs.values() if outcomes.get(need, FINISHED) != FINISHED]
-            late, held = deadline is not None and time.monotonic() >= deadline, is_held(cell.lease)
-            if standing(cell):
-                outcome = FINISHED
-            elif lost:
-                outcome = f"waits for {lost[0].label}"
-            elif late:
-                outcome = ELSEWHERE if held else OUT_OF_TIME
-            elif held:
-                if cell not in awaited:
-                    awaited.add(cell)
-                    print(f"{cell.label}: {ELSEWHERE}, waiting for it", file=sys.stderr, flush=True)
-                continue
-            elif any(need not in outcomes for need in cell.needs.values()):
-                continue
-            else:
-                waiting.remove(cell)
-                slot = free.pop(0)
-                running[cell] = slot, begin(cell, slot)
-                continue
-            waiting.remove(cell)
-            outcomes[cell] = told(cell, outcome)
-        for cell, (slot, ended) in list(running.items()):
-            if (outcome := ended()) is not None:
-                del running[cell]
-                free.append(slot)
-                if outcome == ELSEWHERE:  # another runner took it in the last moment
-                    waiting.insert(0, cell)
-                else:
-                    outcomes[cell] = told(cell, outcome)
-        if before == (len(waiting), len(running)):
-            time.sleep(POLL_S if running else ELSEWHERE_S)
-    return outcomes
-
-
 @dataclass(eq=False)
 class _Worker:
     """A process that runs one cell."""
@@ -134,29 +86,18 @@ class _Worker:
         if status is None:
             if self.limit_s is None or time.monotonic() - self.began < self.limit_s:
                 return None
-            self.end(grace_s=0.0)
+            end_(self.process, grace_s=0.0)
             return f"killed: it ran longer than the limit of {self.limit_s / 60:g} min a cell; see {_log(self.cell)}"
         if self.said.exists():
             outcome = self.said.read_text(encoding="utf-8")
             self.said.unlink(missing_ok=True)
             return outcome
-        how = f"killed by signal {-status}" if status < 0 else f"failed: it ended the program, with status {status}"
-        return f"{how}; see {_log(self.cell)}"
+        return f"{how_it_ended(status)}; see {_log(self.cell)}"
 
-    def end(self, *, grace_s: float = GRACE_S) -> None:
+    def end(self) -> None:
         """End the process, and those that it started."""
-        if self.process.poll() is None and grace_s:
-            self._signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(grace_s)
-        if self.process.poll() is None:
-            self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
-            self.process.wait()
+        end_(self.process)
         self.said.unlink(missing_ok=True)
-
-    def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number) if os.name == "posix" else self.process.send_signal(number)
 
 
 def _spawned(cell: Cell, slot: int, workers: int, deadline: float | None, limit_s: float | None) -> _Worker:
@@ -168,7 +109,7 @@ def _spawned(cell: Cell, slot: int, workers: int, deadline: float | None, limit_
         "said": str(said),
         "parent": os.getpid(),
     }
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    environment = worker_environment()
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
     gpus = gpus or [str(index) for index in range(torch.cuda.device_count())]
@@ -203,12 +144,11 @@ def work() -> None:
     raise RuntimeError(f"there is no cell {given['key']} any more: the study or its data changed after the run began")
 
 
-def told(cell: Cell, outcome: str) -> str:
-    """The outcome as it is, after a line about the cell for who watches."""
+def tell(cell: Cell, outcome: str) -> None:
+    """A line about a cell for who watches."""
     result = standing(cell)
     took = f", {result['seconds']:.0f} s" + (", stale" if result["stale"] else "") if result else ""
     print(f"{cell.label}: {outcome}{took}", file=sys.stderr, flush=True)
-    return outcome
 
 
 EXECUTORS: dict[str, Executor] = {"here": here, "processes": processes}

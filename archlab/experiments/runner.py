@@ -20,12 +20,12 @@ import pandas as pd
 
 from ..arguments import choice, folder, number, text, whole, wrong
 from ..files import write_whole
-from .attempts import FINISHED
 from .cells import Cell, Plan, cells_of, name_of, of_another_scheme, standing
-from .executors import ELSEWHERE_S, executor_for
+from .executors import executor_for
 from .lease import lease
+from .order import ELSEWHERE_S, FINISHED
+from .processes import sigterm_as_exception
 from .results import RESERVED
-from .signals import sigterm_as_exception
 
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STALE = ("keep", "rerun")

@@ -65,6 +65,21 @@ def check_shares(name: str, shares: Mapping[str, float], example: str) -> None:
         number(f"{name}[{key!r}]", share, above=0)
 
 
+def share_left(measure: str, model: nn.Module, thin: nn.Module, example: Any) -> float:
+    """What a thin model has of `measure`, but for "sites", as a share of what the original has."""
+    if measure == LATENCY:
+        whole, here = _milliseconds(model, thin, example)
+        return here / whole
+    return AMOUNTS[measure](thin, example) / max(AMOUNTS[measure](model, example), 1)
+
+
+def _milliseconds(model: nn.Module, thin: nn.Module, example: Any) -> tuple[float, float]:
+    """The medians of two models' interleaved runs."""
+    times = speed({"whole": model, "thin": thin}, example, seconds=LATENCY_S).frame()
+    whole, here = times.set_index("model")["median_ms"].loc[["whole", "thin"]]
+    return float(whole), float(here)
+
+
 class Savings:
     """What the sites of one model save of each measure of a budget, as shares of the whole.
 
@@ -107,9 +122,7 @@ class Savings:
 
     def milliseconds(self, gone: Collection[str]) -> tuple[float, float]:
         """The medians of the original and of it without the sites `gone`, of interleaved runs."""
-        times = speed({"whole": self.model, "thin": self.without(gone)}, self.example, seconds=LATENCY_S).frame()
-        whole, here = times.set_index("model")["median_ms"].loc[["whole", "thin"]]
-        return float(whole), float(here)
+        return _milliseconds(self.model, self.without(gone), self.example)
 
     def without(self, gone: Collection[str]) -> nn.Module:
         """The original with these sites removed."""

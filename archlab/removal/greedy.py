@@ -23,7 +23,7 @@ from .probe.alone import only_
 from .probe.loss import Probe
 
 SCORES = ("loss", "taylor", "influence")  # or the name of a quality
-FILE = "greedy.json"
+KEPT = "greedy"  # the folder of the scores, in the user's
 
 
 def remove_greedily(
@@ -187,7 +187,7 @@ class _Costs:
         known = SCORES if score in SCORES else (*SCORES, *self._qualities())
         choice("score", score, known)
         folder = ground.terms.folder
-        path = None if folder is None else Path(folder) / FILE
+        path = None if folder is None else Path(folder) / KEPT
         facts = {"score": score, "calibration": calibration, "sites": ground.sites}
         self.kept = Kept(path, ground.model, ground.task, facts)
 

@@ -1,7 +1,9 @@
 """What each site is worth, by all scores at once: the ground that a removal is decided on."""
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ from torch import nn
 from ..arguments import flag, whole
 from ..arguments import folder as check_folder
 from ..capture.copies import copied
+from ..discovery.kinds import Kind
 from ..discovery.select import Where
 from ..discovery.site import Site
+from ..experiments.live.pieces import Piece, Work, carry_out, check_workers, parts_of, place_for
 from ..training.kept import Kept
 from ..training.progress import bar
 from ..training.task import Task, better_of, check_task
@@ -22,7 +26,8 @@ from .candidates import ALL, Candidates, candidates
 from .probe.alone import only_, qualities_without, switched_by_kind, untouched_qualities
 from .probe.loss import Probe
 
-FILE, UNTOUCHED = "scores.json", "untouched"
+KEPT, UNTOUCHED = "scores", "untouched"  # the folder of what was measured, in the user's; a key in it
+TOGETHER = 8  # sites that a worker is given at once
 SAVED_MS = "latency_saved_ms"
 COLUMNS = (  # of the table, beside the qualities
     "site", "kind", "module", "params", "macs", SAVED_MS, "task_loss", "delta_task_loss", "taylor", "influence",
@@ -40,6 +45,7 @@ def scores(
     batches: int = 8,
     latency: bool = False,
     folder: str | Path | None = None,
+    workers: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Score each site by what its removal alone changes and saves, without training; `model` is left untouched.
@@ -57,8 +63,10 @@ def scores(
         where: Which of these: a glob, a list of globs, or a function of the Site.
         batches: On so many of the task's batches the loss, its slope and the influence are measured.
         latency: Also measure by how many milliseconds the model runs faster without the site, beside the original
-            (two seconds a site).
-        folder: What was measured is kept there, site by site: the same call goes on after a kill.
+            (two seconds a site), with no workers beside it.
+        folder: What was measured is kept there, site by site: the same call goes on after a kill, and several
+            processes that make it share the work.
+        workers: 0 measures here; else so many processes do, with the same numbers, as for `trade_off`.
         progress: Show a bar.
 
     Returns:
@@ -77,6 +85,7 @@ def scores(
             quality, or a quality that is NaN.
         TypeError: where `task.quality` returns something else than named numbers.
         CheckpointMismatch: for a folder with the scores of another model or task, naming what differs.
+        RuntimeError: where a worker failed or was killed, naming its sites.
 
     >>> net = nn.Sequential(nn.ReLU(), nn.Sigmoid())
     >>> x = torch.tensor([[-1.0, 2.0]])
@@ -91,35 +100,107 @@ def scores(
     flag("scores: latency", latency)
     check_folder("scores: folder", folder, optional=True)
     flag("progress", progress)
+    check_workers("scores", workers)
     example = task.example if example is None else example
     found = candidates(model, example, kinds=kinds, where=where)
-    kept = Kept(None if folder is None else Path(folder) / FILE, model, task, {"batches": batches})
-    probe, savings = Probe(task, batches), Savings(model, example, found.sites, ())
-    if (untouched := kept.get(UNTOUCHED)) is None:
-        net = copied(model)
-        task_loss = probe.loss(net)
-        with probe.quiet(net), torch.no_grad():
-            untouched = untouched_qualities(task, net, COLUMNS)
-        kept.keep_(UNTOUCHED, {"task_loss": task_loss, **untouched})
-        untouched = kept.get(UNTOUCHED)
-    missing = [site for site in found.sites if not _complete(kept.get(site.id), latency)]
-    with bar("scores", len(found.sites), wanted=progress) as show:
-        for soft, present in switched_by_kind(model, example, missing):
-            slopes, influence = probe.slopes(soft), probe.influence(soft, present)
-            for site in present:
-                only_(soft, [site.id])
-                values = {"taylor": slopes[site.id], "influence": influence[site.id]}
-                values |= _changes(task, probe, soft, site, untouched)
-                if latency:
-                    before, after = savings.milliseconds([site.id])
-                    values[SAVED_MS] = before - after
-                kept.keep_(site.id, values)
-                show(sum(s.id in kept.values for s in found.sites), lambda site=site: site.id)
-    return _table(found, kept, untouched, task, latency)
+    with place_for(folder, needed=workers > 0) as place:
+        kept = Kept(None if place is None else place / KEPT, model, task, {"batches": batches})
+        scoring = _Scoring(model, task, example, found.sites, kept, batches)
+        scoring.untouched()
+        pieces = [Piece(label) for label in scoring.groups]
+        work = Work(scoring.measure, scoring.is_measured, None if place is None else kept.lease)
+        with bar("scores", len(pieces), wanted=progress) as show:
+            ended = itertools.count(1)
+            carry_out(
+                "scores", pieces, work, workers=workers, lasting=folder is not None,
+                parts={"model": model, **parts_of(task), "example": example},
+                tell=lambda label, outcome: show(next(ended), lambda: label),
+            )  # fmt: skip
+        if latency:
+            _add_milliseconds(model, example, found.sites, kept, progress)
+        return _table(found, kept, scoring.untouched(), task, latency)
 
 
-def _complete(values: Mapping[str, float] | None, latency: bool) -> bool:
-    return values is not None and (SAVED_MS in values or not latency)
+class _Scoring:
+    """The sites of a model, in groups of one kind and at most `TOGETHER`, each site measured once and kept.
+
+    Workers get copies of it. Of the switched models, one a kind, and of what is seen at all sites of it together, only
+    the last is held.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, example: Any, found: Sequence[Site], kept: Kept, batches: int):
+        self.model, self.task, self.example, self.kept, self.batches = model, task, example, kept, batches
+        self.sites = list(found)
+        self.groups: dict[str, list[Site]] = {}
+        for kind in dict.fromkeys(site.kind for site in found):
+            of_kind = [site for site in found if site.kind == kind]
+            for group in (of_kind[first : first + TOGETHER] for first in range(0, len(of_kind), TOGETHER)):
+                self.groups[", ".join(site.id for site in group)] = group
+        self._probe: Probe | None = None
+        self._seen: _Seen | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_probe": None, "_seen": None}  # a worker makes its own
+
+    @property
+    def probe(self) -> Probe:
+        """The batches that all is measured on."""
+        if self._probe is None:
+            self._probe = Probe(self.task, self.batches)
+        return self._probe
+
+    def untouched(self) -> dict[str, float]:
+        """The loss and the qualities of the model as it is."""
+        if (found := self.kept.get(UNTOUCHED)) is None:
+            net = copied(self.model)
+            task_loss = self.probe.loss(net)
+            with self.probe.quiet(net), torch.no_grad():
+                qualities = untouched_qualities(self.task, net, COLUMNS)
+            found = self.kept.keep_(UNTOUCHED, {"task_loss": task_loss, **qualities})
+        return found
+
+    def is_measured(self, group: str) -> bool:
+        """Whether all sites of a group are."""
+        return all(self.kept.get(site.id) is not None for site in self.groups[group])
+
+    def measure(self, group: str) -> None:
+        """Measure those of a group that are not."""
+        for site in self.groups[group]:
+            if self.kept.get(site.id) is None:
+                seen = self._all_of(site.kind)
+                only_(seen.soft, [site.id])
+                changes = _changes(self.task, self.probe, seen.soft, site, self.untouched())
+                self.kept.keep_(
+                    site.id, {"taylor": seen.slopes[site.id], "influence": seen.influence[site.id], **changes}
+                )
+
+    def _all_of(self, kind: Kind) -> "_Seen":
+        if self._seen is None or self._seen.kind != kind:
+            of_kind = [site for site in self.sites if site.kind == kind]
+            soft, present = next(switched_by_kind(self.model, self.example, of_kind))
+            self._seen = _Seen(kind, soft, self.probe.slopes(soft), self.probe.influence(soft, present))
+        return self._seen
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A model with a switch at each site of a kind, and what a pass over the batches shows of all of them."""
+
+    kind: Kind
+    soft: nn.Module
+    slopes: dict[str, float]
+    influence: dict[str, float]
+
+
+def _add_milliseconds(model: nn.Module, example: Any, found: Sequence[Site], kept: Kept, progress: bool) -> None:
+    """Measure by how much faster the model runs without each site; one after another, as nothing may run beside it."""
+    savings = Savings(model, example, found, ())
+    with bar("latency", len(found), wanted=progress) as show:
+        for done, site in enumerate(found, 1):
+            if kept.get(f"{SAVED_MS} {site.id}") is None:
+                before, after = savings.milliseconds([site.id])
+                kept.keep_(f"{SAVED_MS} {site.id}", before - after)
+            show(done, lambda site=site: site.id)
 
 
 def _changes(task: Task, probe: Probe, soft: nn.Module, site: Site, untouched: Mapping[str, float]) -> dict[str, float]:
@@ -144,7 +225,7 @@ def _table(found: Candidates, kept: Kept, untouched: Mapping[str, float], task: 
     columns = [*([SAVED_MS] if latency else []), *columns, "taylor", "influence"]
     rows = []
     for site in found.sites:
-        values = kept.get(site.id)
+        values = kept.get(site.id) | ({SAVED_MS: kept.get(f"{SAVED_MS} {site.id}")} if latency else {})
         row = {"site": site.id, "kind": site.kind.value, "module": site.module or "", "params": site.params,
                "macs": site.macs, **{name: values[name] for name in columns}}  # fmt: skip
         rows.append(row | {"loss_per_saving": values["delta_task_loss"] / saved_share(site, found)})

@@ -22,6 +22,8 @@ class TradedOff(Protocol):
     @property
     def measure(self) -> str: ...
     @property
+    def varied(self) -> str: ...
+    @property
     def settings(self) -> Mapping[str, Any]: ...
     @property
     def conditions(self) -> Mapping[str, Any]: ...
@@ -59,7 +61,7 @@ def write_trade_off(folder: str | Path, found: TradedOff) -> Path:
         f"{', '.join(methods)}; {seeds} seed{'s' if seeds > 1 else ''}. A change is that from the control, which was "
         "trained as long on the same batches, with its 95 % interval over the seeds."
     )
-    title = f"{found.settings['model']}: quality against {found.measure}"
+    title = f"{found.settings['model']}: quality against {'λ' if found.varied == 'lam' else found.measure}"
     return write_page(folder, title, lead, sections, tables={**tables, "runs": runs})
 
 
@@ -72,14 +74,16 @@ def _curves(found: TradedOff, quality: str) -> Chart:
             Point(row["macs"] / 1e6, row["mean"], low=row["mean"] - row["sd"], high=row["mean"] + row["sd"])
             for row in rows.sort_values("macs").to_dict("records")
         ]
-        dots = [Point(row["macs"] / 1e6, row[quality], _said(row, quality)) for row in runs.to_dict("records")]
+        dots = [
+            Point(row["macs"] / 1e6, row[quality], _said(row, found.varied, quality)) for row in runs.to_dict("records")
+        ]
         lines += [Line(name, means, name), Line(name, dots, name, joined=False)]
     way = f" ({found.better[quality]} is better)" if quality in found.better else ""
     return Chart("Each run; lines join the means, bars are standard deviations", "MACs [M]", quality + way, lines)
 
 
-def _said(run: Mapping[str, Any], quality: str) -> str:
+def _said(run: Mapping[str, Any], varied: str, quality: str) -> str:
     """What one run is, where it is pointed at."""
     sites = f"{run['sites']} site{'' if run['sites'] == 1 else 's'} gone"
-    which = f"{run['method']}, budget {run['budget']:g}, seed {run['seed']}"
+    which = f"{run['method']}, {'λ' if varied == 'lam' else varied} {run[varied]:g}, seed {run['seed']}"
     return f"{which}: {sites}, {run['macs'] / 1e6:.4g} M MACs, {quality} {run[quality]:.4g}"

@@ -253,7 +253,8 @@ def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], index: _Ind
 
 
 def _turns_edited(method: Method, index: _Index) -> dict[tuple, int]:
-    """For each line of which every turn has an edit of its own: how often the example passes it.
+    """For each line of which every turn has an edit of its own: how often the example passes it, turns that were
+    removed before included.
 
     A call that passes it more often would be edited in part; `Method` raises there.
     """
@@ -265,7 +266,11 @@ def _turns_edited(method: Method, index: _Index) -> dict[tuple, int]:
     for location in index.passed.get((method.path, method.entry), ()) if edited else ():
         if location.stack in edited:
             passed.setdefault(location.stack, set()).add(location.occurrence or 0)
-    return {stack: len(turns) for stack, turns in passed.items() if 1 < len(turns) == len(edited[stack])}
+    return {
+        stack: len(edited[stack])
+        for stack, turns in passed.items()
+        if len(edited[stack]) > 1 and turns <= edited[stack]
+    }
 
 
 def _likenesses(modules: dict[str, nn.Module], groups: list[list[Edit]]) -> list[Hashable]:

@@ -1,6 +1,15 @@
-"""Numbers that take long to measure, kept one by one, so that a call that was killed loses the last one at most."""
+"""Numbers that take long to measure, kept one by one, so that a call that was killed loses the last one at most.
 
+    <folder>/known_by.json       what was measured: model, task, facts
+    <folder>/<key>-<hash>.json   one value: written whole, never changed
+    <folder>/<key>-<hash>.lease held while somebody measures it
+
+A file a value, so that several processes, on several machines, may fill one folder.
+"""
+
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,49 +21,74 @@ from .checkpoint import CheckpointMismatch
 from .identity import difference_in_start, first_difference, modules_of, settings_of, start_of
 from .task import Task
 
+KNOWN_BY = "known_by.json"
+
 
 class Kept:
-    """What was measured of one model and its task, by key, in a JSON file; without a folder, in memory alone.
+    """What was measured of one model and its task, by key, in a folder of files; without one, in memory alone.
 
     Args:
-        path: The file, which need not be there.
+        folder: It need not be there.
         model: As the measurements begin.
-        task: Its loss, qualities, first batch and settings are part of what the file is known by.
+        task: Its loss, qualities, first batch and settings are part of what the folder is known by.
         facts: What else is.
 
     Raises:
-        CheckpointMismatch: the file has those of another model, task or facts.
+        CheckpointMismatch: the folder has those of another model, task or facts.
     """
 
-    def __init__(self, path: Path | None, model: nn.Module, task: Task, facts: Mapping[str, Any]):
-        self.path, self.values, self.known_by = path, {}, {}
-        if path is not None:
+    def __init__(self, folder: Path | None, model: nn.Module, task: Task, facts: Mapping[str, Any]):
+        self.folder, self.values, self.of = folder, {}, ""
+        if folder is not None:
             own = {name: repr(value) for name, value in facts.items()}
-            self.known_by = {
+            known_by = {
                 "start": start_of(model, task, {"task.loss": task.loss, "task.quality": task.quality}),
                 "facts": modules_of(model) | settings_of("task.settings", task.settings) | own,
             }
-            self._read(path)
-
-    def _read(self, path: Path) -> None:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            before, values = content["known_by"], {**content["values"]}
-            difference = first_difference(before["facts"], self.known_by["facts"])
-            difference = difference or difference_in_start(before["start"], self.known_by["start"])
-        except (OSError, ValueError, TypeError, LookupError, AttributeError):
-            return  # there is none, or not a whole one: it is measured, which costs time only
-        if difference:
-            raise CheckpointMismatch(path, difference)
-        self.values = values
+            self.of = _agreed(folder / KNOWN_BY, known_by)
 
     def get(self, key: str) -> Any:
-        """What is kept under a key, or None."""
+        """What is kept under a key, by whichever process, or None."""
+        if key not in self.values and self.folder is not None:
+            try:
+                content = json.loads(self._path(key).read_text(encoding="utf-8"))
+                if (content["of"], content["key"]) == (self.of, key):
+                    self.values[key] = content["value"]
+            except (OSError, ValueError, TypeError, LookupError):
+                pass  # there is none, or not a whole one: it is measured, which costs time only
         return self.values.get(key)
 
     def keep_(self, key: str, value: Any) -> Any:
         """Keep a value that JSON can write; it is returned."""
+        if self.folder is not None:
+            write_whole(self._path(key), json.dumps({"of": self.of, "key": key, "value": value}).encode())
         self.values[key] = value
-        if self.path is not None:
-            write_whole(self.path, json.dumps({"known_by": self.known_by, "values": self.values}).encode())
         return value
+
+    def lease(self, key: str) -> Path:
+        """The file to hold while a value is measured, where others may measure it, too."""
+        return self._path(key).with_suffix(".lease")
+
+    def _path(self, key: str) -> Path:
+        assert self.folder is not None
+        plain = re.sub(r"[^A-Za-z0-9.]+", "-", key).strip("-.")[:60]
+        return self.folder / f"{plain}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.json"
+
+
+def _agreed(path: Path, known_by: Mapping[str, Any]) -> str:
+    """A hash of the file that says what a folder's values are of; written if there is none, or not a whole one.
+
+    Each value names it: those beside another such file, since lost, do not count.
+    """
+    while True:
+        try:
+            content = path.read_bytes()
+            before = json.loads(content)
+            difference = first_difference(before["facts"], known_by["facts"])
+            difference = difference or difference_in_start(before["start"], known_by["start"])
+        except (OSError, ValueError, TypeError, LookupError, AttributeError):
+            write_whole(path, json.dumps(known_by).encode())
+            continue  # another process may have written its own at the same time: one of them stands
+        if difference:
+            raise CheckpointMismatch(path, difference)
+        return hashlib.sha256(content).hexdigest()[:16]

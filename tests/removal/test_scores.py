@@ -205,6 +205,21 @@ def test_a_kill_loses_one_site_at_most(tmp_path, monkeypatch):
     assert len(more) == 8 and len(measured) == 4 and all("branch" in site for site in measured)
 
 
+def test_workers_find_the_same_numbers(frame):
+    """Also of a model and a task that no module has, as in a notebook, and with groups of one kind apart."""
+
+    class Own(type(blocks())):
+        pass
+
+    torch.manual_seed(0)
+    shift = torch.full((8,), 0.1)
+    task = replace(TASK, loss=lambda model, data: loss(model, data) + (model(data[0]) + shift).square().mean())
+    net, options = Own(), dict(kinds=["block", "branch"], where="block*", batches=2, progress=False)
+    pd.testing.assert_frame_equal(
+        scores(net, task, **options, workers=1), scores(net, task, **options), check_exact=True
+    )
+
+
 def test_a_folder_of_another_model_task_or_count_is_refused(tmp_path):
     scores(blocks(), TASK, kinds="block", batches=2, folder=tmp_path, progress=False)
     for model, task, batches, said in (
@@ -217,10 +232,17 @@ def test_a_folder_of_another_model_task_or_count_is_refused(tmp_path):
             scores(model, task, kinds="block", batches=batches, folder=tmp_path, progress=False)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"known_by": 3, "values": {}}', "\x00"])
-def test_a_broken_file_is_measured_anew(tmp_path, content):
-    (tmp_path / "scores.json").write_text(content)
-    assert len(scores(blocks(), TASK, where="block.0", batches=1, folder=tmp_path, progress=False)) == 1
+@pytest.mark.parametrize("content", ["", "[]", '{"facts": 3}', '{"of": 3, "value": {}}', "\x00"])
+def test_what_stands_in_a_broken_file_is_measured_anew(tmp_path, content):
+    options = dict(where="block.0", batches=1, folder=tmp_path, progress=False)
+    found = scores(blocks(), TASK, **options)
+    files = sorted((tmp_path / "scores").iterdir())
+    assert len(files) == 3, "what they are of, the untouched model, a site"
+    for file in files:
+        whole = file.read_bytes()
+        file.write_text(content)
+        pd.testing.assert_frame_equal(scores(blocks(), TASK, **options), found, check_exact=True)
+        assert file.read_bytes() == whole
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def found(tmp_path_factory):
 
 def test_a_row_for_each_run_and_a_control_trained_as_long(found):
     frame = found[1].frame
-    assert list(frame.columns) == ["method", "budget", "seed", "sites", "params", "macs", "mse"]
+    assert list(frame.columns) == ["method", "budget", "seed", "steps", "sites", "params", "macs", "mse"]
     counts = frame.groupby("method", sort=False).size().to_dict()
     assert counts == {"original": 1, "control": 2, "learned": 4, "greedy": 4, "one shot": 4, "random": 4}
     of_methods = frame[~frame["method"].isin(["original", "control"])]
@@ -132,7 +132,7 @@ def test_the_page_shows_each_run_by_name(found, tmp_path):
 def test_what_ran_is_not_run_again(found, monkeypatch):
     """Also where a schedule is made anew, as in another process."""
     folder, before = found
-    monkeypatch.setattr("archlab.removal.curves.trade_off.METHODS", dict.fromkeys(["control", "greedy"]))
+    monkeypatch.setattr("archlab.removal.curves.runs.METHODS", dict.fromkeys(["control", "greedy"]))
     options = FAST | dict(tune_schedule=cosine(10))
     again = trade_off(deep(), LOWER, **options, budgets=[0.7, 0.4], methods=["greedy"], seeds=2, folder=folder)
     kept = before.frame[before.frame["method"].isin(["original", "control", "greedy"])]

@@ -124,3 +124,17 @@ def test_sensitivity_has_a_row_a_site():
     net, x = OverTime(), torch.randn(3, 6, 4)
     task = al.Task(x, lambda step: x, lambda net, x: net(x).square().mean(), lambda net: {"mean": net(x).mean().item()})
     assert len(al.sensitivity(net, task, kinds="activation", progress=False)) == 2
+
+
+@pytest.mark.parametrize("first", range(3))
+def test_what_is_left_of_a_sequential_of_blocks_is_switched_whichever_went_before(first):
+    """The turns of its loop that went count among those that have an edit of their own."""
+
+    class Block(nn.Sequential):
+        def forward(self, x):
+            return x + super().forward(x)
+
+    torch.manual_seed(0)
+    net, x = nn.Sequential(*(Block(nn.Linear(4, 4), nn.Tanh()) for _ in range(3)), nn.Linear(4, 1)), torch.ones(2, 4)
+    thin = al.remove(net, x, kinds="block", where=f"block.{first}")
+    assert_near(switched(thin, x, kinds="block")(x), net[-1](x))

@@ -105,6 +105,9 @@ def sweep_resolution(
 ) -> dict[float, nn.Module]:
     """`scale_resolution` at each of `factors`, by factor; 1 stands for a copy of `model` as it is.
 
+    ``al.compare(networks, task, steps=1000)`` tunes each of them equally long, on the same batches, and tells quality,
+    parameters, MACs and milliseconds of all in one table.
+
     >>> nets = sweep_resolution(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)), torch.zeros(1, 4, 8, 8), span="0")
     >>> {factor: sum(p.numel() for p in net.parameters()) for factor, net in nets.items()}
     {2: 444, 4: 740, 8: 1036}

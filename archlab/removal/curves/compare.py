@@ -30,7 +30,8 @@ def compare(
     """Measure each model's qualities and costs on one task; the models are left untouched.
 
     Args:
-        models: By name, as ``{"whole": net, "thin": thin}``; or what `sweep_width` and `sweep_resolution` return.
+        models: By name, as ``{"whole": net, "thin": thin}``; or what `sweep_width` and `sweep_resolution` return, with
+            `steps` tuned.
         task: Its `example` is what is counted and timed, its `quality` what is evaluated.
         steps: Each model is trained on so many updates before, all with the same batches (0).
         seconds: How long each is timed, interleaved with the others; 0: not at all.

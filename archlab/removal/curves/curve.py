@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CONTROL, ORIGINAL = "control", "original"  # beside the methods
-COLUMNS = ("method", "budget", "seed", "sites", "params", "macs")
+COLUMNS = ("method", "budget", "lam", "seed", "steps", "sites", "params", "macs")
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, eq=False)
 class TradeOff:
-    """What `trade_off` measured.
+    """What `trade_off` or `lambda_path` measured.
 
     Attributes:
-        frame: Tidy, a row a method, budget and seed: method, budget (the share that may stay; 1 of the control), seed,
-            sites (removed), params, macs, each quality. The original, not trained on, is method "original".
-        measure: What the budgets are of.
+        frame: Tidy, a row a method, budget and seed: method, budget (the share that may stay; 1 of the control) or lam
+            (0 of the control), seed, steps (of training, in all), sites (removed), params, macs, each quality. The
+            original, not trained on, is method "original".
+        measure: What the budgets are of; "lam" of a path over λ.
         better: By quality, which way it is better.
         settings: What was asked for, the model's class first.
         conditions: What the numbers depend on beside the code: date, device, versions, threads, commit.
@@ -44,23 +45,30 @@ class TradeOff:
         """The names of the qualities."""
         return [str(name) for name in self.frame if name not in COLUMNS]
 
+    @property
+    def varied(self) -> str:
+        """The column of what is varied: "budget" or "lam"."""
+        return "lam" if self.measure == "lam" else "budget"
+
     def summary(self, quality: str | None = None) -> pd.DataFrame:
-        """One row a method and budget: mean and sd over the seeds, and the change from the control of the same seed.
+        """One row a method and budget or λ: mean and sd over the seeds, the change from the control of the same seed.
 
         Args:
             quality: which; None: the first.
 
         Returns:
-            method, budget, seeds, sites, macs, mean, sd, change, low, high: the change from the control trained as long
-            with the same batches, and its 95 % interval over the seeds (Student's t, paired; NaN with one seed).
+            method, budget or lam, steps, seeds, sites, macs, mean, sd, change, low, high: the change from the control
+            trained as long with the same batches, and its 95 % interval over the seeds (Student's t, paired; NaN with
+            one seed).
         """
         quality = self.qualities[0] if quality is None else quality
         choice("quality", quality, self.qualities)
-        control = self.frame[self.frame["method"] == CONTROL].set_index("seed")[quality]
+        controls = self.frame[self.frame["method"] == CONTROL].set_index(["steps", "seed"])[quality]
         rows = []
-        for (method, budget), part in self.frame.groupby(["method", "budget"], sort=False):
-            values = part.set_index("seed")[quality]
-            row = {"method": method, "budget": budget, "seeds": len(part), "sites": part["sites"].mean()}
+        for (method, point, steps), part in self.frame.groupby(["method", self.varied, "steps"], sort=False):
+            values, control = part.set_index("seed")[quality], controls.get(steps, pd.Series(dtype=float))
+            row = {"method": method, self.varied: point, "steps": steps, "seeds": len(part)}
+            row |= {"sites": part["sites"].mean()}
             row |= {"macs": part["macs"].mean(), "mean": values.mean(), "sd": values.std()}
             apart = (values - control).dropna()
             rows.append(row | (_interval(apart) if method not in (CONTROL, ORIGINAL) else {}))
@@ -70,10 +78,12 @@ class TradeOff:
         """`summary` as a table to print: `.markdown()`, `.latex()`, `.html()`, `.save(folder)`."""
         quality = self.qualities[0] if quality is None else quality
         found = self.summary(quality)
+        of = "λ" if self.varied == "lam" else f"{self.measure} left"
         shown = pd.DataFrame(
             {
                 "method": found["method"],
-                f"{self.measure} left": found["budget"],
+                of: found[self.varied] if self.varied == "budget" else found["lam"].map("{:g}".format),
+                "steps": found["steps"],
                 "sites gone": found["sites"],
                 "MACs [M]": found["macs"] / 1e6,
                 quality: [_with_sd(mean, sd) for mean, sd in zip(found["mean"], found["sd"], strict=True)],
@@ -82,7 +92,9 @@ class TradeOff:
                 ],
             }
         )
-        return table(shown, digits={"MACs [M]": 2, f"{self.measure} left": 2, "sites gone": 1})
+        if not self._differ_in_steps():
+            shown = shown.drop(columns="steps")
+        return table(shown, digits={"MACs [M]": 2, "sites gone": 1} | ({of: 2} if self.varied == "budget" else {}))
 
     def report(self, folder: str | Path) -> Path:
         """Write a page for people, ``index.html``: curves, tables, every run, settings, conditions.
@@ -103,26 +115,65 @@ class TradeOff:
     def _repr_html_(self) -> str:
         return self.table().html()
 
-    def plot(self, quality: str | None = None, ax: "Axes | None" = None) -> "Axes":
+    def plot(self, quality: str | None = None, ax: "Axes | None" = None, *, x: str | None = None) -> "Axes":
         """The curve of each method: means over the seeds, with their standard deviations.
 
         Args:
             quality: which; None: the first.
             ax: where to draw; default: a new figure of one paper column.
+            x: "macs" (of the budgets' curves the default), "removed", the share of the multiply-adds that is gone, or
+                of a path over λ "lam", the default there: a line, with its standard deviations, beside the control's
+                and the original's.
         """
         from ...report import plots  # at first use, as matplotlib takes long to import
 
         quality = self.qualities[0] if quality is None else quality
         choice("quality", quality, self.qualities)
-        frame = self.frame.assign(**{"MACs [M]": self.frame["macs"] / 1e6})
-        frame["point"] = [
-            method if method in (CONTROL, ORIGINAL) else f"{method} {share:g}"
-            for method, share in zip(frame["method"], frame["budget"], strict=True)
-        ]
-        better = {"MACs [M]": "lower", quality: self.better.get(quality, "higher")}
+        known = ("lam", "macs", "removed") if self.varied == "lam" else ("macs", "removed")
+        x = known[0] if x is None else x
+        choice("plot: x", x, known)
+        way = self.better.get(quality, "higher")
+        if x == "lam":
+            return self._over_lam(quality, f"{quality} ({way} is better)", ax)
+        axis, values, better = self._axis(x)
+        frame = self.frame.assign(**{axis: values})
+        frame["point"] = [self._name(*row) for row in frame[["method", self.varied, "steps"]].itertuples(index=False)]
         return plots.tradeoff(
-            frame, x="MACs [M]", y=quality, label="point", group="method", over="seed", better=better, ax=ax
-        )
+            frame, x=axis, y=quality, label="point", group="method", over="seed",
+            better={axis: better, quality: way}, ax=ax,
+        )  # fmt: skip
+
+    def _over_lam(self, quality: str, named: str, ax: "Axes | None") -> "Axes":
+        """A line over λ; what has no λ is level."""
+        from ...report import plots
+
+        found = self.summary(quality).rename(columns={"lam": "λ", "mean": named})
+        learned = found[~found["method"].isin((CONTROL, ORIGINAL))].sort_values("λ")
+        ax = plots.curve(learned, x="λ", y=named, ax=ax, name="learned")
+        ax.errorbar(learned["λ"], learned[named], yerr=learned["sd"].fillna(0.0), fmt="o", markersize=4, color="C0")
+        for method, style in ((CONTROL, "--"), (ORIGINAL, ":")):
+            level = found.loc[found["method"] == method, named].iloc[0]
+            ax.axhline(level, color="0.5", linewidth=0.8, linestyle=style, zorder=0, label=method)
+        ax.set_xscale("log")
+        ax.legend(fontsize=plots.FONT - 1, frameon=False)
+        return ax
+
+    def _axis(self, x: str) -> tuple[str, pd.Series, str]:
+        """The name of an axis, the rows' values on it, and which way it is better."""
+        if x == "macs":
+            return "MACs [M]", self.frame["macs"] / 1e6, "lower"
+        whole = self.frame.loc[self.frame["method"] == ORIGINAL, "macs"].iloc[0]
+        return "MACs removed [%]", 100 - 100 * self.frame["macs"] / max(whole, 1), "higher"
+
+    def _differ_in_steps(self) -> bool:
+        """Whether rows that were trained were not trained equally long, as with warm starts."""
+        return self.frame.loc[self.frame["method"] != ORIGINAL, "steps"].nunique() > 1
+
+    def _name(self, method: str, point: float, steps: int) -> str:
+        """What stands beside a point."""
+        if method == CONTROL and self._differ_in_steps():
+            return f"{method}, {steps} steps"
+        return method if method in (CONTROL, ORIGINAL) else f"{method} {point:g}"
 
 
 def _interval(apart: pd.Series) -> dict[str, float]:

@@ -4,30 +4,21 @@ Each run is kept as it ends and goes on in the middle, so that a call that was k
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from torch import nn
 
-from ...arguments import choice, whole
+from ...arguments import choice, flag, whole
 from ...discovery.select import Where
+from ...experiments.live.pieces import check_workers
 from ...measure.environment import conditions_of
 from ...passes.recipe import recipe
-from ...training.fit import GROUPS
-from ...training.identity import fingerprint
-from ...training.kept import Kept
-from ...training.options import check_names, names_of
-from ...training.progress import bar
 from ...training.task import Task, check_task
-from ..budget import check_budget
-from ..candidates import candidates
-from ..settings import RemovalSettings
-from .curve import CONTROL, ORIGINAL, TradeOff
-from .runs import METHODS, Asked, measured
+from ..budget import LATENCY, check_budget
+from .curve import CONTROL, TradeOff
+from .runs import METHODS, Run, asked_for, made
 
-STRIDE = 1_000_003  # batches between the first of one seed and that of the next
 # Options of `learn_to_remove` that it must not have here: what goes is said by `budgets` and `seeds`, and all methods
 # divide the loss by the same unit.
 FIXED = ("lam", "lam_unit", "calibration", "budget", "at_most_loss", "seed")
@@ -43,7 +34,9 @@ def trade_off(
     measure: str = "macs",
     methods: Sequence[str] = ("learned", "greedy", "random"),
     seeds: int = 3,
+    warm_start: bool = False,
     folder: str | Path | None = None,
+    workers: int = 0,
     progress: bool = True,
     **options: Any,
 ) -> TradeOff:
@@ -59,7 +52,18 @@ def trade_off(
         methods: Of "learned" (`learn_to_remove`), "greedy" (`remove_greedily`), "one shot" (the same, scored once) and
             "random" (`remove_at_random`).
         seeds: How many runs of each.
-        folder: Where each run is kept; the same call goes on from there.
+        warm_start: False, the honest default, begins each run with the original, so that all rows have as many steps of
+            training and no budget hangs on another. True begins the largest budget so, and each smaller one with the
+            thin network of the next larger: cheaper for the same quality, perhaps, but its rows are trained longer, as
+            their `steps` say. Beside each stands a control that was trained as long, on the same batches and in as many
+            pieces; `.summary()` compares with that one.
+        folder: Where each run is kept; the same call goes on from there after a kill, in the middle of a training.
+            Several processes or machines that make the same call with one folder share the runs.
+        workers: 0 makes the runs here, one after another; else so many processes do, with the same results to the bit.
+            Each gets a copy of the model and the task by cloudpickle: what they are made of may stand in a notebook,
+            but not hold open files, locks or generators. Each computes with as many threads as this process, so set
+            ``torch.set_num_threads(cores // workers)`` before; all use the model's device. What `latency_ms` measures
+            does not bear neighbours.
         progress: Show a bar.
         **options: Those of `learn_to_remove`, but for λ and its unit. The other methods tune for as many steps as it
             trains in all.
@@ -69,8 +73,10 @@ def trade_off(
         trained as long on the same batches.
 
     Raises:
-        ValueError: for an option out of range, and a budget that cannot be met.
-        TypeError: for an option that it has not.
+        ValueError: for an option out of range, and a budget that cannot be met. What a run raises names it, after the
+            other runs were made and kept, where there is a folder.
+        RuntimeError: for a run that failed in a worker or whose worker was killed, likewise.
+        TypeError: for an option that it has not; with workers, for what cannot be pickled, naming it.
         CheckpointMismatch: for a folder of another trade-off.
 
     >>> import torch
@@ -94,35 +100,40 @@ def trade_off(
     for share in budgets:
         check_budget({measure: share})
     for method in methods:
-        choice("methods", method, METHODS)
+        choice("methods", method, [name for name in METHODS if name != CONTROL])
     whole("seeds", seeds, least=1)
-    for name in FIXED:
-        if name in options:
-            raise TypeError(
-                f"trade_off has no option {name!r}, which is the same or stated for all methods; leave it out"
-            )
-    check_names("trade_off", options, RemovalSettings, *GROUPS)
-    candidates(model, task.example, kinds=kinds, where=where)  # what is wrong with them is told before any training
-    own = {name: value for name, value in options.items() if name in names_of(RemovalSettings)}
-    asked = Asked(kinds, where, options, RemovalSettings(**{"lam": None, **own}))
-    told = {"kinds": kinds, "where": where, **options}
-    facts = {name: fingerprint(value) if callable(value) else value for name, value in told.items()}
-    kept = Kept(None if folder is None else Path(folder) / "trade_off.json", model, task, facts)
-    runs = [(CONTROL, 1.0, seed) for seed in range(seeds)]
-    runs += [(method, share, seed) for seed in range(seeds) for method in methods for share in budgets]
-    runs.sort(key=lambda run: run[2])
-    rows = [{"method": ORIGINAL, "budget": 1.0, "seed": 0, **measured(model, task, 0)}]
-    with bar("trade-off", len(runs), wanted=progress) as show:
-        for done, (method, share, seed) in enumerate(runs, 1):
-            key = f"{method}-{measure}-{share:g}-{seed}"
-            row = kept.get(key)
-            if row is None:
-                of_seed = replace(task, batches=lambda step, first=seed * STRIDE: task.batches(first + step))
-                place = None if folder is None else Path(folder) / key
-                made, sites = METHODS[method](model, of_seed, {measure: share}, seed, place, asked)
-                row = kept.keep_(key, {"method": method, "budget": share, "seed": seed, **measured(made, task, sites)})
-            rows.append(row)
-            show(done, lambda key=key: key)
-    asked_for = {"budgets": list(budgets), "measure": measure, "methods": list(methods), "seeds": seeds}
-    settings = {"model": recipe(model).model, **asked_for, **told}
-    return TradeOff(pd.DataFrame(rows), measure, dict(task.measures), settings, conditions_of(model))
+    flag("trade_off: warm_start", warm_start)
+    check_workers("trade_off", workers)
+    if workers and LATENCY in (measure, options.get("weigh")):
+        raise ValueError(f"trade_off: {LATENCY!r} is measured, which runs beside it disturb; leave workers=0 for it")
+    asked = asked_for("trade_off", model, task, kinds, where, options, FIXED)
+    shares = list(dict.fromkeys(budgets))
+    if warm_start:
+        shares.sort(reverse=True)
+    runs = []
+    for seed in range(seeds):
+        stages = len(shares) if warm_start else 1
+        runs += _row(CONTROL, [1.0] * stages, seed, measure, warm_start)
+        for method in dict.fromkeys(methods):
+            runs += _row(method, shares, seed, measure, warm_start)
+    frame = made(
+        "trade_off", model, task, asked, runs, varied="budget", unvaried=1.0, folder=folder, workers=workers,
+        progress=progress,
+    )  # fmt: skip
+    said = {"budgets": shares, "measure": measure, "methods": list(methods), "seeds": seeds, "warm_start": warm_start}
+    settings = {"model": recipe(model).model, **said, **asked.told}
+    return TradeOff(frame, measure, dict(task.measures), settings, conditions_of(model))
+
+
+def _row(method: str, shares: Sequence[float], seed: int, measure: str, warm_start: bool) -> list[Run]:
+    """The runs of one method and seed. A label says all that a run hangs on, so that other calls find it, too."""
+    runs: list[Run] = []
+    for number, share in enumerate(shares, 1):
+        before = runs[-1] if warm_start and runs else None
+        if method == CONTROL:
+            label, goal = f"{CONTROL}-{seed}" + (f"-times-{number}" if number > 1 else ""), {}
+        else:
+            way = [f"{one:.12g}" for one in (shares[:number] if warm_start else [share])]
+            label, goal = f"{method}-{measure}-{'-then-'.join(way)}-{seed}", {"budget": {measure: share}}
+        runs.append(Run(label, method, share, goal, seed, before))
+    return runs

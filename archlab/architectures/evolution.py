@@ -13,6 +13,7 @@ from typing import Any
 from ..arguments import number, whole
 from .space import Architecture
 
+SAMPLERS = ("evolution", "nsga2", "tpe", "random")  # what may propose: this, or one of Optuna's
 TRIES = 100  # of a mutation or a crossover, before an architecture is drawn at random
 RANDOM_TRIES = 10_000
 LISTED = 20_000  # a space of no more is looked through for what is left of it

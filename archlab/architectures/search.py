@@ -15,7 +15,7 @@ from ..names import closest
 from ..training.progress import bar
 from ..training.task import Task
 from .candidates import COSTS, LATENCY, of_function, of_options, of_supernet
-from .evolution import Evolution
+from .evolution import SAMPLERS, Evolution
 from .space import Architecture
 
 if TYPE_CHECKING:
@@ -189,6 +189,7 @@ def _checked(
         raise TypeError(wrong("search: within", "a dict of the most there may be, by name", within))
     for name, most in (within or {}).items():
         number(f"search: within[{name!r}]", most, finite=False)
+    choice("search: sampler", sampler, SAMPLERS)
     if sampler == "evolution" and len(ways) > 1:
         raise ValueError(wrong("search: sampler", "'nsga2' or 'tpe' for several objectives", sampler))
     if sampler == "evolution" and callable(what) and not isinstance(what, nn.Module | Mapping):

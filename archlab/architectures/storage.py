@@ -17,7 +17,6 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from ..arguments import choice
 from ..files import write_whole
 from ..names import closest
 from .candidates import Candidates
@@ -75,15 +74,11 @@ def distributions(options: Mapping[str, Any]) -> dict[str, BaseDistribution]:
 def sampler_for(name: str, candidates: Candidates, evolution: Evolution, seed: int, complete: int) -> BaseSampler:
     """The sampler that makes the trial after so many complete ones: for each another, seeded by that number."""
     own = random.Random(f"{seed} {complete}").randrange(2**31)
-    choice("search: sampler", name, SAMPLERS)
     if name == "evolution":
         return EvolutionSampler(candidates, evolution, seed)
     if name == "nsga2":
         return NSGAIISampler(population_size=evolution.population, seed=own)
-    return TPESampler(seed=own) if name == "tpe" else RandomSampler(seed=own)
-
-
-SAMPLERS = ("evolution", "nsga2", "tpe", "random")
+    return {"tpe": TPESampler, "random": RandomSampler}[name](seed=own)
 
 
 def complete(study: Study) -> list[FrozenTrial]:

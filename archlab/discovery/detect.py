@@ -1,7 +1,7 @@
 """What is of interest in a recorded run: sites of each kind, and what is skipped, with the reason.
 
-Everything is read off the record; class names and module names never decide. What one op is, `sums`, `activations`
-and `norms` say; here they are gathered, and what a module call is.
+Everything is read off the record; class names and module names never decide. What one op is, `sums`, `activations`,
+`norms` and `heads` say; here they are gathered, and what a module call is.
 """
 
 from collections.abc import Iterator
@@ -12,13 +12,14 @@ from torch import nn
 from ..capture.dataflow import Flow
 from ..capture.functions import is_custom_function
 from ..capture.record import ModuleCall, Op
-from .activations import known_activation, spelled_activations
+from .forms.activations import known_activation, spelled_activations
+from .forms.heads import heads_in
+from .forms.norms import norms_in
+from .forms.sums import in_concatenation, in_stack, in_sum
 from .kinds import Kind
-from .norms import norms_in
 from .occurrence import FOREIGN, Found
 from .ops import ACTIVATIONS, CONCATENATIONS, NONLINEAR, POINTWISE, SOFTMAX, STACKS, SUM_NAMES, plain_name
 from .site import ANY, Skipped
-from .sums import in_concatenation, in_stack, in_sum
 
 _PLAIN_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -34,7 +35,7 @@ def seen_in(flow: Flow, modules: dict[str, nn.Module]) -> Iterator[Found | Skipp
             inside.update(ops)
             yield Found(ops[-1].index, Kind.ACTIVATION, type(modules[call.module]).__name__, call)
     in_ops = chain.from_iterable(_in_op(op, flow, counted) for op in flow.record.ops)
-    for item in chain(in_ops, spelled_activations(flow, inside), norms_in(flow, modules)):
+    for item in chain(in_ops, spelled_activations(flow, inside), norms_in(flow, modules), heads_in(flow)):
         yield _unless_scripted(item)
 
 

@@ -15,6 +15,7 @@ from ..capture.record import Capture, ModuleCall, Op
 from ..capture.recorder import capture
 from ..rewrite.target import issued, target_of
 from .detect import seen_in
+from .forms.heads import of_head
 from .kinds import UNLISTED, Kind
 from .loops import by_line
 from .occurrence import Found
@@ -40,7 +41,7 @@ def _merged(found: list[Found], flow: Flow) -> list[Site]:
     groups = list(by_line(found, flow).items())
     names = _names(groups)
     freed = _Freed(flow)
-    removals = [frozenset((f.result, f.stands if f.stands is not None else f) for f in group) for _, group in groups]
+    removals = [frozenset((f.result, f if f.stands is None else f.stands) for f in group) for _, group in groups]
     first_that: dict[frozenset, str] = {}  # removes the same; one that is listed, where there is one
     for unlisted in (False, True):
         for removal, name, (_, group) in zip(removals, names, groups, strict=True):
@@ -49,7 +50,7 @@ def _merged(found: list[Found], flow: Flow) -> list[Site]:
     sites = []
     for ((_, _, location, *_), group), name, removal in zip(groups, names, removals, strict=True):
         first, same = group[0], first_that[removal]
-        params, macs = freed.by(group)
+        params, macs = freed.by(group) if first.part is None else of_head(group, flow)
         target = target_of(
             name,
             [f.source for f in group],
@@ -58,6 +59,7 @@ def _merged(found: list[Found], flow: Flow) -> list[Site]:
             source=first.reader and issued(first.reader, flow)[1],
             dropped=first.dropped,
             damped=first.damped,
+            part=first.part,
             every=location.occurrence is None,
             inside=first.inside,
         )

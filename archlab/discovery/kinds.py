@@ -1,4 +1,4 @@
-"""The kinds of site: what each is called, and what removing it means (paper, Fig. 9, and five more).
+"""The kinds of site: what each is called, and what removing it means (paper, Fig. 9, and six more).
 
 =========== ===================== =====================================================
 kind        original -> target    found as
@@ -11,9 +11,10 @@ join        a + b -> a            an add of two branches of a common ancestor
 gate        g(x) -> x             softmax, or an activation whose output multiplies a map
 concat      [a, b] -> [a, 0]      an operand of a concatenation that is the shorter way round: a U-Net's long skip
 norm        n(x) -> x             an op of `NORMS`, or a module that scales its input by a root of its statistics
+head        a + b + c -> a + b    one of the heads that an attention adds up; with grouped queries all of a group
 =========== ===================== =====================================================
 
-A new kind is a line here, a function that `detect` asks, and a colour in `report.plots`.
+A new kind is a line here, a function in `forms` that `detect` asks, and a colour in `report.plots`.
 """
 
 from collections.abc import Iterable
@@ -33,6 +34,7 @@ class Kind(str, Enum):
     GATE = "gate"
     CONCAT = "concat"
     NORM = "norm"
+    HEAD = "head"
 
     __str__ = str.__str__
     __format__ = str.__format__  # type: ignore[assignment]
@@ -41,9 +43,9 @@ class Kind(str, Enum):
 KINDS = tuple(kind.value for kind in Kind)
 # Kinds that only a pass whose `kinds` names them takes: of a join neither operand is the shortcut, without a gate
 # values are no longer shares, without a concatenation's operand a decoder no longer sees what its encoder saw, and
-# without norms nothing holds the size of what the layers behind get.
-BY_NAME_ONLY = (Kind.JOIN, Kind.GATE, Kind.CONCAT, Kind.NORM)
-UNLISTED = (Kind.NORM,)  # of these, what is listed only by name as well: there is one behind nearly every layer
+# without norms nothing holds the size of what the layers behind get; heads are many.
+BY_NAME_ONLY = (Kind.JOIN, Kind.GATE, Kind.CONCAT, Kind.NORM, Kind.HEAD)
+UNLISTED = (Kind.NORM, Kind.HEAD)  # of these, what is listed only by name as well, as there are so many
 LISTED = tuple(kind for kind in Kind if kind not in UNLISTED)
 BY_DEFAULT = tuple(kind for kind in Kind if kind not in BY_NAME_ONLY)
 

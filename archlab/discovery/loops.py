@@ -21,7 +21,8 @@ def by_line(found: list[Found], flow: Flow) -> dict[tuple, list[Found]]:
     lines: dict[tuple, list[Found]] = {}
     for f in found:
         execution, location, module = f.issued(flow)
-        lines.setdefault((execution.module, execution.entry, location.every, f.kind, f.dropped, module), []).append(f)
+        key = execution.module, execution.entry, location.every, f.kind, f.dropped, f.part, module
+        lines.setdefault(key, []).append(f)
     groups: dict[tuple, list[Found]] = {}
     for (path, entry, every, *rest), line in lines.items():
         alike = len(issuers[path, entry, every]) == 1 and _turns_are_alike(line, flow)

@@ -24,9 +24,10 @@ FOREIGN = {
 class Found:
     """One occurrence of a site.
 
-    `kept`, `dropped` and `damped` are as for `rewrite.target.Target`. What stands for the result is operand `kept` of
-    `source`, or of `reader` where that is another op. `late` sites are of forms that were not known at first: they are
-    numbered behind the others, so that the ids in older recipes mean what they meant; `was` is what it was known as.
+    `kept`, `dropped`, `damped` and `part` are as for `rewrite.target.Target`. What stands for the result is operand
+    `kept` of `source`, or of `reader` where that is another op. `late` sites are of forms that were not known at first:
+    they are numbered behind the others, so that the ids in older recipes mean what they meant; `was` is what it was
+    known as.
     """
 
     order: float
@@ -37,6 +38,7 @@ class Found:
     reader: Op | None = None
     dropped: tuple[int, ...] = ()
     damped: tuple[int, ...] = ()
+    part: tuple[int, int, int] | None = None
     span: int = 0
     late: bool = False
     was: Kind | None = None
@@ -51,7 +53,7 @@ class Found:
     def stands(self) -> int | None:
         """The value that stands for the result where the site is removed; None where that is computed."""
         read = self.reader or self.source
-        return read.inputs[self.kept] if isinstance(self.kept, int) else None
+        return read.inputs[self.kept] if isinstance(self.kept, int) and self.part is None else None
 
     def issued(self, flow: Flow) -> tuple[Execution, Location, str | None]:
         """As `rewrite.target.issued`."""

@@ -37,10 +37,11 @@ def select(sites: Sites, *, kinds: str | Iterable[str], where: Where = None) -> 
 
 
 def refuse_conflicts(taken: Iterable[Site]) -> None:
-    """Raise ValueError where both operands of one sum are to go. A concatenation can do without several."""
+    """Raise ValueError where both operands of one sum are to go. A concatenation can do without several, and an
+    attention without several heads."""
     seen: dict[tuple, Site] = {}
     for site in taken:
-        if site.target.dropped and site.kind is not Kind.CONCAT:
+        if site.target.dropped and site.kind not in (Kind.CONCAT, Kind.HEAD):
             other = seen.setdefault(site.target.key, site)
             if other is not site:
                 raise ValueError(f"{other.id} and {site.id} are the two operands of one add: choose one of the kinds")
@@ -55,7 +56,7 @@ def resolve_conflicts(taken: Iterable[Site]) -> tuple[list[Site], dict[str, str]
     sites, out = list(taken), {}
     at_one_add: dict[tuple, Site] = {}
     for site in sites:
-        if site.target.dropped:
+        if site.target.dropped and site.kind is not Kind.HEAD:
             other = at_one_add.setdefault(site.target.key, site)
             less, more = sorted((other, site), key=lambda s: (s.macs, s.params))
             if less is not more:

@@ -13,7 +13,7 @@ from ..capture.recorder import capture, capture_meta
 from ..rewrite.rewrite import attempt, quietly
 from ..rewrite.target import Edit, Freeze, How
 from .find import find
-from .kinds import LISTED, UNLISTED, kinds_of
+from .kinds import LISTED, UNLISTED, Kind, kinds_of
 from .select import Where, select
 from .site import Site, Sites, Skipped
 
@@ -29,8 +29,8 @@ def sites(model: nn.Module, example: Any, kinds: str | Iterable[str] | None = No
         example: what runs it once: a tensor, a tuple of arguments, a dict of keyword arguments, or an `al.Call`. Its
             tensors may be on the meta device, so that an input of any size takes no memory and no time; a model that
             cannot run there then raises.
-        kinds: only these kinds; None: all but "norm", which is looked for where it is named. "join", "gate" and
-            "concat" are listed, but no pass takes them, nor norms, unless its `kinds` names them.
+        kinds: only these kinds; None: all but "norm" and "head", which are looked for where they are named. "join",
+            "gate" and "concat" are listed, but no pass takes them, nor norms and heads, unless its `kinds` names them.
         where: only these: a glob on site id or module path, a list of globs, or a function of the Site.
 
     Returns:
@@ -71,7 +71,8 @@ def _tried(model: nn.Module, example: Any, found: Sites) -> Sites:
         how, why = tried[first_at[site.target.key].id]
         reason = why if how in (How.INTERCEPTED, How.REFUSED) else ""
         freed = {}
-        if how is How.INTERCEPTED and site.module is None and (site.params or site.macs):
+        by_code = site.module is None and site.kind is not Kind.HEAD  # of a head its layers are cut
+        if how is How.INTERCEPTED and by_code and (site.params or site.macs):
             freed = {"params": 0, "macs": 0}
             reason += "; what it bypasses is computed all the same, so that nothing is freed"
         listed.append(replace(site, how=how, reason=reason, **freed))

@@ -6,7 +6,7 @@ without these channels: they are cut, and the operand is left out. That is follo
 makes something else of zeros (a norm with a bias), or other channels depend on these, nothing is cut: zeros stay.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..discovery.kinds import Kind
 from ..discovery.site import Site
 from ..rewrite.target import Edit, Freeze, Target
 from .checks import Observed
+from .heads.cut import heads_cut
 from .width.axes import Axis, Dims, Expr, Product, leaves, resolved, size_with
 from .width.choose import resizing_for
 from .width.flow import Flow, Rule, Use
@@ -52,11 +53,11 @@ class Cuts:
     zeros: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
-    def edit(self, site: Site) -> Edit:
-        """How `site` is removed."""
+    def edit(self, site: Site) -> Edit | None:
+        """How `site` is removed; None where that is done once its channels are cut."""
         number = self.zeros.get(site.id)
         if number is None:
-            return Edit(site.target)
+            return None if site.kind is Kind.HEAD else Edit(site.target)
         return Edit(replace(site.target, stand_in=number)) if number else Edit(site.target, Freeze(1.0))
 
     def options(self) -> dict[str, Any]:
@@ -85,8 +86,16 @@ def cuts_in(value: Any) -> Cuts:
     return Cuts(checked(value["tensors"], {}, numbers) if value["tensors"] else Resizing({}), zeros)
 
 
-def cuts_for(model: nn.Module, example: Any, removed: Iterable[Site]) -> Cuts:
-    """What becomes of those of the `removed` sites that are operands of concatenations: cut, where that is sound."""
+def cuts_for(
+    model: nn.Module, example: Any, removed: Sequence[Site], every: Iterable[Site], frozen: Collection[str]
+) -> Cuts:
+    """What becomes of those of the `removed` sites that are operands of concatenations or heads: cut, where that is
+    sound. `every` are all sites, `frozen` ids of those that are blended for good."""
+    if any(site.kind is Kind.HEAD for site in removed):
+        others = [site for site in removed if site.kind is Kind.CONCAT]
+        zeros = uncut(model, example, others, "heads are removed in the same step") if others else Cuts()
+        resizing, reasons = heads_cut(model, example, removed, every, frozen)
+        return Cuts(resizing, zeros.zeros | dict.fromkeys(reasons, 0), zeros.reasons | reasons)
     sites = [site for site in removed if site.kind is Kind.CONCAT]
     if not sites:
         return Cuts()
@@ -107,9 +116,10 @@ def cuts_for(model: nn.Module, example: Any, removed: Iterable[Site]) -> Cuts:
 
 def uncut(model: nn.Module, example: Any, removed: Iterable[Site], reason: str) -> Cuts:
     """The same with nothing cut, for the `reason`."""
-    sites = [site for site in removed if site.kind is Kind.CONCAT]
-    found = _Followed(model, example, sites)
-    return Cuts(Resizing({}), {s.id: found.width(s) for s in sites}, dict.fromkeys((s.id for s in sites), reason))
+    sites = [site for site in removed if site.kind in (Kind.CONCAT, Kind.HEAD)]
+    found = _Followed(model, example, [site for site in sites if site.kind is Kind.CONCAT])
+    zeros = {s.id: found.width(s) if s.kind is Kind.CONCAT else 0 for s in sites}
+    return Cuts(Resizing({}), zeros, dict.fromkeys(zeros, reason))
 
 
 class _Followed:

@@ -11,7 +11,7 @@ from ..capture.dataflow import Flow
 from ..capture.example import tensors_in
 from ..capture.recorder import capture
 from ..discovery.find import sites_of
-from ..discovery.kinds import kinds_of
+from ..discovery.kinds import Kind, kinds_of
 from ..discovery.select import Where, refuse_conflicts, select
 from ..discovery.site import Site, Sites
 from ..rewrite.module_tree import drop_unreached, restore
@@ -21,6 +21,7 @@ from .checks import Observed, compared, draws_random_numbers, finish, observe, o
 from .cut import Cuts, cuts_for, cuts_in, uncut
 from .depth.outputs import left_of, only, with_output
 from .depth.places import close_ranks_
+from .heads.attention import use_fewer_heads_
 from .recipe import Equality, forget_last_step_
 from .switch import not_chosen, put_switches, refuse_another_way, sites_named
 from .switch_state import example_for, forget_switches_, named_omegas, refuse_switched, set_omegas_, switches_of
@@ -174,7 +175,7 @@ def _discarded(
     given = {"found": found, "decided": decided, "reference": reference, "skipped": skipped}
     if cuts is not None:
         return _without(model, example, gone, frozen, cuts, **given)
-    cuts = cuts_for(model, example, removed)
+    cuts = cuts_for(model, example, removed, found, frozen)
     try:
         return _without(model, example, gone, frozen, cuts, **given)
     except (ValueError, AssertionError, RuntimeError) as error:
@@ -199,8 +200,17 @@ def _without(
     """The same, where it is known what goes with removed operands of concatenations."""
     sites = {site.id: site for site in found}
     # 1. The code of the containers, without what goes; recorded as it runs.
-    edits = [cuts.edit(sites[s]) for s in gone] + [Edit(sites[s].target, Freeze(w)) for s, w in frozen.items()]
-    start = resize_(copied(model), cuts.resizing, "prune") if cuts.resizing.tensors else model
+    start, fewer = model, {}
+    if cuts.resizing.tensors:
+        start = resize_(copied(model), cuts.resizing, "prune")
+        fewer = use_fewer_heads_(start)
+    edits = [Edit(sites[s].target, Freeze(w)) for s, w in frozen.items()]
+    for site in (sites[s] for s in gone):
+        edit = cuts.edit(site)
+        if edit is not None and site.kind is Kind.HEAD and site.path in fewer:
+            fewer[site.path].silent = True
+        elif edit is not None:
+            edits.append(edit)
     rewritten = rewrite(start, example, edits, record=found.record, run=lambda net: capture(net, example))
     thin, after = rewritten.model, rewritten.ran
     # 2. The modules and parameters that it does not reach any more; then it runs as it will.
@@ -209,8 +219,10 @@ def _without(
     # 3. The same as switched off?
     allowed, lost = own_tolerance(model), 0
     there, left = tensors_in(reference.output), tensors_in(ran.output)
-    if len(left) < len(there):
-        at = left_of(reference.output, ran.output)
+    if [t.shape for t in left] != [t.shape for t in there]:
+        pairs = zip(*left_of(reference.output, ran.output), strict=True)
+        alike = [(a, b) for a, b in pairs if there[a].shape == left[b].shape]
+        at = [a for a, _ in alike], [b for _, b in alike]
         lost = len(there) - len(at[0])
         reference, ran = (
             observe(net, with_output(example, only(places))) for net, places in zip((decided, thin), at, strict=True)
@@ -223,7 +235,7 @@ def _without(
         quiet = [observe(copied(net).eval(), example) for net in (decided, thin)]
         within = compared(cuts.of(quiet[0]), quiet[1], allowed=allowed, what="removed")
         within += " in evaluation mode, as what was removed drew random numbers in this one"
-    within += f" in all outputs but the {lost} that only what was removed gave" if lost else ""
+    within += f" in all outputs but the {lost} that what was removed gave, or had a part of" if lost else ""
     _close_ranks(thin, model, example)
     told = within if within.startswith("not") else f"equal to omega = 1 within {within} (allowed {allowed:.2g})"
     told += "".join(f"; zeros stand for {site}, as {reason}" for site, reason in cuts.reasons.items())
@@ -232,7 +244,7 @@ def _without(
         thin, model, name="discard", options={"removed": gone, "frozen": frozen} | cuts.options(),
         before=found.record, after=after, equality=Equality.EXACT, checked=told,
         found=[s.id for s in found if s.id in considered], taken=(*gone, *frozen), skipped=skipped,
-        how={s: _physical(h, sites[s]) for s, h in rewritten.how.items()},
+        how=dict.fromkeys(gone, How.LOCAL) | {s: _physical(h, sites[s]) for s, h in rewritten.how.items()},
         idle=sorted(Flow(after).idle_params() - Flow(found.record).idle_params()),
     )  # fmt: skip
 

@@ -26,8 +26,8 @@ from .tables import WAYS, check_columns, stated_better
 COLUMN = (3.5, 2.6)  # inches: one column of a two-column paper
 # Okabe and Ito's colours, which the colour-blind tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-KINDS = ("activation", "skip", "block", "branch", "join", "gate", "concat", "norm")
-KIND_COLOURS: dict[str, str] = dict(zip(KINDS, (*COLOURS, "#888888"), strict=True))
+KINDS = ("activation", "skip", "block", "branch", "join", "gate", "concat", "norm", "head")
+KIND_COLOURS: dict[str, str] = dict(zip(KINDS, (*COLOURS, "#888888", "#F0E442"), strict=True))
 FONT = 8
 # What says in a file when or by what it was written.
 _DATED = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}

@@ -28,12 +28,19 @@ def blend(original: Tensor, target: Tensor, omega: Omega) -> Tensor:
     return torch.lerp(original, target, omega)
 
 
-def damp(x: Tensor, omega: Omega) -> Tensor:
-    """``(1 - omega) * x`` in the dtype of `x`: what goes of a sum, on its way in.
+def damp(x: Tensor, omega: Omega, part: tuple[int, int, int] | None = None) -> Tensor:
+    """``(1 - omega) * x`` in the dtype of `x`, or so a `part` of it (dimension, from, to): what goes of a sum, on its
+    way in.
 
     The sum itself runs as it did, so that rounding and the layout in memory are the original's.
     """
-    return x * _real(1 - omega, x)
+    if part is None:
+        return x * _real(1 - omega, x)
+    dim, start, stop = part
+    shape = [x.shape[dim] if n == dim % x.dim() else 1 for n in range(x.dim())]
+    here = torch.zeros(shape, device=x.device)
+    here.narrow(dim, start, stop - start).fill_(1)
+    return x * _real(1 - omega * here, x)
 
 
 def _real(factor: Omega, x: Tensor) -> Omega:

@@ -27,18 +27,19 @@ def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: d
     first = operands[0]
     omega = _omega(edit, owner)
     if edit.also:
-        assert callable(target.kept)
-        given = {}
+        given: dict[int, Any] = {}
         for part in edit.parts:
             weight = _omega(part, owner)
-            gone = dict.fromkeys(part.target.dropped, part.target.stand_in)
-            given |= gone if weight is None else {k: damp(operands[k], weight) for k in part.target.damped}
+            if weight is None:
+                given |= dict.fromkeys(part.target.dropped, part.target.stand_in)
+            else:
+                given |= {k: damp(given.get(k, operands[k]), weight, part.target.part) for k in part.target.damped}
         rest = any(isinstance(part.action, Remove) for part in edit.parts)
         args, kwargs = _exchanged((args, kwargs), given)
-        result = _recast(target.kept(*args, **kwargs), target) if rest else func(*args, **kwargs)
+        result = _rest_of(target, args, kwargs) if rest else func(*args, **kwargs)
     elif target.dropped and omega is not None:
         goes = target.in_place and 0 in target.damped  # it is overwritten below; the gradient of ω needs it as it was
-        damped = {k: damp(first.clone() if goes else operands[k], omega) for k in target.damped}
+        damped = {k: damp(first.clone() if goes else operands[k], omega, target.part) for k in target.damped}
         args, kwargs = _exchanged((args, kwargs), damped)
         result = func(*args, **kwargs)
     elif omega is None:
@@ -73,6 +74,12 @@ def recast(x: Tensor, dtype: torch.dtype, autocast: bool) -> Tensor:
     Only where autocast is on or off as it was then: a model that ran under it may be moved to another dtype later.
     """
     return x.to(dtype) if under_autocast(x) == autocast else x
+
+
+def _rest_of(target: Target, args: tuple, kwargs: dict) -> Tensor:
+    """What the op gives of the operands that are left."""
+    assert callable(target.kept)
+    return _recast(target.kept(*args, **kwargs), target)
 
 
 def _recast(kept: Tensor, target: Target) -> Tensor:

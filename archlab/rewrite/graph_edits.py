@@ -130,7 +130,8 @@ def _without_several(graph: fx.Graph, node: fx.Node, operands: list[fx.Node], ed
         if omega is None:
             given |= dict.fromkeys(part.target.dropped, part.target.stand_in)
         else:
-            given |= {k: graph.call_function(damp, (operands[k], omega)) for k in part.target.damped}
+            for k in part.target.damped:
+                given[k] = graph.call_function(damp, (given.get(k, operands[k]), omega, part.target.part))
     if any(isinstance(part.action, Remove) for part in edit.parts):
         return _rest(graph, node, None, operands, edit.target, given)
     return _anew(graph, node, given)
@@ -165,7 +166,7 @@ def _damped_node(
         operand = operands[number]
         if target.in_place and given and not number:  # as in `perform`
             operand = graph.call_method("clone", (operand,))
-        damped[number] = graph.call_function(damp, (operand, omega))
+        damped[number] = graph.call_function(damp, (operand, omega, target.part))
     return _anew(graph, node, damped)
 
 

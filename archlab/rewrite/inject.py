@@ -142,3 +142,20 @@ def runners_of(module: nn.Module, name: str) -> list[Any]:
     """What runs in place of the method `name` of `module`, the last to be injected first."""
     tables = [cls.__dict__.get("_archlab_runners", {}) for cls in type(module).__mro__]
     return [table[name] for table in tables if name in table]
+
+
+def keep_unfused_(attention: nn.Module) -> None:
+    """Let torch's layers around an attention call it, in place: they compute as one kernel what has no hooks."""
+    if _unchanged not in attention._forward_pre_hooks.values():
+        attention.register_forward_pre_hook(_unchanged)
+
+
+def let_fuse_(module: nn.Module) -> None:
+    """Take back `keep_unfused_`, in place."""
+    for number, hook in list(module._forward_pre_hooks.items()):
+        if hook is _unchanged:
+            del module._forward_pre_hooks[number]
+
+
+def _unchanged(module: nn.Module, args: Any) -> None:
+    return None

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..capture.copies import copied
 from ..capture.record import Capture
-from .inject import inject, injected
+from .inject import inject, injected, let_fuse_
 from .override import Method, WatchedChild
 from .rewrite import Omega
 
@@ -20,6 +20,7 @@ def restore(model: nn.Module, omegas: Iterable[Omega], classes: dict[str, type])
         del modules[omega.owner]._parameters[omega.name]
     for path, cls in classes.items():
         modules[path].__class__ = cls
+        let_fuse_(modules[path])
     return new
 
 

@@ -26,7 +26,7 @@ from ..capture.location import Location, passes
 from ..capture.modes import failed_in, no_fused_layers, random_states_kept
 from ..capture.record import Capture, Execution, ModuleCall
 from .guards import structure_of
-from .inject import OMEGA_CALL, inject, injected, runners_of
+from .inject import OMEGA_CALL, inject, injected, keep_unfused_, runners_of
 from .override import EditedChild, Method, WatchedChild
 from .target import GRAPH_ONLY, Blend, Edit, How, Remove, Target, together
 
@@ -244,6 +244,8 @@ def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], index: _Ind
     for edit in edits:
         there = method.edits.get(edit.target.location)
         method.edits[edit.target.location] = edit if there is None else together(there, edit) or there
+    if isinstance(module, nn.MultiheadAttention):
+        keep_unfused_(module)
     method.mutating |= index.changing.get(target.container, set())
     method.turns |= _turns_edited(method, index)
     inject(module, {target.method: method})

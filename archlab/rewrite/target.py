@@ -50,6 +50,7 @@ class Target:
     source: Location | None = None  # of the op that `kept` is an operand of, where that is another one
     dropped: tuple[int, ...] = ()
     damped: tuple[int, ...] = ()  # those of them that a switch scales: the op is linear in them
+    part: tuple[int, int, int] | None = None  # what goes of these: along a dimension, from a position to another
     stand_in: int | None = None  # what `kept`, where it is a function, is given for each of them
     in_place: bool = False  # it changes its first operand in place
     changed_later: bool = False  # what it makes is changed in place afterwards
@@ -117,7 +118,11 @@ class Edit:
 
 
 def together(first: Edit, second: Edit) -> Edit | None:
-    """Both edits of one op in one: of several operands that it gives its `kept` without. None where it cannot do."""
+    """Both edits of one op in one: of several operands that it gives its `kept` without, or of several parts of one.
+    None where it cannot do."""
+    parts = [part.target.part for part in (*first.parts, second)]
+    if None not in parts:
+        return replace(first, also=(*first.also, second)) if len({*parts}) == len(parts) else None
     kept, other = first.target.kept, second.target.kept
     if isinstance(kept, int) or kept is not other or {*GRAPH_ONLY} & {type(first.action), type(second.action)}:
         return None
@@ -150,13 +155,14 @@ def target_of(
     source: Location | None = None,
     dropped: tuple[int, ...] = (),
     damped: tuple[int, ...] = (),
+    part: tuple[int, int, int] | None = None,
     every: bool = False,
     inside: bool = False,
 ) -> Target:
     """The target that these occurrences of one op, or of one module call, in the executions of one container are.
 
-    `kept`, `source`, `dropped`, `damped`: as for `Target`. `every`: of a line in a loop, all occurrences, also where
-    the loop is of another length. `inside`: as for `issued`.
+    `kept`, `source`, `dropped`, `damped`, `part`: as for `Target`. `every`: of a line in a loop, all occurrences, also
+    where the loop is of another length. `inside`: as for `issued`.
     """
     execution, location, module = issued(sources[0], flow, inside=inside)
     recasts = (_recast(op, kept, dropped) for op in sources if isinstance(op, Op) and source is None)
@@ -171,6 +177,7 @@ def target_of(
         source=source.every if source is not None and every else source,
         dropped=dropped,
         damped=damped,
+        part=part,
         in_place=any(_changes_first(s) if isinstance(s, Op) else s.mutates_input for s in sources),
         changed_later=any(flow.changed_later(source.outputs[0]) for source in sources),
         recast=next(filter(None, recasts), None),

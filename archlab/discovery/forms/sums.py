@@ -5,14 +5,14 @@ from math import prod
 
 import torch
 
-from ..capture.dataflow import RESHAPES, Flow
-from ..capture.record import Execution, Op
-from ..rewrite.blend import SUMS, rest_of_cat, rest_of_hstack, rest_of_stack
-from ..rewrite.target import issued
-from .kinds import Kind
-from .occurrence import FOREIGN, Found
-from .ops import FILLED, HANDING_ON, SUM_NAMES, plain_name
-from .site import Skipped
+from ...capture.dataflow import RESHAPES, Flow
+from ...capture.record import Execution, Op
+from ...rewrite.blend import SUMS, rest_of_cat, rest_of_hstack, rest_of_stack
+from ...rewrite.target import issued
+from ..kinds import Kind
+from ..occurrence import FOREIGN, Found
+from ..ops import FILLED, HANDING_ON, SUM_NAMES, plain_name
+from ..site import Skipped
 
 _MATRIX_SUMS = ("addmm", "baddbmm")
 

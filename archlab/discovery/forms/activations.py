@@ -3,13 +3,13 @@ each value (``x * sigmoid(x)``, ``where(x > 0, x, 0.1 * x)``, ``log1p(exp(x))``)
 
 from collections.abc import Iterable, Iterator
 
-from ..capture.dataflow import RESHAPES, Flow
-from ..capture.record import Op
-from ..rewrite.target import issued
-from .kinds import Kind
-from .occurrence import FOREIGN, Found
-from .ops import ACTIVATIONS, CLOSING, LINEAR, MULS, NONLINEAR, POINTWISE, REDUCTIONS, SOFTMAX, plain_name
-from .site import Skipped
+from ...capture.dataflow import RESHAPES, Flow
+from ...capture.record import Op
+from ...rewrite.target import issued
+from ..kinds import Kind
+from ..occurrence import FOREIGN, Found
+from ..ops import ACTIVATIONS, CLOSING, LINEAR, MULS, NONLINEAR, POINTWISE, REDUCTIONS, SOFTMAX, plain_name
+from ..site import Skipped
 
 _MADE_OF_SHAPE = frozenset("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty".split())
 _SCALES = frozenset("mul rmul imul multiply div divide truediv itruediv true_divide".split())

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from ..capture.dataflow import RESHAPES, Flow
-from ..capture.record import ModuleCall, Op
-from ..rewrite.target import issued
-from .kinds import Kind
-from .occurrence import FOREIGN, Found
-from .ops import HANDING_ON, LINEAR, MULS, NONLINEAR, NORMS, REDUCTIONS, plain_name
-from .site import Skipped
+from ...capture.dataflow import RESHAPES, Flow
+from ...capture.record import ModuleCall, Op
+from ...rewrite.target import issued
+from ..kinds import Kind
+from ..occurrence import FOREIGN, Found
+from ..ops import HANDING_ON, LINEAR, MULS, NONLINEAR, NORMS, REDUCTIONS, plain_name
+from ..site import Skipped
 
 _ROOTS = frozenset("sqrt rsqrt pow float_power".split())
 _ROOTED = frozenset("norm vector_norm linalg_vector_norm std std_mean".split())  # statistics that are roots themselves

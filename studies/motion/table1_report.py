@@ -52,7 +52,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         main, _reading_of(base, made["seeds"]),
         "## Against the control",
         "Change against the baseline that was trained on for as long: of each held-out sample, the mean of a row's "
-        "runs less the mean of the control's, with the 95 % bootstrap interval over the samples. sd: between runs.",
+        "runs less the mean of the control's, with the 95 % bootstrap interval over the samples.",
         apart, _claim(apart.frame),
         "## How the rows were learned",
         _one_setting(by_name["encoder activation"], sensitivity["watched"]),
@@ -161,7 +161,7 @@ def table_of(rows: pd.DataFrame) -> Table:
         if row["what"] == "hand":
             marks[row["kind"] if isinstance(row["kind"], str) else "activation"] = mark(row)
         lines.append({**row, **marks, "shown": name[0].upper() + name[1:]})
-    spread = [Column("ssim_sd", "SSIM sd", digits=4)]
+    spread = [Column("ssim_sd", "SSIM sd", digits=4)] if merged["ssim_sd"].notna().any() else []
     first = [Column("shown", "Row"), *(Column(kind, title) for kind, title in KIND_COLUMNS.items())]
     own = [*costs, ssim, *spread, crop, *others]
     return columns.table_of(pd.DataFrame(lines), own, first=first, published="Table 1", changes=("ssim", "lpips"))
@@ -181,7 +181,8 @@ def against_control(rows: pd.DataFrame) -> Table:
                 change, low, high = paired(ours, others)
                 line[measure.upper()] = f"{change:+.4f} [{low:+.4f}, {high:+.4f}]"
         lines.append(line | {"SSIM sd": runs["ssim"].std()})
-    return table(pd.DataFrame(lines), digits={"SSIM sd": 4})
+    made = pd.DataFrame(lines).dropna(axis="columns", how="all")  # with one run of each there is no sd
+    return table(made, digits={name: 4 for name in ("SSIM sd",) if name in made})
 
 
 def _claim(apart: pd.DataFrame) -> str:

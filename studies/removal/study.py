@@ -5,7 +5,8 @@
 Every method gets the same sites, budgets (the share of the sites that stay) and number of training steps. Beside that:
 ways to learn a switch, going on or starting again from the original weights; and which cheap score tells beforehand
 what a removal costs after tuning. DIR: studies/guides/studies.md. cpu takes about 40 minutes of one core with three
-seeds. Everything resumes. Output: ``reports/removal/<preset>/``.
+seeds; learned removal is behind greedy in so short trainings. Everything resumes.
+Output: ``reports/removal/<preset>/``.
 """
 
 import time

@@ -11,25 +11,26 @@ import pytest
 
 REPORTS = Path(__file__).resolve().parents[2] / "reports"
 STUDIES = (
-    "studies.motion.table1", "studies.motion.train.networks", "studies.classify.resnet20",
+    "studies.motion.table1", "studies.motion.train.networks", "studies.classify.resnet20", "studies.removal.study",
     *(f"studies.motion.figures.{name}" for name in
       ("fig1_cost", "fig6_width", "fig7_resolution", "fig8_noise", "fig10_impulse", "fig11_ablation")),
 )  # fmt: skip
 
 
 def committed_rows(study, cells: Path, work: Path) -> pd.DataFrame:
-    """The rows of a study as the runner gives them, from the newest of each row's committed cells.
+    """The rows of a study as the runner gives them, from the newest committed cells of each row and seed.
 
     What cells left in their folders is not committed; something of the same name and shape stands there.
     """
     results = [json.loads(path.read_text(encoding="utf-8")) for path in cells.glob("*.json")]
-    newest = {result["row"]: result for result in sorted(results, key=lambda result: result["ended"])}
+    newest = {(one["row"], one["seed"]): one for one in sorted(results, key=lambda result: result["ended"])}
     rows, folders, noise = [], {}, np.random.default_rng(0)
     for row in study.ROWS:
-        name, result = row["name"], newest[row["name"]]
-        said = {key: value for key, value in row.items() if key != "name"}
-        about = {"preset": "cpu", "seed": 0, "stale": False, "seconds": result["seconds"]}
-        rows.append({"row": name, **said, **result["values"], **about})
+        name, said = row["name"], {key: value for key, value in row.items() if key != "name"}
+        for seed in sorted(seed for of, seed in newest if of == name):
+            result = newest[name, seed]
+            about = {"preset": "cpu", "seed": seed, "stale": False, "seconds": result["seconds"]}
+            rows.append({"row": name, **said, **result["values"], **about})
         folder = work / name
         folder.mkdir(parents=True)
         folders[name] = str(folder)
@@ -48,7 +49,8 @@ def committed_rows(study, cells: Path, work: Path) -> pd.DataFrame:
 @pytest.mark.parametrize("module", STUDIES)
 def test_a_report_drawn_again_has_the_same_tables_words_and_pictures(module, tmp_path):
     study = importlib.import_module(module)
-    committed, drawn = REPORTS / module.rpartition(".")[2] / "cpu", tmp_path / "drawn"
+    title, command = getattr(study, "NAME", module.rpartition(".")[2]), module.removesuffix(".study")
+    committed, drawn = REPORTS / title / "cpu", tmp_path / "drawn"
     drawn.mkdir()
     if (committed / "notes.md").is_file():
         shutil.copy(committed / "notes.md", drawn)
@@ -61,7 +63,7 @@ def test_a_report_drawn_again_has_the_same_tables_words_and_pictures(module, tmp
     text, before = ((folder / "report.md").read_text(encoding="utf-8") for folder in (drawn, committed))
     headings = [[line for line in one.splitlines() if line.startswith(("#", "![", "| "))] for one in (text, before)]
     assert headings[0] == headings[1]
-    assert f"`python -m {module} --preset cpu" in text and f"`python -m {module} --preset cpu" in before
+    assert f"`python -m {command} --preset cpu" in text and f"`python -m {command} --preset cpu" in before
     assert {path.name for path in committed.glob("*.png")} <= {path.name for path in drawn.glob("*.png")}
 
 

@@ -58,7 +58,8 @@ def trade_off_of(rows: pd.DataFrame, name: str) -> TradeOff:
     """The removals of one network, with its original and its controls, under the name of its quality."""
     network = NETWORKS[name]
     of = rows[(rows["network"] == name) & rows["what"].isin(["original", "control", "removal"])]
-    frame = of[["method", "budget", "seed", "sites", "params", "macs", "quality"]].astype({"sites": int})
+    frame = of[["method", "budget", "seed", "steps", "sites", "params", "macs", "quality"]]
+    frame = frame.astype({"steps": int, "sites": int})
     frame = frame.rename(columns={"quality": network.measure}).reset_index(drop=True)
     return TradeOff(frame, "sites", {network.measure: network.better})
 
@@ -165,7 +166,7 @@ def gate_table(rows: pd.DataFrame) -> Table:
     first, ranks, cells = f"{BLEND}, {GOING_ON}", {}, {}
     for name in networks:
         network = NETWORKS[name]
-        frame = every.loc[every["network"] == name, ["method", "budget", "seed", "sites", "macs", "value"]]
+        frame = every.loc[every["network"] == name, ["method", "budget", "seed", "steps", "sites", "macs", "value"]]
         curve = TradeOff(frame.replace({"method": {first: CONTROL}}), "sites", {"value": network.better})
         found = curve.summary("value").replace({"method": {CONTROL: first}}).set_index("method")
         cells[f"{name}, {network.measure}"] = {way: with_change(one) for way, one in found.iterrows()}

@@ -20,7 +20,15 @@ def rows():
     made = []
     for (network, method), values in MEANS.items():
         for seed, value in enumerate(values):
-            about = {"network": network, "seed": seed, "sites": 3, "params": 10, "macs": 10, "quality": value}
+            about = {
+                "network": network,
+                "seed": seed,
+                "steps": 9,
+                "sites": 3,
+                "params": 10,
+                "macs": 10,
+                "quality": value,
+            }
             made.append({**about, "what": "removal", "method": method, "budget": 0.34})
             if method == "greedy":
                 made.append({**about, "what": "control", "method": "control", "budget": 1.0, "sites": 0})

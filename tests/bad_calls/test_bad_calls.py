@@ -9,9 +9,9 @@ import pytest
 
 import archlab as al
 
-from . import learning, looking, reshaping, results
+from . import architectures, learning, looking, reshaping, results
 
-TABLE = [row for table in (looking, learning, reshaping, results) for row in table.CALLS]
+TABLE = [row for table in (looking, learning, reshaping, results, architectures) for row in table.CALLS]
 SECONDS = 5
 PACKAGE = str(Path(al.__file__).parent)
 

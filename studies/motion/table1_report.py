@@ -52,7 +52,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         main, _reading_of(base, made["seeds"]),
         "## Against the control",
         "Change against the baseline that was trained on for as long: of each held-out sample, the mean of a row's "
-        "runs less the mean of the control's, with the 95 % bootstrap interval over the samples.",
+        "runs (seeds) less the mean of the control's, with the 95 % bootstrap interval over the samples.",
         apart, _claim(apart.frame),
         "## How the rows were learned",
         _one_setting(by_name["encoder activation"], sensitivity["watched"]),
@@ -140,7 +140,7 @@ def baseline_trained(base: Mapping[str, Any], trained: Mapping[str, Any]) -> str
 def table_of(rows: pd.DataFrame) -> Table:
     """The paper's Table 1 with its columns beside ours; hand-made rows and the control below.
 
-    Of several runs or seeds: means, the standard deviation of SSIM, and the removed sites of all of them.
+    Of several seeds: means, the standard deviation of SSIM, and the removed sites of all of them.
     """
     evaluated = _evaluated(rows)
     ssim, *others = columns.QUALITY
@@ -169,7 +169,7 @@ def table_of(rows: pd.DataFrame) -> Table:
 
 def against_control(rows: pd.DataFrame) -> Table:
     """What each row lost against the control, sample by sample."""
-    evaluated = _evaluated(rows[rows["seed"] == 0])
+    evaluated = _evaluated(rows)
     control = evaluated[evaluated["what"] == "control"]
     lines = []
     for name, runs in evaluated[evaluated["what"].isin(["learn", "hand"])].groupby("row", sort=False):
@@ -197,9 +197,8 @@ def _claim(apart: pd.DataFrame) -> str:
 
 
 def _evaluated(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of networks that were evaluated, all runs of one row under its name."""
-    found = rows[rows["what"].isin(["judge", "learn", "hand", "control"])]
-    return found.assign(row=found["of"].fillna(found["row"])) if "of" in found else found
+    """The rows of networks that were evaluated."""
+    return rows[rows["what"].isin(["judge", "learn", "hand", "control"])]
 
 
 def mark(row: Mapping[Any, Any]) -> str:

@@ -7,7 +7,7 @@ import archlab as al
 from studies.motion import table1
 from studies.motion.columns import PUBLISHED
 from studies.motion.network.models import baseline
-from studies.motion.table1_report import mark, report, table_of
+from studies.motion.table1_report import against_control, mark, report, table_of
 from studies.motion.train import training
 
 
@@ -52,11 +52,9 @@ def test_marks():
 def made_rows(folder, seeds=1):
     """What a run of every row gives, with invented numbers."""
     lines = []
-    places = {row["name"]: place for place, row in enumerate(table1.ROWS)}
     for seed in range(seeds):
-        for row in table1.ROWS:
-            i = places[row.get("of", row["name"])]
-            line = {"row": row["name"], "part": None, "kind": None, "of": None, **row, "seed": seed, "stale": False}
+        for i, row in enumerate(table1.ROWS):
+            line = {"row": row["name"], "part": None, "kind": None, **row, "seed": seed, "stale": False}
             if row["what"] == "train":
                 line |= {"steps": 100, "loss": 0.1, "losses": [0.3, 0.2, 0.1], "seconds": 60.0}
             elif row["what"] == "sensitivity":
@@ -105,6 +103,8 @@ def test_several_seeds_give_means(tmp_path):
         0.0707, abs=1e-4
     )
     assert "Δ 2/4" in table.markdown()
+    apart = against_control(made_rows(tmp_path, seeds=2)).frame
+    assert set(apart["runs"]) == {2} and set(apart["removed"]) == {"2/4"}, "every seed counts"
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

@@ -25,7 +25,8 @@ from ..training.task import Task, check_task
 from .budget import Savings, check_budget, check_shares
 from .candidates import candidates, inside
 from .learn import Removal, as_asked, costs_of, with_savings
-from .pressure import WithinBudget, WithinLoss, fall_of, loss_unit
+from .pressure import WithinBudget, WithinLoss, fall_of
+from .probe.calibration import Calibration
 from .settings import CALIBRATION, check_fit_options, fit_options
 
 
@@ -86,7 +87,8 @@ class Ground:
         self.by_id = {site.id: site for site in self.found.sites}
         self.sites = list(self.by_id)
         self.soft = switch(model, task.example, kinds=self.found.kinds, where=self.found.where)
-        self.unit = loss_unit(self.soft, task, CALIBRATION, freeze_norm=terms.of_fit.get("freeze_norm", False))
+        frozen = terms.of_fit.get("freeze_norm", False)
+        self.unit = Calibration(task, CALIBRATION, freeze_norm=frozen).unit(self.soft)
         self.soft.eval()
         self.savings = Savings(model, task.example, self.found.sites, sorted(terms.budget or ()))
         self.saved = dict(zip(self.sites, self._saved(), strict=True))

@@ -32,7 +32,8 @@ from ..training.task import Task, check_task
 from .budget import Savings
 from .candidates import ALL, candidates, inside
 from .phases import DECIDED, RemovalPhases, SoftPhase
-from .pressure import Goal, Pressure, WithinBudget, WithinLoss, fall_of, loss_unit
+from .pressure import Goal, Pressure, WithinBudget, WithinLoss, fall_of
+from .probe.calibration import Calibration
 from .settings import NEAR, RemovalSettings, check_fit_options, fit_options
 
 LEAST_TRAVEL = 3.0  # lr_ω · steps, below which a site may not get across [0, 1] whatever the task says
@@ -228,9 +229,8 @@ def learn_to_remove(
         kinds, where, left_out, conflicts = among.kinds, among.where, among.resolved, among.told()
     soft = switch(model, task.example, kinds=kinds, where=where)
     sites = list(omegas(soft)["site"])
-    frozen = of_fit.get("freeze_norm", False)
-    relative = chosen.lam_unit != "absolute"
-    unit = loss_unit(soft, task, chosen.calibration, freeze_norm=frozen) if relative else 1.0
+    calibration = Calibration(task, chosen.calibration, freeze_norm=of_fit.get("freeze_norm", False))
+    unit = 1.0 if chosen.lam_unit == "absolute" else calibration.unit(soft)
     evaluations = Evaluations(model, task, folder, wanted=evaluate)
     evaluations.evaluate("original", model)
     savings = _savings(model, task, sites, chosen)
@@ -241,12 +241,12 @@ def learn_to_remove(
     ops = {site.id: site.op for site in switches_of(soft)[1].sites if site.id in sites}
     settings = _with_own(of_fit.pop("settings", None) or {}, {"sites": ops, **chosen.identity()})
     trainings = Phases(task, folder, time_limit_s, settings, of_fit | {"progress": progress, "loss_unit": unit})
-    run = RemovalPhases(model, soft, chosen, SoftPhase(soft, chosen, pressure), trainings, evaluations)
+    run = RemovalPhases(model, soft, chosen, SoftPhase(soft, chosen, pressure), trainings, evaluations, calibration)
     thin = run.soft() and run.push() and run.discard()
     finished = thin and run.tune()
     gone = list(run.decisions.loc[run.decisions["removed"], "site"])
     if finished:
-        _warn_of_collapse(savings.sites, gone, chosen, nested=nested)
+        _warn(savings.sites, gone, chosen, run.collapse(), nested=nested)
     history, track = trainings.history(set(sites))
     return Removal(
         model=run.now,
@@ -304,8 +304,18 @@ def _weights(savings: Savings, chosen: RemovalSettings) -> Tensor:
     return alone / alone.mean()
 
 
-def _warn_of_collapse(sites: Sequence[Site], gone: Sequence[str], chosen: RemovalSettings, *, nested: bool) -> None:
-    """Say what is seldom meant: nothing or everything gone; a block with the sites in it, unless they are `nested`."""
+def _warn(sites: Sequence[Site], gone: Sequence[str], chosen: RemovalSettings, collapse: str, *, nested: bool) -> None:
+    """Say what is seldom meant: a collapse; nothing or everything gone; a block with the sites in it, unless they are
+    `nested`."""
+    if collapse:
+        less = "a smaller at_most_loss" if chosen.at_most_loss else "a smaller lam"
+        less = "a larger share in budget" if chosen.budget else less
+        warnings.warn(
+            f"learn_to_remove: the loss is {collapse}: half-open switches made up for one another, which they cannot "
+            f"at 0 and 1, so that what was learned is not which sites can go. Choose {less}, or a gate that ends at 0 "
+            "or 1 (gate='straight-through'), and compare with remove_greedily",
+            stacklevel=3,
+        )
     if chosen.steered and not gone:
         warnings.warn(
             f"learn_to_remove: none of {len(sites)} sites can go within {dict(chosen.at_most_loss or {})}: allow more",

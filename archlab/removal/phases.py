@@ -28,6 +28,7 @@ from ..passes.switch_state import omega_parameters, omegas, set_omegas_
 from ..training.phases import Evaluations, Phases
 from .gates import Gates
 from .pressure import Pressure
+from .probe.calibration import Calibration, has_collapsed
 from .settings import NEAR, RemovalSettings
 
 POINTS = 500  # of each ω's history
@@ -96,9 +97,11 @@ class RemovalPhases:
         learning: SoftPhase,
         trainings: Phases,
         evaluations: Evaluations,
+        calibration: Calibration,
     ):
         self.model, self.now, self.settings, self.learning = model, soft, settings, learning
-        self.trainings, self.evaluations = trainings, evaluations
+        self.trainings, self.evaluations, self.calibration = trainings, evaluations, calibration
+        self.losses = {"original": calibration.loss(soft)}  # on the calibration batches, by phase
         self.decisions = decide(soft, settings.tau)
         self.decided: dict[str, Any] | None = None  # what the later phases hang on
 
@@ -145,7 +148,7 @@ class RemovalPhases:
                 self.decisions = decided_by(learning, self.decisions)
             self.decided = dict(zip(DECIDED, (self._gone(), chosen.keep, _values(self.now)), strict=True))
             self.trainings.settings |= self.decided
-            self.evaluations.evaluate("soft", self.now, self.decided)
+            self._look("soft")
         return finished
 
     def push(self) -> bool:
@@ -171,7 +174,7 @@ class RemovalPhases:
             after_step=nearer,
         )
         if finished:
-            self.evaluations.evaluate("pushed", self.now, self.decided)
+            self._look("pushed")
         return finished
 
     def discard(self) -> bool:
@@ -187,7 +190,7 @@ class RemovalPhases:
             whole, learned = copy.deepcopy(self.model), self.now.state_dict()
             whole.load_state_dict({name: learned[name] for name in whole.state_dict()})
             self.now = whole
-        self.evaluations.evaluate("discarded", self.now, self.decided)
+        self._look("discarded")
         return True
 
     def tune(self) -> bool:
@@ -199,8 +202,24 @@ class RemovalPhases:
         lr = chosen.lr if chosen.lr_tune is None else chosen.lr_tune
         finished = self.trainings.train_("tune", self.now, steps, lr=lr, schedule=chosen.tune_schedule)
         if finished:
-            self.evaluations.evaluate("tuned", self.now, self.decided)
+            self._look("tuned")
         return finished
+
+    def collapse(self) -> str:
+        """In words, by how much the loss rose from the switches as learned to each at its side; "" where not too far.
+
+        That is once the weights have adapted: pushed, or where nothing was pushed, tuned.
+        """
+        end = next(phase for phase in ("pushed", "tuned", "discarded") if phase in self.losses)
+        before, soft, after = (self.losses[phase] for phase in ("original", "soft", end))
+        if not has_collapsed(before, soft, after):
+            return ""
+        return f"{soft:.3g} with the switches as learned and {after:.3g} once {end} ({before:.3g} of the original)"
+
+    def _look(self, phase: str) -> None:
+        """Take the loss and the qualities of the model as it is after a phase."""
+        self.losses[phase] = self.calibration.loss(self.now)
+        self.evaluations.evaluate(phase, self.now, self.decided)
 
     def _gone(self) -> list[str]:
         """The sites that were decided to go."""

@@ -1,11 +1,10 @@
 """λ: what the penalty weighs beside the task's loss, and how it is steered to a goal.
 
-The loss is divided by its own value before anything is removed (`loss_unit`), so λ has no unit: with λ = 0.5, removing
-every site may cost half of the loss that the network has. A loss in other units, or with another reduction, decides the
-same. That holds for any optimizer, as the whole objective is divided, not the penalty multiplied.
+The loss is divided by its own value before anything is removed (`Calibration.unit`), so λ has no unit: with λ = 0.5,
+removing every site may cost half of the loss that the network has. A loss in other units, or with another reduction,
+decides the same. That holds for any optimizer, as the whole objective is divided, not the penalty multiplied.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -16,28 +15,13 @@ from torch import Tensor, nn
 from ..capture.copies import devices_of
 from ..capture.modes import random_states_kept
 from ..passes.switch_state import omegas, set_omegas_
-from ..training.fit import frozen_norms
-from ..training.task import Task, batch_of, loss_of, qualities_of
+from ..training.task import Task, qualities_of
 from .budget import Savings
 
 REACHED = 0.7  # the share of the soft phase after which the goal is to be met; the rest lets ω settle
 STEERED_FROM = 0.01  # λ of a steered pressure at the first step
 GAIN = 200.0  # by so many e-folds λ would rise in a whole phase that lags behind by the whole model
 LARGEST_LAM = 1e6
-
-
-def loss_unit(soft: nn.Module, task: Task, batches: int, *, freeze_norm: bool) -> float:
-    """The size of the task's loss on its first batches, in the modes of training, rounded to six digits.
-
-    Where the loss is 0 or not finite, so that it cannot be a unit, 1.
-    """
-    net = copy.deepcopy(soft).train()
-    for norm in frozen_norms(net, freeze_norm):
-        norm.training = False
-    with torch.no_grad(), random_states_kept(devices_of(soft)):
-        values = [float(loss_of(task, net, batch_of(task, step), step)) for step in range(batches)]
-    size = sum(map(abs, values)) / len(values)
-    return float(f"{size:.6g}") if math.isfinite(size) and size > 0 else 1.0
 
 
 class Goal(Protocol):

@@ -13,6 +13,7 @@ import archlab.removal.budget
 from archlab.removal.budget import Savings
 from archlab.removal.gates import GATES
 from archlab.removal.learn import learn_to_remove
+from archlab.removal.probe.calibration import has_collapsed
 from archlab.training.task import Task
 
 from ..contracts.zoo import ZOO
@@ -271,3 +272,45 @@ def test_non_linearities_inside_a_branch_count_for_it():
     found = list(al.sites(net(), TASK.example, kinds="branch"))
     savings = Savings(net(), TASK.example, found, ["activations"])
     assert savings.alone["activations"] == pytest.approx([4 / 28, 8 / 28, 16 / 28])
+
+
+class Even(nn.Module):
+    """|x| as relu(x) + relu(-x), scaled to a mean of its own: switched evenly, x - x makes up for what is missing until
+    nothing is left."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.last = nn.ReLU(), nn.ReLU(), nn.Linear(1, 1, bias=False)
+        nn.init.constant_(self.last.weight, 0.8)
+
+    def forward(self, x):
+        even = self.left(x) + self.right(-x)
+        return self.last(even / (even.mean().abs() + 1e-6))
+
+
+def even_batch(step: int):
+    x = torch.randn(64, 1, generator=torch.Generator().manual_seed(step))
+    return x, x.abs() + 0.1 * torch.randn(64, 1, generator=torch.Generator().manual_seed(step + 10**6))
+
+
+EVEN = Task(torch.ones(2, 1), even_batch, loss, lambda model: {"mse": loss(model, even_batch(10**7)).item()})
+
+
+@pytest.mark.parametrize("after", [dict(push_steps=10, tune_steps=0), dict(rewind=True), dict(push_steps=0)])
+def test_half_open_switches_that_made_up_for_one_another_are_warned_of(after):
+    options = FAST | dict(kinds="activation", lam=4.0, soft_steps=60, lr_omega=0.05) | after
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        removal = learn_to_remove(Even(), EVEN, **options, evaluate=True)
+    phase = "pushed" if "tune_steps" in after else "tuned"
+    assert any(f"once {phase} (0.0" in str(one.message) and "half-open" in str(one.message) for one in told)
+    assert removal.qualities.set_index("phase")["mse"]["soft"] < 0.05 < 0.5 < removal.qualities["mse"].iloc[-1]
+
+
+def test_a_collapse_is_one_in_units_of_the_loss():
+    for scale in (1e-6, 1.0, 1e6):
+        assert has_collapsed(0.1 * scale, 0.12 * scale, 0.25 * scale)
+        assert not has_collapsed(0.1 * scale, 0.12 * scale, 0.23 * scale)
+        assert not has_collapsed(0.1 * scale, 0.3 * scale, 0.5 * scale)
+    assert has_collapsed(-5.0, -4.9, 1.0) and not has_collapsed(-5.0, -4.9, -3.0)  # a log likelihood
+    assert has_collapsed(0.1, 0.1, float("nan"))

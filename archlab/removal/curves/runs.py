@@ -28,7 +28,7 @@ from ...training.task import Task, qualities_of
 from ..candidates import candidates
 from ..greedy import remove_at_random, remove_greedily
 from ..learn import Removal, learn_to_remove
-from ..pressure import loss_unit
+from ..probe.calibration import Calibration
 from ..settings import CALIBRATION, RemovalSettings
 from .curve import COLUMNS, CONTROL, ORIGINAL
 from .warm import Way, has_thin, save_thin
@@ -91,7 +91,7 @@ Method = Callable[[Start, Asked], tuple[nn.Module, list[str]]]  # the thin model
 def _control(start: Start, asked: Asked) -> tuple[nn.Module, list[str]]:
     net = copy.deepcopy(start.model)
     frozen, absolute = asked.of_fit.get("freeze_norm", False), asked.settings.lam_unit == "absolute"
-    unit = 1.0 if absolute else loss_unit(start.model, start.task, CALIBRATION, freeze_norm=frozen)
+    unit = 1.0 if absolute else Calibration(start.task, CALIBRATION, freeze_norm=frozen).unit(start.model)
     training = Phases(start.task, start.folder, None, {}, {**asked.of_fit, "progress": False, "loss_unit": unit})
     if asked.steps:
         training.train_("control", net, asked.steps, lr=asked.settings.lr, schedule=asked.schedule)

@@ -11,6 +11,7 @@ from ..arguments import function, plain, whole, wrong
 from ..capture.copies import copied, devices_of
 from ..capture.modes import random_states_kept
 from ..measure.speed import speed
+from ..training.identity import modules_of, settings_of, start_of, start_of_functions
 from ..training.task import check_task, qualities_of
 from .choose import choose
 from .norms import estimate_norms_
@@ -34,6 +35,7 @@ class Candidates:
         canonical: The one name of a network that has several.
         bounds: The most that a candidate may have, by name.
         facts: What a search of these candidates is known by.
+        start: Makes the rest of that, which takes a moment: fingerprints of weights, first batch and functions.
     """
 
     options: Mapping[str, Sequence[Any]]
@@ -42,6 +44,7 @@ class Candidates:
     canonical: Callable[[Architecture], Architecture]
     bounds: Mapping[str, float]
     facts: Mapping[str, str]
+    start: Callable[[], Mapping[str, Any]]
 
     def allowed(self, architecture: Architecture) -> bool:
         """Whether a candidate is within the bounds on what is known before a trial."""
@@ -72,10 +75,12 @@ def of_supernet(
                 estimate_norms_(judged, task, batches=batches)
             return found | qualities_of(task, judged, columns=(*COSTS, LATENCY, *space.options), untouched=False)
 
-    weights = sum(float(p.detach().double().abs().sum()) for p in inner.parameters())
-    facts = {"options": repr(space.options), "weights of size": f"{weights:.6g}", "norm_batches": str(batches)}
-    facts["task.settings"] = repr(dict(task.settings or {}))
-    return Candidates(space.options, known, measure, space.canonical, bounds, facts)
+    def start() -> Mapping[str, Any]:
+        return start_of(inner, task, {"task.loss": task.loss, "task.quality": task.quality})
+
+    facts = {"options": repr(space.options), "norm_batches": str(batches)}
+    facts |= modules_of(inner) | settings_of("task.settings", task.settings)
+    return Candidates(space.options, known, measure, space.canonical, bounds, facts, start)
 
 
 def of_options(
@@ -100,8 +105,11 @@ def of_options(
     def measured(trial: Any, architecture: Architecture) -> Amounts:
         return numbers_in(measure(dict(architecture)), "what the search measured")
 
+    def start() -> Mapping[str, Any]:
+        return start_of_functions({"task": measure, "amounts": amounts})
+
     facts = {"options": repr({name: tuple(values) for name, values in options.items()})}
-    return Candidates(options, known, measured, dict, bounds, facts)
+    return Candidates(options, known, measured, dict, bounds, facts, start)
 
 
 def of_function(measure: Callable[[Any], Any], bounds: Mapping[str, float]) -> Candidates:
@@ -111,7 +119,11 @@ def of_function(measure: Callable[[Any], Any], bounds: Mapping[str, float]) -> C
     def measured(trial: Any, architecture: Architecture) -> Amounts:
         return numbers_in(measure(trial), "what the search measured")
 
-    return Candidates({}, lambda architecture: {}, measured, dict, bounds, {"options": "those of a function"})
+    def start() -> Mapping[str, Any]:
+        return start_of_functions({"what": measure})
+
+    facts = {"options": "those of a function"}
+    return Candidates({}, lambda architecture: {}, measured, dict, bounds, facts, start)
 
 
 def numbers_in(found: Any, what: str) -> Amounts:

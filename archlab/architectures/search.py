@@ -120,7 +120,8 @@ def search(
         History, Pareto front and best architecture.
 
     Raises:
-        ValueError: for options that do not go together, a name that is not measured, a folder of another search.
+        ValueError: for options that do not go together, a name that is not measured, a folder of another search: of
+            other options, weights, batches or functions, as far as their code and what they close over tell.
         RuntimeError: where another process searches in the folder.
 
     >>> def judge(options):
@@ -158,7 +159,7 @@ def search(
 
     begun = time.monotonic()
     with kept.quiet(), kept.storage_of(folder, storage) as opened, bar(name, trials, wanted=progress) as show:
-        study = kept.study_of(opened, name, ways, facts)
+        study = kept.study_of(opened, name, ways, facts, candidates.start)
         exhausted = False
         while len(done := kept.complete(study)) < trials and not exhausted:
             if time_limit_s is not None and time.monotonic() - begun >= time_limit_s:

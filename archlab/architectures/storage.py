@@ -5,7 +5,7 @@ import math
 import os
 import random
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..files import write_whole
 from ..names import closest
+from ..training.identity import difference_in_start
 from .candidates import Candidates
 from .evolution import Evolution, Trial
 
@@ -28,7 +29,8 @@ except ImportError:  # Windows
     fcntl = None
 
 JOURNAL, LOCK = "journal.log", "search.lock"
-FACTS, PROCESS, MEASURED = "archlab", "archlab process", "archlab measured"  # attributes of studies and trials
+FACTS, START = "archlab", "archlab start"  # attributes of a study: what it is known by
+PROCESS, MEASURED = "archlab process", "archlab measured"  # attributes of a trial
 
 
 class Exhausted(Exception):
@@ -128,28 +130,29 @@ def _mend(journal: Path) -> None:
 
 
 def study_of(
-    storage: BaseStorage | str | None, name: str, objectives: Mapping[str, str], facts: Mapping[str, str]
+    storage: BaseStorage | str | None,
+    name: str,
+    objectives: Mapping[str, str],
+    facts: Mapping[str, str],
+    start: Callable[[], Mapping[str, Any]],
 ) -> Study:
     """The study of a search, begun or gone on with; what dead processes left running has failed.
 
     Raises:
-        ValueError: where it was begun with other `facts`.
+        ValueError: where it was begun with other `facts` or another `start`.
     """
     ways = [StudyDirection.MAXIMIZE if way == "higher" else StudyDirection.MINIMIZE for way in objectives.values()]
-    if storage is None or name not in optuna.get_all_study_names(storage):
+    if storage is None:
+        return optuna.create_study(study_name=name, directions=ways)
+    if name not in optuna.get_all_study_names(storage):
         study = optuna.create_study(storage=storage, study_name=name, directions=ways)
     else:
         study = optuna.load_study(study_name=name, storage=storage)
-    begun = study.user_attrs.get(FACTS)
-    if begun is None and not study.trials and study.directions == ways:  # it is new, or its process was killed then
-        study.set_user_attr(FACTS, begun := dict(facts))
-    begun = begun if isinstance(begun, dict) else {}
-    for key in {**begun, **facts}:
-        if begun.get(key) != facts.get(key):
-            raise ValueError(
-                f"search: the search {name!r} there was begun with {key} {begun.get(key, 'unknown')}, and not "
-                f"{facts.get(key)}; use another folder or name"
-            )
+    begins = start()
+    if FACTS not in study.user_attrs and not study.trials and study.directions == ways:
+        study.set_user_attr(START, begins)  # it is new, or its process was killed here
+        study.set_user_attr(FACTS, dict(facts))
+    _check_same(study, facts, begins)
     for trial in complete(study):
         measured = trial.user_attrs.get(MEASURED)
         parts = (
@@ -161,6 +164,26 @@ def study_of(
         if _is_dead(trial.user_attrs.get(PROCESS)):
             study.tell(trial.number, state=TrialState.FAIL)
     return study
+
+
+def _check_same(study: Study, facts: Mapping[str, str], start: Mapping[str, Any]) -> None:
+    """Raise ValueError where a study was begun as another search."""
+    begun = study.user_attrs.get(FACTS)
+    begun = begun if isinstance(begun, dict) else {}
+    for key in {**begun, **facts}:
+        if begun.get(key) != facts.get(key):
+            raise ValueError(
+                f"search: the search {study.study_name!r} there was begun with {key} {begun.get(key, 'unknown')}, and "
+                f"not {facts.get(key)}; use another folder or name"
+            )
+    try:
+        difference = difference_in_start(study.user_attrs[START], start)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        difference = "what it began with is not told whole"
+    if difference:
+        raise ValueError(
+            f"search: the search {study.study_name!r} there is another: {difference}; use another folder or name"
+        )
 
 
 def this_process() -> str:

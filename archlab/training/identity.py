@@ -42,11 +42,21 @@ def start_of(model: nn.Module, task: Task, functions: Mapping[str, Any]) -> dict
     with torch.no_grad(), random_states_kept(devices_of(model), seed=0):
         batch = fingerprint(task.batches(0))
     weights = {name: fingerprint(value) for name, value in _tensors(model.state_dict()).items()}
-    return {"weights": weights, "batch": batch, "functions": {name: fingerprint(f) for name, f in functions.items()}}
+    return {**start_of_functions(functions), "weights": weights, "batch": batch}
+
+
+def start_of_functions(functions: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of what has neither model nor batches: fingerprints of `functions` alone."""
+    named = {name: fingerprint(function) for name, function in functions.items()}
+    return {"weights": {}, "batch": fingerprint(None), "functions": named}
 
 
 def difference_in_start(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str | None:
-    """What differs between two of `start_of`, in words; None where nothing does."""
+    """What differs between two of `start_of`, in words; None where nothing does.
+
+    Raises:
+        LookupError, TypeError, ValueError or AttributeError: `saved` is none.
+    """
     for name in {**saved["weights"], **current["weights"]}:
         if not is_same(saved["weights"].get(name), current["weights"].get(name)):
             return f"it began with other weights ({name} differs; a network of random weights needs its seed again)"

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -28,8 +29,29 @@ def gain(options):
     return {"gain": sum(COSTS[option] ** 0.5 / (1 + place) for place, option in enumerate(options.values()))}
 
 
+CALLS, ENDS = [], {}  # of `gain_or_end`: what it was given, and what happens at the call of a number
+
+
+def gain_or_end(options):
+    """What ends it is in a global name, so that it is one function, also for a search that goes on without."""
+    CALLS.append(options)
+    ENDS.get(len(CALLS), lambda: None)()
+    return gain(options)
+
+
 def found_by(judge=gain, **options):
-    return al.search(OPTIONS, judge, amounts=cost, **{**SETTINGS, **options})
+    return al.search(OPTIONS, judge, **{**SETTINGS, "amounts": cost, **options})
+
+
+@pytest.fixture
+def ends(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "CALLS", [])
+    monkeypatch.setattr(sys.modules[__name__], "ENDS", {})
+    return ENDS
+
+
+def interrupt():
+    raise KeyboardInterrupt
 
 
 def test_evolution_proposes_nothing_twice_nothing_over_the_bound_and_better_than_chance():
@@ -68,17 +90,10 @@ def test_a_space_is_searched_until_nothing_is_left():
 
 KILLED = """
 import os, signal, sys
-from tests.architectures.test_search import found_by, gain
+from tests.architectures import test_search
 
-tried = []
-
-def judge(options):
-    tried.append(options)
-    if len(tried) == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return gain(options)
-
-found_by(judge, folder=sys.argv[1])
+test_search.ENDS[int(sys.argv[2])] = lambda: os.kill(os.getpid(), signal.SIGKILL)
+test_search.found_by(test_search.gain_or_end, folder=sys.argv[1])
 """
 
 
@@ -89,32 +104,25 @@ def test_after_sigkill_the_history_is_that_of_a_search_that_was_not_killed(tmp_p
     assert done.returncode == -signal.SIGKILL, done.stderr
     with open(tmp_path / "journal.log", "ab") as journal:
         journal.write(b'{"op_code": 4, "wor')  # it was killed within a line
-    resumed = found_by(folder=tmp_path)
+    resumed = found_by(gain_or_end, folder=tmp_path)
     pd.testing.assert_frame_equal(resumed.history, found_by().history)
     assert [t.state.name for t in resumed.study.trials].count("FAIL") == 1 and len(resumed.study.trials) == 15
 
 
 @pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
-def test_a_search_by_optunas_samplers_goes_on_where_it_failed(sampler, tmp_path):
+def test_a_search_by_optunas_samplers_goes_on_where_it_failed(sampler, tmp_path, ends):
     options = {"sampler": sampler, "objectives": {"gain": "higher", "cost": "lower"}}
-    tried = []
-
-    def judge(options):
-        tried.append(options)
-        if len(tried) in (4, 9):
-            raise KeyboardInterrupt
-        return gain(options)
-
+    ends |= {4: interrupt, 9: interrupt}
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            found_by(judge, folder=tmp_path, **options)
-    resumed, whole = found_by(judge, folder=tmp_path, **options), found_by(**options)
+            found_by(gain_or_end, folder=tmp_path, **options)
+    resumed, whole = found_by(gain_or_end, folder=tmp_path, **options), found_by(**options)
     pd.testing.assert_frame_equal(resumed.history, whole.history)
     assert (whole.history["feasible"] == (whole.history["cost"] <= 80)).all()
     ax = whole.plot()
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("cost (lower is better)", "gain (higher is better)")
     assert len(whole.front) and whole.front["feasible"].all()
-    more = found_by(folder=tmp_path, **{**options, "trials": 16})
+    more = found_by(gain_or_end, folder=tmp_path, **{**options, "trials": 16})
     pd.testing.assert_frame_equal(more.history[:14], whole.history)
 
 
@@ -141,7 +149,7 @@ class Net(nn.Module):
         return self.norm(self.blocks(x))
 
 
-def test_the_architectures_of_a_supernet_are_searched_within_bounds():
+def supernet_and_task():
     x = torch.randn(2, 2, 5, 5)
     task = al.Task(
         x,
@@ -150,7 +158,12 @@ def test_the_architectures_of_a_supernet_are_searched_within_bounds():
         quality=lambda net: {"distance": (net(x) - x).square().mean().item()},
         measures={"distance": "lower"},
     )
-    net = al.supernet(Net(), x, choices={"blocks.?": al.kernel(1, 3, 5, weights="shared")})
+    return al.supernet(Net(), x, choices={"blocks.?": al.kernel(1, 3, 5, weights="shared")}), task
+
+
+def test_the_architectures_of_a_supernet_are_searched_within_bounds():
+    net, task = supernet_and_task()
+    x = task.example
     before = {name: value.clone() for name, value in net.state_dict().items()}
     bound = al.space(net).macs({})
     found = al.search(net, task, trials=12, within={"macs": bound}, population=4, norm_batches=2, progress=False)
@@ -172,11 +185,60 @@ def test_a_folder_of_another_search_is_refused(tmp_path):
     found_by(folder=tmp_path, trials=2)
     with pytest.raises(ValueError, match="was begun with seed 0, and not 1; use another folder"):
         found_by(folder=tmp_path, seed=1)
+    with pytest.raises(ValueError, match="'search' there is another: task is another function"):
+        found_by(lambda options: {"gain": 2 * gain(options)["gain"]}, folder=tmp_path)
+    with pytest.raises(ValueError, match="amounts is another function"):
+        found_by(amounts=lambda options: {"cost": 2 * cost(options)["cost"]}, folder=tmp_path)
     with open(tmp_path / "search.lock", "w") as lock:
         fcntl = pytest.importorskip("fcntl")
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(RuntimeError, match="another process searches in"):
             found_by(folder=tmp_path)
+
+
+@pytest.mark.parametrize("start", [3, {}, {"weights": [1]}, {"weights": {}, "batch": {}, "functions": {"task": {}}}])
+def test_a_search_that_does_not_tell_what_it_began_with_is_refused(start, tmp_path):
+    found_by(folder=tmp_path, trials=2).study.set_user_attr("archlab start", start)
+    with pytest.raises(ValueError, match="what it began with is not told whole|its first batch was another"):
+        found_by(folder=tmp_path)
+
+
+def test_a_folder_of_another_function_of_the_trial_is_refused(tmp_path):
+    def function(top):
+        return lambda trial: {"x": trial.suggest_float("x", 0, top)}
+
+    options = {"objectives": {"x": "lower"}, "sampler": "random", "folder": tmp_path, "progress": False}
+    al.search(function(1), trials=2, **options)
+    assert len(al.search(function(1), trials=3, **options).history) == 3
+    with pytest.raises(ValueError, match="what is another function"):
+        al.search(function(2), trials=3, **options)
+
+
+def halved(net):
+    return {"distance": net(torch.ones(1, 2, 5, 5)).abs().mean().item() / 2}
+
+
+@pytest.mark.parametrize(
+    ("change_", "error"),
+    [
+        (lambda net, task: (net, replace(task, quality=halved)), "task.quality is another function"),
+        (lambda net, task: (net, replace(task, loss=lambda net, x: net(x).mean())), "task.loss is another function"),
+        (lambda net, task: (net, replace(task, batches=lambda step: torch.zeros(2, 2, 5, 5))), "first batch"),
+        (lambda net, task: (net, replace(task, settings={"crop": 3})), "begun with task.settings"),
+        (lambda net, task: (net.blocks[1].bias.data.neg_(), task), r"other weights \(blocks\.1\.bias differs"),
+        (lambda net, task: (net.norm.running_mean.add_(1), task), r"other weights \(norm\.running_mean differs"),
+        (lambda net, task: (setattr(net, "norm", nn.InstanceNorm2d(2)), task), "begun with module norm BatchNorm2d"),
+    ],
+)
+def test_a_folder_of_another_supernet_or_task_is_refused(change_, error, tmp_path):
+    net, task = supernet_and_task()
+    options = {"trials": 2, "folder": tmp_path, "progress": False}
+    al.search(net, task, **options)
+    al.set_architecture_(net, {"blocks.0": 5})  # at which one a supernet stands is no part of it
+    assert len(al.search(net, task, **{**options, "trials": 3}).history) == 3
+    _, task = change_(net, task)
+    with pytest.raises(ValueError, match=error):
+        al.search(net, task, **{**options, "trials": 4})
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_a_folder_of_another_search_is_refused(tmp_path):
 @pytest.mark.parametrize("start", [3, {}, {"weights": [1]}, {"weights": {}, "batch": {}, "functions": {"task": {}}}])
 def test_a_search_that_does_not_tell_what_it_began_with_is_refused(start, tmp_path):
     found_by(folder=tmp_path, trials=2).study.set_user_attr("archlab start", start)
-    with pytest.raises(ValueError, match="what it began with is not told whole|its first batch was another"):
+    with pytest.raises(ValueError, match=r"what it began with is not told whole|its first batch was another"):
         found_by(folder=tmp_path)
 
 

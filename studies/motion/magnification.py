@@ -1,6 +1,8 @@
 """Magnify a stream of frames with any of the models that are compared here, by name: learned or classical."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import tee
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,18 @@ import torch
 from torch import Tensor
 
 from .classical.acceleration import acceleration, jerk_aware
-from .classical.methods import METHODS, magnified_video, phase
+from .classical.methods import METHODS, magnified_video, phase, riesz_phase
 from .network.weights import TRAINED, network
 from .video.magnifier import check_factor, magnify
 from .video.temporal import Band, Filter, check_band, temporal_filter
 
 ACCELERATION: dict[str, Callable[[float, float], Filter]] = {"acceleration": acceleration, "jerk": jerk_aware}
 MODELS = (*TRAINED, *METHODS, *ACCELERATION)
+PHASES = {"phase": phase, "riesz": riesz_phase, **dict.fromkeys(ACCELERATION, phase)}  # which tell axes apart
+
+Box = tuple[int, int, int, int]  # pixels: left, top, width, height
+EDGE = 8  # pixels over which a box's magnification begins
+Magnification = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 
 def magnification(
@@ -28,6 +35,8 @@ def magnification(
     rate: float | None = None,
     band: Band | None = None,
     drift_s: float | None = None,
+    axis: float | None = None,
+    mask: Box | None = None,
     device: torch.device | str | None = None,
     **execution: Any,
 ) -> Iterator[np.ndarray]:
@@ -42,6 +51,8 @@ def magnification(
         rate: frames a second at capture.
         band: Hz, lower and upper edge.
         drift_s: seconds, see `temporal_filter`.
+        axis: degrees, 0 from left to right, 90 up: motion across it is left as it is. Of the models that see phases.
+        mask: left, top, width and height of a box, pixels; outside it frames are left as they are.
         device: default: the first GPU, where there is one.
         execution: of a network: precision and execution of `studies.motion.video.magnifier.magnify`.
 
@@ -54,7 +65,17 @@ def magnification(
     >>> [frame.shape for frame in magnification(clip, model="riesz", factor=10, mode="butter", rate=30, band=(1, 3))]
     [(18, 30, 3), (18, 30, 3), (18, 30, 3)]
     """
+    if mask is not None:
+        bare = partial(
+            magnification, model=model, factor=factor, mode=mode, rate=rate, band=band, drift_s=drift_s, axis=axis,
+            device=device, **execution,
+        )  # fmt: skip
+        return within(frames, bare, mask)
     check_factor(factor)
+    if axis is not None and not math.isfinite(axis):
+        raise ValueError(f"axis must be an angle in degrees, got {axis}")
+    if axis is not None and model not in PHASES:
+        raise ValueError(f"model {model} does not tell axes apart, got axis {axis:g}: use {', '.join(PHASES)}")
     if model not in MODELS and not Path(model).is_file():
         raise FileNotFoundError(f"{model}: no such file, and none of {', '.join(MODELS)}")
     if model in ACCELERATION:
@@ -71,13 +92,51 @@ def magnification(
     unused = [f"{name} {value}" for name, value in execution.items() if value not in ("auto", "fp32", "eager")]
     if unused:
         raise ValueError(f"model {model} runs eagerly in single precision; for a network only: {', '.join(unused)}")
-    method = METHODS.get(model, phase)
-    return magnified_video(method(filter, factor), frames, device=device)
+    method = PHASES[model](filter, factor, axis=axis) if model in PHASES else METHODS[model](filter, factor)
+    return magnified_video(method, frames, device=device)
 
 
-def beside(
-    frames: Iterable[np.ndarray], magnify: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
-) -> Iterator[np.ndarray]:
+def within(frames: Iterable[np.ndarray], magnify: Magnification, box: Box) -> Iterator[np.ndarray]:
+    """Each of `frames`, inside `box` what `magnify` makes of it, with a soft edge.
+
+    Raises ValueError at once where `box` is none, and at the first frame where it does not lie in it.
+
+    >>> clip = np.zeros((1, 40, 40, 3), np.uint8)
+    >>> (image,) = within(clip, lambda frames: (frame + 200 for frame in frames), (10, 5, 20, 30))
+    >>> image[20, [0, 10, 13, 20], 0].tolist()
+    [0, 12, 88, 200]
+    """
+    left, top, width, height = box
+    if min(left, top) < 0 or min(width, height) < 1:
+        raise ValueError(f"mask must be left, top, width and height of a box in pixels, got {box}")
+    given, kept = tee(frames)
+    return _blended(kept, magnify(given), box)
+
+
+def _blended(frames: Iterator[np.ndarray], magnified: Iterator[np.ndarray], box: Box) -> Iterator[np.ndarray]:
+    left, top, width, height = box
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    share = np.minimum.outer(_rise(height), _rise(width))[..., None]
+    for frame, image in zip(frames, magnified, strict=True):
+        still = np.asarray(frame)
+        if top + height > still.shape[0] or left + width > still.shape[1]:
+            raise ValueError(
+                f"mask {left} {top} {width} {height} (left, top, width, height) does not lie in frames of "
+                f"{still.shape[1]} x {still.shape[0]} pixels"
+            )
+        shown = still.copy()
+        mixed = share * image[rows, columns] + (1 - share) * still[rows, columns]
+        shown[rows, columns] = mixed.round().astype(np.uint8)
+        yield shown
+
+
+def _rise(length: int) -> np.ndarray:
+    """From 0 to 1 over `EDGE` pixels and back; of a short box as far as it comes."""
+    from_edge = np.minimum(np.arange(length), np.arange(length)[::-1]) + 0.5
+    return np.minimum(from_edge / min(EDGE, (length + 1) // 2), 1.0)
+
+
+def beside(frames: Iterable[np.ndarray], magnify: Magnification) -> Iterator[np.ndarray]:
     """Each of `frames` to the left of what `magnify` makes of it, H x 2 W x 3.
 
     >>> clip = np.zeros((2, 4, 6, 3), np.uint8)

@@ -1,11 +1,16 @@
 """Magnify the motion in a video, frame by frame and as fast as the device can: any length, in constant memory.
 
 ``python -m studies.motion.magnify INPUT OUTPUT --factor 10 [--model baseline|proposed|linear|phase|riesz|acceleration|
-jerk|FILE] [--mode static|dynamic|iir|butter|fir] [--band LOW HIGH] [--fps RATE] [--side-by-side] [--slice ROW]``
+jerk|FILE] [--mode static|dynamic|iir|butter|fir] [--band LOW HIGH] [--fps RATE] [--mask X Y WIDTH HEIGHT]
+[--axis DEGREES] [--side-by-side] [--slice ROW]``
+
+INPUT is a file, - (a video on standard input) or camera:0; OUTPUT a file, or - for uncompressed YUV4MPEG2 (.y4m) on
+standard output. Decoding, magnifying and encoding overlap, each in a thread.
 
 From Python call `studies.motion.magnification.magnification`.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from types import FrameType
 from typing import Annotated
 
 import numpy as np
@@ -23,8 +29,9 @@ from matplotlib.image import imsave
 from archlab.training import bar
 
 from .magnification import beside, magnification
-from .video import files
+from .video import files, inputs
 from .video.magnifier import Execution, Precision
+from .video.overlap import ahead
 from .video.temporal import Temporal
 
 STOPPED = 130  # the exit status of what was interrupted
@@ -32,8 +39,17 @@ TOO_FEW = 0.9  # of the frames that a file says it has; decoders do not tell a f
 
 
 def main(
-    input: Annotated[Path, typer.Argument(help="A video, of any format that FFmpeg reads.", show_default=False)],
-    output: Annotated[Path, typer.Argument(help="The magnified one: .mp4, .mov or .mkv.", show_default=False)],
+    input: Annotated[
+        str,
+        typer.Argument(
+            help="A video, of any format that FFmpeg reads; - for one on standard input; camera:0 for a camera.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Argument(help="The magnified one: .mp4, .mov, .mkv; - for .y4m on standard output.", show_default=False),
+    ],
     factor: Annotated[float, typer.Option(help="Total gain of motions; 1 shows the video itself.")] = 10.0,
     model: Annotated[
         str,
@@ -53,6 +69,14 @@ def main(
     drift: Annotated[float | None, typer.Option(help="Of static: seconds in which the reference follows.")] = None,
     start: Annotated[float, typer.Option(help="Second of the input to begin at; its frame is the first.")] = 0.0,
     end: Annotated[float | None, typer.Option(help="Second of the input to stop before.")] = None,
+    mask: Annotated[
+        tuple[int, int, int, int] | None,
+        typer.Option(help="Magnify only in this box: its left, top, width and height, pixels."),
+    ] = None,
+    axis: Annotated[
+        float | None,
+        typer.Option(help="Of phase, riesz, acceleration, jerk: only motion along it; degrees, 0 along rows, 90 up."),
+    ] = None,
     side_by_side: Annotated[bool, typer.Option("--side-by-side", help="Show the input to the left.")] = False,
     slice: Annotated[
         int | None, typer.Option(help="Also draw this row of pixels over time, beside the output, as a .png.")
@@ -61,28 +85,37 @@ def main(
     precision: Annotated[Precision, typer.Option(help="auto: half precision where the device has it.")] = "auto",
     execution: Annotated[Execution, typer.Option(help="How the network is run.")] = "eager",
 ) -> None:
-    """Magnify small motions in a video; written at its frame rate, without sound. Stopped, it keeps what is done."""
-    seen = Seen()
+    """Magnify small motions in a video; written at its frame rate, with its sound. Stopped, it keeps what is done."""
+    seen, stop, expected = Seen(), Stop(), None
+    said = sys.stderr if str(output) == files.PIPE else sys.stdout
     try:
-        if output.resolve() == input.resolve():
+        if str(output) != files.PIPE and output.resolve() == Path(input).resolve():
             raise ValueError(f"{output}: the output would overwrite the input while it is read")
-        rate, expected = files.frame_rate(input), files.about_frames(input, start=start, end=end)
+        files.check_written(output)
+        given = inputs.opened(input, start=start, end=end)
+        expected = given.expected
         magnified = partial(
             magnification,
             model=model,
             factor=factor,
             mode=mode,
-            rate=float(rate) if fps is None else fps,
+            rate=float(given.rate) if fps is None else fps,
             band=band,
             drift_s=drift,
+            axis=axis,
+            mask=mask,
             device=device,
             precision=precision,
             execution=execution,
         )
-        given = files.frames(input, start=start, end=end)
-        shown = beside(given, magnified) if side_by_side else magnified(given)
-        with terminated_as_interrupted(), bar("magnify", expected or 0, wanted=expected is not None) as show:
-            files.save_video(watched(shown, slice, seen, show), output, rate)
+        decoded = ahead(given.frames)
+        shown = ahead(beside(decoded, magnified) if side_by_side else magnified(decoded))
+        with stop.instead_of_signals(), bar("magnify", expected or 0, wanted=expected is not None) as show:
+            files.save_video(watched(stop.between(shown), slice, seen, show), output, given.rate, sound=given.sound)
+    except BrokenPipeError as error:  # who reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in its buffer goes nowhere
+        print(f"magnify: {error}", file=sys.stderr)
+        raise typer.Exit(STOPPED) from error
     except (ValueError, FileNotFoundError, KeyboardInterrupt) as error:
         stopped = isinstance(error, KeyboardInterrupt)
         kept = f"; {output} shows the {seen.frames} frames before" if seen.frames else ""
@@ -95,7 +128,9 @@ def main(
         print(
             f"magnify: {input} holds {seen.frames} frames and says about {expected}: it may be cut off", file=sys.stderr
         )
-    print(f"{output}: {seen.frames} frames, {seen.frames / (perf_counter() - seen.begun):.3g} a second")
+    if given.sound is not None and str(output) != files.PIPE and (silent := given.sound.left_out(output)):
+        print(f"magnify: {output.suffix} holds no sound of {', '.join(silent)}: left out", file=sys.stderr)
+    print(f"{output}: {seen.frames} frames, {seen.frames / (perf_counter() - seen.begun):.3g} a second", file=said)
 
 
 @dataclass
@@ -121,14 +156,42 @@ def watched(
         show(seen.frames, lambda: f"{seen.frames / (perf_counter() - seen.begun):.2f} frames/s")
 
 
-@contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """A plain kill, too, lets the file be finished: until then no player opens it."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+@dataclass
+class Stop:
+    """A stop asked for by Ctrl-C or a plain kill, which comes between two frames: the file is finished, and plays."""
+
+    asked: bool = False
+    waiting: bool = False
+
+    @contextmanager
+    def instead_of_signals(self) -> Iterator[None]:
+        """While it lasts, signals that are not ignored ask for the stop."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        taken = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+        for number in taken:
+            signal.signal(number, self._ask)
+        try:
+            yield
+        finally:
+            for number in taken:
+                signal.signal(number, before[number])
+
+    def between(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """`frames`, until KeyboardInterrupt is raised: at once while the next is waited for, else after this one."""
+        while True:
+            self.waiting = True
+            if self.asked:
+                raise KeyboardInterrupt
+            frame = next(frames, None)
+            self.waiting = False
+            if frame is None:
+                return
+            yield frame
+
+    def _ask(self, number: int, at: FrameType | None) -> None:
+        self.asked = True
+        if self.waiting:
+            raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

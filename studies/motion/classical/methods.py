@@ -33,14 +33,14 @@ class Method(Protocol):
     def step(self, memory: Any, frame: Tensor) -> Tensor: ...
 
 
-def phase(filter: Filter, factor: float) -> PhaseBased:
-    """Wadhwa et al. (2013) with 8 orientations and bands of half an octave."""
-    return PhaseBased(steerable, filter, factor)
+def phase(filter: Filter, factor: float, *, axis: float | None = None) -> PhaseBased:
+    """Wadhwa et al. (2013) with 8 orientations and bands of half an octave; `axis` as of `PhaseBased`."""
+    return PhaseBased(steerable, filter, factor, axis=axis)
 
 
-def riesz_phase(filter: Filter, factor: float) -> PhaseBased:
-    """Wadhwa et al. (2014)."""
-    return PhaseBased(riesz, filter, factor)
+def riesz_phase(filter: Filter, factor: float, *, axis: float | None = None) -> PhaseBased:
+    """Wadhwa et al. (2014); `axis` as of `PhaseBased`."""
+    return PhaseBased(riesz, filter, factor, axis=axis)
 
 
 # Acceleration (Zhang et al. 2017) and jerk-aware magnification (Takeda et al. 2018) are `phase` with the filters of

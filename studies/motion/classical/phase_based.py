@@ -17,6 +17,9 @@ from torch import Tensor
 from ..video.temporal import Delay, Filter, State
 from .colour import to_rgb, to_yiq
 
+WINDOW = 4.0  # sigma in pixels of a band, of the window in which a motion is one
+RIDGE = 1e-3  # of the energy: along an edge nothing tells of a motion
+
 
 @dataclass(eq=False)
 class Level:
@@ -47,12 +50,15 @@ class PhaseBased:
         filter: which motion.
         factor: total gain of it.
         blur: sigma in pixels of a band; 0 for none.
+        axis: degrees; only the share of a motion along this axis is magnified, 0 from left to right, 45 from lower left
+            to upper right. None: all of it.
     """
 
     pyramid: Callable[[Tensor], Any]
     filter: Filter
     factor: float
     blur: float = 2.0
+    axis: float | None = None
 
     @property
     def delay(self) -> int:
@@ -81,9 +87,39 @@ class PhaseBased:
             if self.blur:
                 amplitude = pyramid.amplitude(level)
                 motion = blurred(motion * amplitude, self.blur) / (blurred(amplitude, self.blur) + 1e-12)
+            if self.axis is not None:
+                motion = pyramid.restricted(level, motion, self.axis)
             magnified.append(pyramid.shifted(level, (self.factor - 1) * motion))
         luma = pyramid.image(magnified, wait.step(memory.rest, rest))
         return to_rgb(torch.cat([luma[:, None], wait.step(memory.colour, yiq[:, 1:])], dim=1))
+
+
+def along(phases: Tensor, x: Tensor, y: Tensor, amplitude: Tensor, axis: float) -> Tensor:
+    """The phases that a motion has left when all of it across `axis` is taken away.
+
+    A phase tells of the motion along its own orientation alone. So the motion of each place is found first, in pixels
+    over 2 pi of the band's wavelength: by least squares over the orientations there and in a window around it, weighted
+    by energy. Where all of them are one, as along an edge, it is the motion across the edge, which is all that shows.
+
+    Args:
+        phases: N x orientations x h x w.
+        x, y: the unit vectors of the orientations, of a shape that goes with that; y downwards.
+        amplitude: how strong each is.
+        axis: degrees, as of `PhaseBased`.
+    """
+    energy = amplitude**2
+
+    def window(values: Tensor) -> Tensor:
+        return blurred((energy * values).sum(dim=1, keepdim=True), WINDOW)
+
+    xx, xy, yy = window(x * x), window(x * y), window(y * y)
+    to_x, to_y = window(phases * x), window(phases * y)
+    ridge = RIDGE * (xx + yy) + torch.finfo(xx.dtype).tiny
+    xx, yy = xx + ridge, yy + ridge
+    determinant = xx * yy - xy * xy
+    moved_x, moved_y = (yy * to_x - xy * to_y) / determinant, (xx * to_y - xy * to_x) / determinant
+    across, up = math.cos(math.radians(axis)), -math.sin(math.radians(axis))
+    return (x * across + y * up) * (moved_x * across + moved_y * up)
 
 
 def blurred(x: Tensor, sigma: float) -> Tensor:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .laplacian import image_of, most_levels, pyramid
+from .phase_based import along
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,14 @@ class Riesz:
     @staticmethod
     def amplitude(level: Tensor) -> Tensor:
         return torch.linalg.vector_norm(level, dim=1, keepdim=True)
+
+    @staticmethod
+    def restricted(level: Tensor, phase: Tensor, axis: float) -> Tensor:
+        """What of the turning is due to motion along an axis, as `phase_based.along` says."""
+        x, y = (level[:, 1:] / torch.linalg.vector_norm(level[:, 1:], dim=1, keepdim=True).clamp_min(1e-12)).split(1, 1)
+        turning = phase[:, :1] * x + phase[:, 1:] * y
+        left = along(turning, x, y, Riesz.amplitude(level), axis)
+        return torch.cat([left * x, left * y], dim=1)
 
 
 def riesz(like: Tensor) -> Riesz:

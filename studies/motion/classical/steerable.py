@@ -13,6 +13,8 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
+from .phase_based import along
+
 TRANSITION = {1.0: 1.0, 0.5: 0.75}  # octaves from stop to pass, by the width of a band
 
 
@@ -64,6 +66,13 @@ class Steerable:
     @staticmethod
     def amplitude(level: Tensor) -> Tensor:
         return level.abs()
+
+    @staticmethod
+    def restricted(level: Tensor, phase: Tensor, axis: float) -> Tensor:
+        """What of the turning is due to motion along an axis, as `phase_based.along` says."""
+        count = level.shape[1]
+        angles = torch.arange(count, dtype=phase.dtype, device=phase.device).reshape(1, -1, 1, 1) * (math.pi / count)
+        return along(phase, torch.cos(angles), torch.sin(angles), level.abs(), axis)
 
 
 def steerable(like: Tensor, *, orientations: int = 8, octaves: float = 0.5) -> Steerable:

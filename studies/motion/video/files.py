@@ -5,6 +5,7 @@ leaves to its user which way is up, where in time a frame lies, and errors that 
 """
 
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
@@ -13,15 +14,18 @@ from typing import Any
 
 import av
 import numpy as np
-from av.container import InputContainer
+from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
+
+from .sound import Sound
 
 SLACK_S = 5e-4  # containers round a frame's time to as much as a millisecond
 BT709 = 1  # FFmpeg's number for the primaries and the transfer function of HD video
 CRF = 18  # x264's constant rate factor, at which the eye sees no loss; its default is 23
 WRITTEN = (".mp4", ".mov", ".mkv")
+PIPE = "-"  # the name of standard input and output
 
 
 def frames(path: str | Path, *, start: float = 0.0, end: float | None = None) -> Iterator[np.ndarray]:
@@ -48,30 +52,25 @@ def frames(path: str | Path, *, start: float = 0.0, end: float | None = None) ->
     >>> next(frames(path)).shape, len(list(frames(path, start=0.4, end=1)))
     ((48, 64, 3), 15)
     """
-    last = math.inf if end is None else end
-    if not 0 <= start < last:
-        raise ValueError(f"start must be at least 0 and before end, got start={start}, end={end} (seconds)")
-    container, stream = _opened(path)
+    last = check_window(start, end)
+    container, stream = opened(path)
     if start and not _sought(container, stream, start):
         container.close()
-        container, stream = _opened(path)
-    return _decoded(path, container, stream, start, last)
+        container, stream = opened(path)
+    return decoded(path, container, stream, start, last)
 
 
 def frame_rate(path: str | Path) -> Fraction:
     """Frames per second of a video, on average over it. Raises as `frames` does, and ValueError where it has none."""
-    container, stream = _opened(path)
+    container, stream = opened(path)
     with container:
-        rate = stream.average_rate or stream.guessed_rate
-    if not rate:
-        raise ValueError(f"{path}: says no frame rate")
-    return rate
+        return rate_of(path, stream)
 
 
 def about_frames(path: str | Path, *, start: float = 0.0, end: float | None = None) -> int | None:
     """About how many frames `frames` will give, by what the file says of its length; None where it says nothing."""
     rate = frame_rate(path)
-    container, stream = _opened(path)
+    container, stream = opened(path)
     with container:
         if stream.duration is not None and stream.time_base is not None:
             seconds = float(stream.duration * stream.time_base)
@@ -82,7 +81,9 @@ def about_frames(path: str | Path, *, start: float = 0.0, end: float | None = No
     return max(1, round(rate * (min(seconds, math.inf if end is None else end) - start)))
 
 
-def save_video(frames: Iterable[np.ndarray], path: str | Path, fps: Fraction | float) -> int:
+def save_video(
+    frames: Iterable[np.ndarray], path: str | Path, fps: Fraction | float, *, sound: Sound | None = None
+) -> int:
     """Write frames (uint8 H x W x 3, RGB) as H.264 to `path`, an .mp4, .mov or .mkv, as they come. Returns how many.
 
     Colours are BT.709, at half resolution as in most videos (at full resolution where a side is odd, which not every
@@ -90,14 +91,15 @@ def save_video(frames: Iterable[np.ndarray], path: str | Path, fps: Fraction | f
 
     Args:
         frames: of one size.
-        path: the file.
+        path: the file; ``"-"`` is standard output, which gets uncompressed frames (YUV4MPEG2, colours BT.601).
         fps: frames a second.
+        sound: what is heard with them, as far as there are frames; not through a pipe.
 
     Raises:
         ValueError: there is no frame, their size changes, or `path` cannot be written as such a video.
+        BrokenPipeError: who reads standard output has closed it.
     """
-    if Path(path).suffix.lower() not in WRITTEN:
-        raise ValueError(f"{path}: a video is written as {', '.join(WRITTEN)}, not as {Path(path).suffix!r}")
+    check_written(path)
     if not 1e-3 <= fps < math.inf:
         raise ValueError(f"fps must be at least 0.001, got {fps}")
     rate = Fraction(fps).limit_denominator(65_535)  # 29.97, not the float next to it
@@ -106,15 +108,12 @@ def save_video(frames: Iterable[np.ndarray], path: str | Path, fps: Fraction | f
     if first is None:
         raise ValueError(f"{path}: there is no frame to write")
     check_frame(first, 0, first.shape)
-    count = 0
+    count, pipe = 0, _Pipe()
     try:
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("libx264", rate=rate, options={"crf": str(CRF)})
-            stream.height, stream.width = first.shape[:2]
-            stream.pix_fmt = "yuv444p" if stream.height % 2 or stream.width % 2 else "yuv420p"
+        with _begun(path, pipe) as container:
+            stream = _stream_like(first, container, rate)
             codec = stream.codec_context
-            codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
-            codec.color_primaries = codec.color_trc = BT709
+            heard = sound.beside(container) if sound is not None and str(path) != PIPE else None
             try:
                 for frame in chain([first], iterator):
                     check_frame(frame, count, first.shape)
@@ -124,11 +123,57 @@ def save_video(frames: Iterable[np.ndarray], path: str | Path, fps: Fraction | f
                     picture.pts, picture.time_base = count, 1 / rate
                     container.mux(stream.encode(picture))
                     count += 1
+                    if heard is not None:
+                        heard(float(count / rate))
             finally:
                 container.mux(stream.encode())  # what the encoder holds back: dozens of frames
-    except FFmpegError as error:
+    except (FFmpegError, BrokenPipeError) as error:
+        if pipe.closed:
+            raise BrokenPipeError(f"standard output was closed after {count} frames") from error
         raise ValueError(f"{path} cannot be written as a video: {error.strerror}") from error
     return count
+
+
+def check_written(path: str | Path) -> None:
+    """Raise ValueError where `path` is neither a pipe nor a file of a kind that is written here."""
+    if str(path) != PIPE and Path(path).suffix.lower() not in WRITTEN:
+        raise ValueError(f"{path}: a video is written as {', '.join(WRITTEN)}, not as {Path(path).suffix!r}")
+
+
+class _Pipe:
+    """Standard output, which remembers that it was closed: FFmpeg does not hand on why a write failed."""
+
+    closed = False
+
+    def write(self, data: bytes) -> int:
+        try:
+            return sys.stdout.buffer.write(data)
+        except BrokenPipeError:
+            self.closed = True
+            raise
+
+
+def _begun(path: str | Path, pipe: _Pipe) -> OutputContainer:
+    if str(path) == PIPE:
+        return av.open(pipe, "w", format="yuv4mpegpipe")
+    return av.open(str(path), "w")
+
+
+def _stream_like(frame: np.ndarray, container: OutputContainer, rate: Fraction) -> VideoStream:
+    """The stream of a new file or pipe for frames of the size of `frame`."""
+    piped = container.format.name == "yuv4mpegpipe"
+    options = {} if piped else {"crf": str(CRF)}
+    stream = container.add_stream("wrapped_avframe" if piped else "libx264", rate=rate, options=options)
+    assert isinstance(stream, VideoStream)
+    stream.height, stream.width = frame.shape[:2]
+    stream.pix_fmt = "yuv444p" if stream.height % 2 or stream.width % 2 else "yuv420p"
+    codec = stream.codec_context
+    codec.color_range = ColorRange.MPEG
+    if piped:  # it says nothing of colours, and is read as BT.601
+        codec.colorspace = Colorspace.ITU601
+    else:
+        codec.colorspace, codec.color_primaries, codec.color_trc = Colorspace.ITU709, BT709, BT709
+    return stream
 
 
 def check_frame(frame: Any, number: int, shape: tuple[int, ...]) -> None:
@@ -151,20 +196,37 @@ def xt_slice(frames: Iterable[np.ndarray], row: int) -> np.ndarray:
     return np.stack([frame[row] for frame in frames])
 
 
-def _opened(path: str | Path) -> tuple[InputContainer, VideoStream]:
-    if not Path(path).exists():
+def check_window(start: float, end: float | None) -> float:
+    """`end`, or infinity for None. Raises ValueError where no time lies between."""
+    last = math.inf if end is None else end
+    if not 0 <= start < last:
+        raise ValueError(f"start must be at least 0 and before end, got start={start}, end={end} (seconds)")
+    return last
+
+
+def opened(path: str | Path) -> tuple[InputContainer, VideoStream]:
+    """A file, or ``"-"`` for standard input, and its video. Raises as `frames` does."""
+    if str(path) != PIPE and not Path(path).exists():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(sys.stdin.buffer if str(path) == PIPE else str(path), metadata_errors="replace")
     except FFmpegError as error:
-        raise ValueError(f"{path} cannot be read as a video: {error.strerror}") from error
+        raise ValueError(f"{_name(path)} cannot be read as a video: {error.strerror}") from error
     if not container.streams.video:
         kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
         container.close()
-        raise ValueError(f"{path} holds no video: {kinds} was found in it")
+        raise ValueError(f"{_name(path)} holds no video: {kinds} was found in it")
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     return container, stream
+
+
+def rate_of(path: str | Path, stream: VideoStream) -> Fraction:
+    """Frames per second on average. Raises ValueError where nothing is said of it."""
+    rate = stream.average_rate or stream.guessed_rate
+    if not rate:
+        raise ValueError(f"{_name(path)}: says no frame rate")
+    return rate
 
 
 def _sought(container: InputContainer, stream: VideoStream, start: float) -> bool:
@@ -184,20 +246,21 @@ def _sought(container: InputContainer, stream: VideoStream, start: float) -> boo
     return picture is not None and picture.pts is not None and _time(picture, stream, 0) <= start
 
 
-def _decoded(
+def decoded(
     path: str | Path, container: InputContainer, stream: VideoStream, start: float, end: float
 ) -> Iterator[np.ndarray]:
+    """What `frames` gives of an opened video."""
     with container:
-        decoded, seen, given = container.decode(stream), 0, 0
+        pictures, seen, given = container.decode(stream), 0, 0
         while True:
             try:
-                picture = next(decoded, None)
+                picture = next(pictures, None)
                 if picture is None:
                     break
                 image = picture.to_ndarray(format="rgb24")
             except FFmpegError as error:
                 after = f"{seen} frames" + (f" from second {start:g} on" if start else "")
-                raise ValueError(f"{path} is broken: decoding fails after {after}: {error.strerror}") from error
+                raise ValueError(f"{_name(path)} is broken: decoding fails after {after}: {error.strerror}") from error
             time = _time(picture, stream, seen)
             seen += 1
             if time >= end - SLACK_S:
@@ -206,7 +269,7 @@ def _decoded(
                 given += 1
                 yield np.rot90(image, round(picture.rotation / 90))
     if not given:
-        raise ValueError(f"{path}: no frame lies between seconds {start:g} and {end:g}, {seen} were decoded")
+        raise ValueError(f"{_name(path)}: no frame lies between seconds {start:g} and {end:g}, {seen} were decoded")
 
 
 def _time(picture: av.VideoFrame, stream: VideoStream, seen: int) -> float:
@@ -214,6 +277,10 @@ def _time(picture: av.VideoFrame, stream: VideoStream, seen: int) -> float:
     if picture.pts is None or stream.start_time is None or stream.time_base is None:
         return float(seen / (stream.guessed_rate or stream.average_rate or 25))
     return float((picture.pts - stream.start_time) * stream.time_base)
+
+
+def _name(path: str | Path) -> str:
+    return "standard input" if str(path) == PIPE else str(path)
 
 
 def _in_words(shape: tuple[int, ...]) -> str:

@@ -23,11 +23,12 @@ PHASES = {"phase": phase, "riesz": riesz_phase, **dict.fromkeys(ACCELERATION, ph
 
 Box = tuple[int, int, int, int]  # pixels: left, top, width, height
 EDGE = 8  # pixels over which a box's magnification begins
-Magnification = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
+Frames = Iterable[np.ndarray | Tensor]
+Magnification = Callable[[Frames], Iterator[np.ndarray]]
 
 
 def magnification(
-    frames: Iterable[np.ndarray | Tensor],
+    frames: Frames,
     *,
     model: str = "baseline",
     factor: float,
@@ -96,7 +97,7 @@ def magnification(
     return magnified_video(method, frames, device=device)
 
 
-def within(frames: Iterable[np.ndarray], magnify: Magnification, box: Box) -> Iterator[np.ndarray]:
+def within(frames: Frames, magnify: Magnification, box: Box) -> Iterator[np.ndarray]:
     """Each of `frames`, inside `box` what `magnify` makes of it, with a soft edge.
 
     Raises ValueError at once where `box` is none, and at the first frame where it does not lie in it.
@@ -113,7 +114,7 @@ def within(frames: Iterable[np.ndarray], magnify: Magnification, box: Box) -> It
     return _blended(kept, magnify(given), box)
 
 
-def _blended(frames: Iterator[np.ndarray], magnified: Iterator[np.ndarray], box: Box) -> Iterator[np.ndarray]:
+def _blended(frames: Iterator[np.ndarray | Tensor], magnified: Iterator[np.ndarray], box: Box) -> Iterator[np.ndarray]:
     left, top, width, height = box
     rows, columns = slice(top, top + height), slice(left, left + width)
     share = np.minimum.outer(_rise(height), _rise(width))[..., None]
@@ -136,7 +137,7 @@ def _rise(length: int) -> np.ndarray:
     return np.minimum(from_edge / min(EDGE, (length + 1) // 2), 1.0)
 
 
-def beside(frames: Iterable[np.ndarray], magnify: Magnification) -> Iterator[np.ndarray]:
+def beside(frames: Frames, magnify: Magnification) -> Iterator[np.ndarray]:
     """Each of `frames` to the left of what `magnify` makes of it, H x 2 W x 3.
 
     >>> clip = np.zeros((2, 4, 6, 3), np.uint8)
@@ -144,4 +145,4 @@ def beside(frames: Iterable[np.ndarray], magnify: Magnification) -> Iterator[np.
     [(4, 12, 3), (4, 12, 3)]
     """
     left, given = tee(frames)  # which keeps as many frames as a filter waits for
-    return (np.concatenate(pair, axis=1) for pair in zip(left, magnify(given), strict=True))
+    return (np.concatenate([frame, image], axis=1) for frame, image in zip(left, magnify(given), strict=True))

@@ -209,7 +209,7 @@ def opened(path: str | Path) -> tuple[InputContainer, VideoStream]:
     if str(path) != PIPE and not Path(path).exists():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        container = av.open(sys.stdin.buffer if str(path) == PIPE else str(path), metadata_errors="replace")
+        container = av.open(sys.stdin.buffer if str(path) == PIPE else str(path), "r", metadata_errors="replace")
     except FFmpegError as error:
         raise ValueError(f"{_name(path)} cannot be read as a video: {error.strerror}") from error
     if not container.streams.video:

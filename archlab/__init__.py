@@ -34,6 +34,7 @@ from .measure.costs import Cost, cost
 from .measure.environment import VERSION
 from .measure.fvcore import fvcore_cost
 from .measure.image_quality import BackboneMissing, lpips, lpips_network, psnr, ssim
+from .measure.intervals import interval
 from .measure.speed import Speed, speed
 from .passes.depth.scale import scale_depth
 from .passes.discard import discard, remove
@@ -66,9 +67,9 @@ __version__ = VERSION
 __all__ = [
     "ACTIVATIONS", "KINDS", "BackboneMissing", "Call", "Column", "Cost", "Recipe", "Removal", "Search", "Site",
     "Sites", "Space", "Speed", "Step", "Study", "Task", "apply", "choose", "compare", "cost", "discard", "either",
-    "estimate_norms_", "fold", "fvcore_cost", "hoist_padding", "kernel", "lambda_path", "learn_to_remove", "load",
-    "lpips", "lpips_network", "omega_parameters", "omegas", "one_path", "optional", "penalty", "plot", "project_",
-    "psnr", "recipe", "remove", "remove_at_random", "remove_greedily", "replace", "run", "sample_", "save",
+    "estimate_norms_", "fold", "fvcore_cost", "hoist_padding", "interval", "kernel", "lambda_path", "learn_to_remove",
+    "load", "lpips", "lpips_network", "omega_parameters", "omegas", "one_path", "optional", "penalty", "plot",
+    "project_", "psnr", "recipe", "remove", "remove_at_random", "remove_greedily", "replace", "run", "sample_", "save",
     "scale_depth", "scale_resolution", "scale_width", "scores", "search", "sensitivity", "set_architecture_",
     "set_omegas_", "share", "sites", "space", "speed", "ssim", "supernet", "sweep_resolution", "sweep_width",
     "switch", "table", "trade_off", "width",

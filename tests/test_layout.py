@@ -20,7 +20,7 @@ ROOMS = {
     "measure": {"capture"},
     "training": {"capture"},
     "experiments": {"measure", "training"},
-    "report": set(),
+    "report": {"measure"},  # the statistics of what it shows
     "removal": {"capture", "rewrite", "discovery", "passes", "measure", "training", "experiments", "report"},
     "architectures": {"capture", "rewrite", "passes", "measure", "training", "report"},
     "cli": {

@@ -5,22 +5,20 @@ was drawn. Names may hold anything: none is read as mathematics.
 """
 
 import io
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.textpath import TextPath
 
-from ..arguments import choice, file, number, whole, wrong
+from ..arguments import choice, file, number, text, whole, wrong
 from ..files import write_whole
-from ..names import printable
+from ..measure.intervals import METHODS
+from ..names import closest, printable
+from .labels import place_labels
+from .spread import over_runs
 from .tables import WAYS, check_columns, stated_better
 
 COLUMN = (3.5, 2.6)  # inches: one column of a two-column paper
@@ -131,6 +129,8 @@ def tradeoff(
     group: str | None = None,
     error: tuple[str, str] | None = None,
     over: str | None = None,
+    base: str | None = None,
+    method: str = "t",
     better: Mapping[str, str] | None = None,
     zone: Mapping[str, float] | None = None,
     log: Sequence[str] = (),
@@ -145,8 +145,11 @@ def tradeoff(
         label: column of the names that stand beside the points.
         group: column that colours them.
         error: columns with the lower and the upper end of an interval of `y`, drawn as bars.
-        over: a column such as "seed": rows of one label become one point at their mean, with their standard deviation
-            in x and y as bars.
+        over: a column such as "seed" or "sample": rows of one label become one point at their mean, with their standard
+            deviation in x and y as bars.
+        base: with `over`, the label that others are compared with, run by run: their bars in y are then the 95 %
+            interval of the difference, and where one does not reach the dotted line through the base, they differ.
+        method: of these intervals, as for `al.interval`.
         better: of x and y, whether "higher" or "lower" is better, which stands beside their names; default: what
             the frame says (``frame.attrs["better"]``), else x lower, y higher.
         zone: the values of x and y from which on a model would do; that corner is hatched.
@@ -163,9 +166,10 @@ def tradeoff(
     for name, columns in (("better", better or {}), ("zone", zone or {}), ("log", log)):
         if isinstance(columns, str) or not set(columns) <= {x, y}:
             raise ValueError(wrong(name, f"of {x!r} or {y!r}, or both", columns))
+    text("over", over or "")
     check_columns(frame, [label, *filter(None, (group, over))], numeric=[x, y, *(error or ())])
     better = {x: "lower", y: "higher", **stated_better(frame[[x, y]]), **(better or {})}
-    frame = frame.dropna(subset=[x, y])
+    frame = frame.dropna(subset=[x, y]).reset_index(drop=True)
     _check_rows(frame)
     for name, way in better.items():
         choice(f"better[{name!r}]", way, WAYS)
@@ -174,12 +178,17 @@ def tradeoff(
     for name in log:
         if not (frame[name] > 0).all():
             raise ValueError(wrong(f"column {name!r}", "above 0 for a logarithmic axis", float(frame[name].min())))
-    bars: dict[str, pd.Series] = {}
+    choice("method", method, METHODS)
+    if over is None and base is not None:
+        raise ValueError(f"base={base!r} needs over=, the column that tells which runs are compared")
+    if over is not None and error is not None:
+        raise ValueError("error and over both say what the bars are; give one of them")
+    bars = None
     if over is not None:
-        keys = [name for name in (label, group) if name is not None]
-        together = frame.groupby(keys, sort=False)[[x, y]]
-        spread = together.std().fillna(0.0).reset_index()
-        frame, bars = together.mean().reset_index(), {"x": spread[x], "y": spread[y]}
+        frame, bars = _merged(frame, [name for name in (label, group) if name is not None], (x, y), over, base, method)
+    elif error is not None:
+        down, up = frame[y] - frame[error[0]], frame[error[1]] - frame[y]
+        bars = pd.DataFrame({"left": 0.0, "right": 0.0, "down": down, "up": up}, index=frame.index)
     ax = _axes(ax)
     for name, axis, scale, limit in (
         (x, ax.xaxis, ax.set_xscale, ax.set_xlim),
@@ -197,21 +206,45 @@ def tradeoff(
     lines = [front[[x, y]].to_numpy(float)]  # what no label may be crossed by
     groups = [("", frame)] if group is None else list(frame.groupby(group, sort=False))
     for (name, rows), colour in zip(groups, COLOURS * len(groups), strict=False):
-        style = {"fmt": "none", "ecolor": colour, "elinewidth": 0.7, "zorder": 2}
-        drawn = None
-        if error is not None:
-            drawn = ax.errorbar(rows[x], rows[y], yerr=[rows[y] - rows[error[0]], rows[error[1]] - rows[y]], **style)
-        elif bars:
-            drawn = ax.errorbar(rows[x], rows[y], xerr=bars["x"][rows.index], yerr=bars["y"][rows.index], **style)
-        lines += [ends for bar in (drawn[2] if drawn else ()) for ends in bar.get_segments()]
+        if bars is not None:
+            far = bars.loc[rows.index]
+            drawn = ax.errorbar(
+                rows[x], rows[y], xerr=None if over is None else [far["left"], far["right"]],
+                yerr=[far["down"], far["up"]], fmt="none", ecolor=colour, elinewidth=0.7, zorder=2,
+            )  # fmt: skip
+            lines += [ends for bar in drawn[2] for ends in bar.get_segments()]
         ax.scatter(rows[x], rows[y], color=colour, s=16, zorder=3, label=printable(str(name)))
+    if base is not None:
+        ax.axhline(frame.loc[frame[label].map(str) == base, y].iloc[0], color="0.4", linewidth=0.7, linestyle=":")
     _labelled(ax, f"{x} ({better[x]} is better)", f"{y} ({better[y]} is better)").margins(0.12)
     if zone is not None:
         _draw_zone(ax, (x, y), better, zone)
     if group is not None:
         _legend(ax)
-    _place_labels(ax, frame, x, y, label, lines)
+    place_labels(ax, frame, x, y, label, lines, size=FONT - 1)
     return ax
+
+
+def _merged(
+    frame: pd.DataFrame, keys: list[str], names: tuple[str, str], over: str, base: str | None, method: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A point for all rows with the same keys, at their mean; how far its bars go left, right, down and up."""
+    points = frame.drop_duplicates(keys)[keys].reset_index(drop=True)
+    labels = points[keys[0]].map(str).to_list()
+    if base is not None and base not in labels:
+        raise ValueError(f"base={base!r} is no label; {closest(str(base), labels)}")
+    line = None if base is None else labels.index(base)
+    runs = frame[list(dict.fromkeys(names))].copy()
+    runs.insert(0, f"point of {names}", frame.groupby(keys, sort=False).ngroup())
+    found = over_runs(runs, frame[over], base=line, changes=[] if base is None else [runs.shape[1] - 1], method=method)
+    sds = found.sds[list(names)].fillna(0.0).to_numpy()
+    bars = pd.DataFrame({"left": sds[:, 0], "right": sds[:, 0], "down": sds[:, 1], "up": sds[:, 1]})
+    for changes in found.changes.values():
+        for point, change in enumerate(changes):
+            bars.loc[point, ["down", "up"]] = (0.0, 0.0) if change is None else (
+                change.mean - change.low, change.high - change.mean
+            )  # fmt: skip
+    return pd.concat([points, found.means.drop(columns=keys, errors="ignore").iloc[:, 1:]], axis=1), bars.fillna(0.0)
 
 
 def _draw_zone(ax: Axes, names: tuple[str, str], better: Mapping[str, str], zone: Mapping[str, float]) -> None:
@@ -302,75 +335,36 @@ def pareto(frame: pd.DataFrame, better: Mapping[str, str]) -> pd.Series:
     return ~pd.Series(beaten, index=frame.index, dtype=bool)
 
 
-def curve(frame: pd.DataFrame, *, x: str, y: str, ax: Axes | None = None, name: str | None = None) -> Axes:
+def curve(
+    frame: pd.DataFrame, *, x: str, y: str, over: str | None = None, ax: Axes | None = None, name: str | None = None
+) -> Axes:
     """A line of `y` against `x`.
 
     Args:
-        frame: a row a point, in order.
+        frame: a row a point, in order, or with `over` several.
         x: column of the horizontal axis, which is named so.
         y: column of the vertical axis.
+        over: a column such as "seed": rows of one x become one point at their mean, within a band of their standard
+            deviation.
         ax: where to draw; default: a new figure of one paper column.
         name: of the line in a legend; default: no legend.
 
     Returns:
         The axes.
     """
-    check_columns(frame, (), numeric=[x, y])
+    text("over", over or "")
+    check_columns(frame, [] if over is None else [over], numeric=[x, y])
     _check_rows(frame)
-    ax = _axes(ax)
-    ax.plot(frame[x], frame[y], linewidth=1.0, label=None if name is None else printable(str(name)))
+    ax, sds = _axes(ax), None
+    if over is not None:
+        frame, bars = _merged(frame.reset_index(drop=True), [x], (x, y), over, None, "t")
+        sds = bars["up"]
+    (line,) = ax.plot(frame[x], frame[y], linewidth=1.0, label=None if name is None else printable(str(name)))
+    if sds is not None:
+        ax.fill_between(frame[x], frame[y] - sds, frame[y] + sds, color=line.get_color(), alpha=0.2, linewidth=0)
     if name is not None:
         _legend(ax)
     return _labelled(ax, x, y)
-
-
-def _place_labels(ax: Axes, frame: pd.DataFrame, x: str, y: str, label: str, lines: Sequence[Any]) -> None:
-    """Each label at the nearest place around its point where it covers least: labels, points, `lines` (corners x 2),
-    the border."""
-    ax.figure.canvas.draw()  # fixes the axes' place and limits, which the boxes below are measured in
-    font = FontProperties(size=FONT - 1)
-    unit = ax.figure.dpi / 72
-    points = ax.transData.transform(frame[[x, y]].to_numpy(float)) / unit
-    inside = [edge / unit for edge in ax.bbox.extents]
-    taken = [(px - 4, py - 4, px + 4, py + 4) for px, py in points]
-    for line in lines:
-        corners = ax.transData.transform(line) / unit
-        taken += [(px - 1, py - 1, px + 1, py + 1) for px, py in _along(corners.tolist())]
-    for row, (px, py) in enumerate(points):
-        text = printable(str(frame[label].iloc[row]))
-        width, height = TextPath((0, 0), text.replace("$", r"\$"), prop=font).get_extents().width + 2, FONT + 1
-        boxes = []
-        for dx, dy, side in _PLACES:
-            left = px + dx - {"left": 0, "center": width / 2, "right": width}[side]
-            boxes.append((left, py + dy - height / 2, left + width, py + dy + height / 2))
-        hidden = [sum(_overlap(box, o) for o in taken) + width * height - _overlap(box, inside) for box in boxes]
-        place = hidden.index(min(hidden))
-        taken.append(boxes[place])
-        dx, dy, side = _PLACES[place]
-        led = {"arrowstyle": "-", "linewidth": 0.4, "color": "0.5", "shrinkB": 3} if abs(dy) > 10 else None
-        ax.annotate(
-            text, (frame[x].iloc[row], frame[y].iloc[row]), (dx, dy), textcoords="offset points", ha=side,
-            va="center", fontsize=FONT - 1, arrowprops=led, parse_math=False,
-        )  # fmt: skip
-
-
-def _along(corners: Sequence[Sequence[float]]) -> Iterator[tuple[float, float]]:
-    """Points of the line through `corners`, at most 3 apart."""
-    for (ax, ay), (bx, by) in pairwise(corners):
-        count = math.ceil(math.hypot(bx - ax, by - ay) / 3)
-        yield from ((ax + (bx - ax) * i / count, ay + (by - ay) * i / count) for i in range(1, count))
-
-
-# Offsets in points and the side of the text that stands there.
-_PLACES = ((5, 0, "left"), (-5, 0, "right"), (0, 8, "center"), (0, -8, "center"), (5, 7, "left"), (5, -7, "left"),
-           (-5, 7, "right"), (-5, -7, "right"), (0, 17, "center"), (0, -17, "center"), (12, 17, "left"),
-           (12, -17, "left"), (-12, 17, "right"), (-12, -17, "right"), (0, 28, "center"), (0, -28, "center"),
-           (14, 28, "left"), (14, -28, "left"), (-14, 28, "right"), (-14, -28, "right"))  # fmt: skip
-
-
-def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    """The area that two boxes (left, low, right, high) share."""
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def _check_rows(frame: pd.DataFrame) -> None:
@@ -379,8 +373,8 @@ def _check_rows(frame: pd.DataFrame) -> None:
 
 
 def _legend(ax: Axes) -> None:
-    for text in ax.legend(fontsize=FONT - 1, frameon=False).get_texts():
-        text.set_parse_math(False)
+    for name in ax.legend(fontsize=FONT - 1, frameon=False).get_texts():
+        name.set_parse_math(False)
 
 
 def _axes(ax: Axes | None, height: float = COLUMN[1]) -> Axes:

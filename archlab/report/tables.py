@@ -16,7 +16,9 @@ import pandas as pd
 from ..arguments import choice, flag, text, whole, wrong
 from ..files import write_whole
 from ..markup import Html, escaped, html_table
+from ..measure.intervals import METHODS, Interval
 from ..names import printable
+from .spread import is_number, over_runs, with_ends, with_sd
 
 Better = Literal["higher", "lower"]
 WAYS = ("higher", "lower")
@@ -69,11 +71,19 @@ class Column:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A table ready to print: `frame` the values it was made from, `cells` their text, `best` where bold stands."""
+    """A table ready to print.
+
+    Attributes:
+        frame: The values it was made from.
+        cells: Their text.
+        best: Where bold stands.
+        sds: The standard deviations of values that are means over runs.
+    """
 
     frame: pd.DataFrame
     cells: pd.DataFrame
     best: pd.DataFrame
+    sds: pd.DataFrame | None = None
 
     def markdown(self) -> str:
         """GitHub's Markdown."""
@@ -94,8 +104,13 @@ class Table:
         return html_table([Html(name) for name in shown.columns], rows, right=right)
 
     def csv(self) -> str:
-        """The values behind the table, unrounded, as `csv_of` writes them."""
-        return csv_of(self.frame)
+        """The values behind the table, unrounded, as `csv_of` writes them; behind means their deviations, "… sd"."""
+        if self.sds is None:
+            return csv_of(self.frame)
+        columns = []
+        for values, sds in zip(_columns(self.frame), _columns(self.sds), strict=True):
+            columns += [values] + ([sds.rename(f"{sds.name} sd")] if sds.notna().any() else [])
+        return csv_of(pd.concat(columns, axis="columns"))
 
     def save(self, folder: str | Path, name: str = "table") -> None:
         """Write ``<name>.md`` and ``<name>.tex`` into `folder`."""
@@ -109,7 +124,7 @@ class Table:
         return self.html()
 
     def _sides(self) -> list[str]:
-        return ["right" if _is_numeric(column) else "left" for column in _columns(self.frame)]
+        return ["right" if is_number(column) else "left" for column in _columns(self.frame)]
 
     def _marked(self, escape: Callable[[str], str], bold: str) -> pd.DataFrame:
         """The cells and headings, escaped, the best ones bold."""
@@ -154,7 +169,7 @@ def check_columns(frame: pd.DataFrame, names: Iterable[str], *, numeric: Iterabl
             raise ValueError(f"no column {name!r}: the columns are {', '.join(map(str, frame))}")
     wanted = set(numeric)
     for name, column in zip(frame.columns, _columns(frame), strict=True):
-        if name in wanted and not _is_numeric(column) and not column.isna().all():
+        if name in wanted and not is_number(column) and not column.isna().all():
             raise ValueError(wrong(f"column {name!r}", "of numbers", list(column.dropna()[:1])))
 
 
@@ -179,10 +194,6 @@ def _columns(frame: pd.DataFrame) -> list[pd.Series]:
     return [frame.iloc[:, position] for position in range(frame.shape[1])]
 
 
-def _is_numeric(column: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-
-
 def _lines(cell: str, between: str) -> str:
     """`cell` with `between` for every line break, and nothing in it that is no visible character."""
     return between.join(printable(line) for line in cell.splitlines())
@@ -202,6 +213,8 @@ def table(
     better: Mapping[str, Better] | None = None,
     digits: Mapping[str, int] | None = None,
     missing: str = "–",
+    over: str | None = None,
+    method: str = "t",
 ) -> Table:
     """The rows of `frame`, in their order, as a table to print; `frame` is left untouched.
 
@@ -216,9 +229,13 @@ def table(
             what the frame says (``frame.attrs["better"]``, by column), as those of archlab's own measurements do.
         digits: by heading, decimals; default: 3 for floats, 0 for whole numbers.
         missing: what is printed for NaN and None.
+        over: a column such as "seed" or "sample": rows with the same text in the first column that is shown are runs
+            of one line. Numbers are means ± standard deviations; changes are means of the differences from `base`, then
+            the position of a line, run by run, with their 95 % interval in brackets.
+        method: of these intervals, "t" for a few seeds or "bootstrap" for many samples, as for `al.interval`.
 
     Raises:
-        ValueError: a column is not there, `base` is no row, or `deltas` have no base.
+        ValueError: a column is not there, `base` is no row, `deltas` have no base, or runs no pair in the base.
 
     >>> frame = pd.DataFrame({"row": ["whole", "thin"], "ssim": [0.932, 0.929]})
     >>> table(frame, columns=[Column("row", "network"), Column("ssim", "SSIM", change=True)], base=0)
@@ -226,9 +243,21 @@ def table(
     |:----------|---------------:|
     | whole     |          0.932 |
     | thin      | 0.929 (-0.003) |
+    >>> runs = pd.DataFrame({"row": ["whole", "whole", "thin", "thin"], "seed": [0, 1, 0, 1],
+    ...                      "ssim": [0.931, 0.935, 0.929, 0.932]})
+    >>> table(runs, base=0, deltas=["ssim"], over="seed")
+    | row   |                                    ssim |
+    |:------|----------------------------------------:|
+    | whole |                           0.933 ± 0.003 |
+    | thin  | 0.931 ± 0.002 (-0.003 [-0.009, +0.004]) |
     """
     check_columns(frame, ())
-    stated = stated_better(frame)
+    stated, runs = stated_better(frame), None
+    if over is not None:
+        text("over", over)
+        check_columns(frame, [over])
+        runs = frame[over].reset_index(drop=True)
+        frame = frame.drop(columns=over) if columns is None else frame
     if columns is not None:
         for column in columns:
             if not isinstance(column, Column):
@@ -256,24 +285,33 @@ def table(
         choice(f"better[{name!r}]", way, WAYS)
     for name, places in digits.items():
         whole(f"digits[{name!r}]", places, least=0, most=MOST_DIGITS)
+    choice("method", method, METHODS)
+    frame = frame.reset_index(drop=True)
+    lines = len(frame) if runs is None or frame.empty else frame.iloc[:, 0].map(str).nunique()
     if base is not None:
         whole("base", base, least=0)
-        if base >= len(frame):
-            raise ValueError(f"base must be the position of a row, 0 to {len(frame) - 1}, got {base}")
+        if base >= lines:
+            raise ValueError(f"base must be the position of a row, 0 to {lines - 1}, got {base}")
     if deltas and base is None:
         raise ValueError(f"deltas={deltas} need a base row to be compared with")
-    frame = frame.reset_index(drop=True)
+    changed = [position for position, name in enumerate(frame.columns) if name in deltas]
+    if runs is None or frame.empty:
+        sds, changes = None, _changes(frame, changed, base)
+    else:
+        merged = over_runs(frame, runs, base=base, changes=changed, method=method)
+        frame, sds, changes = merged.means, merged.sds, merged.changes
     cells, best = [], []
-    for name, column in zip(frame.columns, _columns(frame), strict=True):
-        numeric = _is_numeric(column)
+    for position, (name, column) in enumerate(zip(frame.columns, _columns(frame), strict=True)):
         places = digits.get(name, 0 if pd.api.types.is_integer_dtype(column) else 3)
-        texts = [_text(value, places if numeric else None, missing) for value in column]
-        if name in deltas:
-            assert base is not None
-            changes = column - column[base]
+        spread = [math.nan] * len(frame) if sds is None else sds.iloc[:, position]
+        shown = places if is_number(column) else None
+        texts = [_text(value, sd, shown, missing) for value, sd in zip(column, spread, strict=True)]
+        if position in changes:
             texts = [
-                cell if row == base or pd.isna(change) or change == 0 else f"{cell} ({change:+,.{places}f})"
-                for row, (cell, change) in enumerate(zip(texts, changes, strict=True))
+                f"{text} ({with_ends(change, places)})"
+                if change is not None and (change.mean or change.low < 0)
+                else text
+                for text, change in zip(texts, changes[position], strict=True)
             ]
         cells.append(texts)
         marks = pd.Series(False, index=frame.index)
@@ -286,10 +324,22 @@ def table(
     def framed(made: Sequence[Any]) -> pd.DataFrame:
         return pd.DataFrame(dict(enumerate(made)), index=frame.index).set_axis(frame.columns, axis="columns")
 
-    return Table(frame, framed(cells), framed(best))
+    return Table(frame, framed(cells), framed(best), sds)
 
 
-def _text(value: Any, places: int | None, missing: str) -> str:
+def _changes(frame: pd.DataFrame, changed: Sequence[int], base: int | None) -> dict[int, list[Interval | None]]:
+    """By position of a column, the change of each row, one run of its line, from the base."""
+    found = {}
+    for position in changed:
+        apart = (frame.iloc[:, position] - frame.iloc[base, position]).to_list()
+        found[position] = [
+            None if line == base or pd.isna(change) or change == 0 else Interval(change, math.nan, math.nan)
+            for line, change in enumerate(apart)
+        ]
+    return found
+
+
+def _text(value: Any, sd: float, places: int | None, missing: str) -> str:
     if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
         return missing
-    return str(value) if places is None else f"{value:,.{places}f}"
+    return str(value) if places is None else with_sd(value, sd, places)

@@ -26,7 +26,7 @@ from studies.device import device
 
 from .data.sources import Sources, find_sources, fingerprint
 from .evaluate.costs import costs
-from .evaluate.quality import COMPARED, HeldOut, copy_b, displacements, evaluate, interval, line, summary
+from .evaluate.quality import COMPARED, HeldOut, copy_b, displacements, evaluate, line, summary
 from .network.models import MagnificationNet, ResidualBlock
 from .network.reference import reference
 from .table1_report import report, save_samples
@@ -272,9 +272,9 @@ def check(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict
     for name, magnify in magnifiers.items():
         for asked in (samples, larger, *(replace(samples, factor=factor) for factor in FACTORS)):
             ssims = evaluate(magnify, asked, perceptual=False)["ssim"]
-            low, high = interval(ssims)
+            mean, low, high = al.interval(ssims, method="bootstrap")
             entry = {"magnifier": name, "size": asked.size, "factor": asked.factor}
-            quality.append(entry | {"ssim": ssims.mean(), "low": low, "high": high})
+            quality.append(entry | {"ssim": mean, "low": low, "high": high})
         if name != "copy of B":
             moved = displacements(magnify, larger.sources, larger.size, factors=FACTORS)
             slope, r2 = line(moved, "measured")

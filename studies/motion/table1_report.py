@@ -12,12 +12,13 @@ import pandas as pd
 import torch
 from torchvision.utils import save_image
 
-from archlab.report import Column, Picture, Table, plots, table, write_report
+import archlab as al
+from archlab.report import Column, Picture, Table, over_runs, plots, table, with_ends, write_report
 
 from . import columns
 from .data.generator import PARTS, Generator
 from .data.sources import Sources, find_sources
-from .evaluate.quality import COMPARED, paired
+from .evaluate.quality import COMPARED
 from .train.given import told
 
 KIND_COLUMNS = {"activation": "ReLU", "skip": "Skip", "block": "Block"}
@@ -148,11 +149,12 @@ def table_of(rows: pd.DataFrame) -> Table:
     costs[0] = replace(costs[0], title="Params")
     crop = Column("ssim_crop8", "SSIM, crop 8", digits=3)
     measured = [column.name for column in (*costs, ssim, crop, *others)]
-    over_runs = evaluated.astype(dict.fromkeys(measured, float)).groupby("row", sort=False)
-    merged = over_runs.first()
-    merged[measured] = over_runs[measured].mean().round(9)  # a mean of equal numbers is that number
-    merged[["removed", "sites"]] = over_runs[["removed", "sites"]].sum()
-    merged["ssim_sd"] = over_runs["ssim"].std()
+    numbers = dict.fromkeys(measured, float)
+    by_row = evaluated.groupby("row", sort=False)
+    merged, spread = by_row.first(), over_runs(evaluated[["row", *measured]].astype(numbers), evaluated["seed"])
+    merged[measured] = spread.means[measured].round(9).to_numpy()  # a mean of equal numbers is that number
+    merged[["removed", "sites"]] = by_row[["removed", "sites"]].sum()
+    merged["ssim_sd"] = spread.sds["ssim"].to_numpy()
     lines = []
     for row in merged.reset_index().to_dict("records"):
         learned = row["what"] == "learn"
@@ -176,10 +178,10 @@ def against_control(rows: pd.DataFrame) -> Table:
         line: dict[str, Any] = {"Row": name, "runs": len(runs)}
         line["removed"] = f"{runs['removed'].sum():.0f}/{runs['sites'].sum():.0f}"
         for measure in COMPARED:
-            ours, others = (np.array(part[f"each_{measure}"].tolist(), float) for part in (runs, control))
+            of_samples = (np.array(part[f"each_{measure}"].tolist(), float) for part in (runs, control))
+            ours, others = (samples.mean(axis=0) for samples in of_samples)
             if not np.isnan(ours).any():
-                change, low, high = paired(ours, others)
-                line[measure.upper()] = f"{change:+.4f} [{low:+.4f}, {high:+.4f}]"
+                line[measure.upper()] = with_ends(al.interval(ours, others, method="bootstrap"), digits=4)
         lines.append(line | {"SSIM sd": runs["ssim"].std()})
     made = pd.DataFrame(lines).dropna(axis="columns", how="all")  # with one run of each there is no sd
     return table(made, digits={name: 4 for name in ("SSIM sd",) if name in made})

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from archlab.removal import TradeOff
-from archlab.report import Picture, Table, plots, table, write_report
+from archlab.report import Interval, Picture, Table, plots, table, with_ends, with_sd, write_report
 
 from .networks import NETWORKS, Network
 
@@ -109,7 +109,7 @@ def shown(verdicts: pd.DataFrame) -> Table:
     """`winners` as a table."""
     frame = verdicts.drop(columns=["change", "low", "high"]).rename(columns={"left": "sites left"})
     ends = verdicts[["change", "low", "high"]].itertuples(index=False)
-    frame["learned against greedy"] = [with_interval(*one) for one in ends]
+    frame["learned against greedy"] = [with_ends(Interval(*one)) for one in ends]
     return table(frame, digits={"sites left": 2})
 
 
@@ -202,10 +202,5 @@ def correlations(scores: Mapping[str, Mapping[str, Any]], subsets: Sequence[dict
 
 def with_change(one: pd.Series) -> str:
     """Mean and deviation of a row of a summary, and its change, where it has one."""
-    told = f"{one['mean']:.4g}" + ("" if math.isnan(one["sd"]) else f" ± {one['sd']:.2g}")
-    return told if math.isnan(one["change"]) else f"{told} ({with_interval(*one[['change', 'low', 'high']])})"
-
-
-def with_interval(change: float, low: float, high: float) -> str:
-    """A difference and its interval in brackets, where there is one."""
-    return f"{change:+.3g}" + ("" if math.isnan(low) else f" [{low:+.2g}, {high:+.2g}]")
+    told, change = with_sd(one["mean"], one["sd"]), with_ends(Interval(*one[["change", "low", "high"]]))
+    return f"{told} ({change})" if change else told

@@ -123,6 +123,24 @@ CALLS = [
             ("missing=None", {"missing": None}, "missing", "None"),
             ("columns of strings", {"columns": ["v"]}, "columns", "Column", "'v'"),
             ("columns of no column", {"columns": [al.Column("zz", "z")]}, "'zz'", "row, v"),
+            ("over no column", {"over": "seed"}, "'seed'", "row, v"),
+            ("over a list", {"over": ["row"]}, "over", "['row']"),
+            ("method of no interval", {"method": "wilcoxon"}, "method", "'t', 'bootstrap'", "'wilcoxon'"),
+            ("base beyond the lines", {"over": "w", "base": 2}, "base", "0 to 1", "2"),
+        ]
+    ),
+    *(
+        bad(f"interval: {told}", lambda a=a, o=options: al.interval(*a, **o), "interval", *words)
+        for told, a, options, *words in [
+            ("a number", (0.5,), {}, "values", "0.5"),
+            ("words", ("abc",), {}, "values", "'abc'"),
+            ("None", (None,), {}, "values", "None"),
+            ("one pair less", ([1, 2], [1]), {}, "the same runs", "2 and 1"),
+            ("other runs", (FRAME["v"], FRAME["v"].set_axis([7, 8])), {}, "the same runs", "0 of them"),
+            ("a run twice", (FRAME["v"].set_axis([7, 7]),), {}, "there once", "7"),
+            ("method='sd'", ([1, 2],), {"method": "sd"}, "method", "'t', 'bootstrap'"),
+            ("confidence=95", ([1, 2],), {"confidence": 95}, "confidence", "95"),
+            ("confidence=1", ([1, 2],), {"confidence": 1}, "confidence", "below 1"),
         ]
     ),
     *(
@@ -156,6 +174,12 @@ CALLS = [
             ("zone of another", {"zone": {"zz": 1}}, "zone", "'zz'"),
             ("no such group", {"group": "zz"}, "'zz'"),
             ("no such error", {"error": ("zz", "v")}, "'zz'"),
+            ("over no column", {"over": "seed"}, "'seed'", "row, v"),
+            ("over a list", {"over": ["row"]}, "over", "['row']"),
+            ("base without over", {"base": "a"}, "base='a'", "over="),
+            ("base of no label", {"over": "w", "base": "z"}, "base='z'", "there are a, b"),
+            ("method='sd'", {"method": "sd"}, "method", "'t', 'bootstrap'"),
+            ("error and over", {"over": "w", "error": ("v", "v")}, "error and over"),
         ]
     ),
     *(

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
+from archlab.measure.intervals import interval
 from archlab.report import plots
 
 
@@ -61,6 +62,28 @@ def test_tradeoff_over_seeds_is_their_mean_with_bars_and_a_zone_is_in_sight():
     assert log.get_xscale() == "log" and 0 < log.get_xlim()[0] < 0.01
     with pytest.raises(ValueError, match="zone must be of 'ms' or 'SSIM'"):
         plots.tradeoff(frame, x="ms", y="SSIM", label="row", zone={"FPS": 25})
+
+
+def test_tradeoff_against_a_base_has_the_paired_interval_as_bars():
+    frame = pd.DataFrame(
+        {"row": list("aabbcc"), "seed": [0, 1] * 3, "ms": 1.0, "SSIM": [0.5, 0.9, 0.4, 0.82, 0.7, 0.7]}
+    )
+    ax = plots.tradeoff(frame, x="ms", y="SSIM", label="row", over="seed", base="a")
+    bars = [path.vertices[:, 1] for path in ax.collections[1].get_paths()]
+    low, high = interval([0.4, 0.82], [0.5, 0.9])[1:]
+    assert bars[0].tolist() == [0.7, 0.7] and np.ptp(bars[1]) == pytest.approx(high - low)
+    assert [line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == ":"] == [pytest.approx(0.7)]
+    for wrong, words in ({"base": "z"}, "there are a, b, c"), ({"base": "a", "over": None}, "needs over="):
+        with pytest.raises(ValueError, match=words):
+            plots.tradeoff(frame, x="ms", y="SSIM", label="row", **{"over": "seed"} | wrong)
+
+
+def test_a_curve_over_seeds_is_their_mean_in_a_band():
+    frame = pd.DataFrame({"step": [0, 0, 5, 5], "loss": [1.0, 3.0, 1.0, 1.0], "seed": [0, 1, 0, 1]})
+    ax = plots.curve(frame, x="step", y="loss", over="seed")
+    assert ax.lines[0].get_xydata().tolist() == [[0, 2], [5, 1]]
+    band = ax.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == pytest.approx(2 + 2**0.5) and band[:, 1].min() == pytest.approx(2 - 2**0.5)
 
 
 def test_points_of_one_value_have_room_on_a_logarithmic_axis():

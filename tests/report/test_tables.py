@@ -128,3 +128,50 @@ def test_lists_and_arrays_are_cells():
 def test_a_folder_is_made_and_a_file_is_whole(frame, tmp_path):
     tables.table(frame).save(tmp_path / "new" / "folder")
     assert sorted(file.name for file in (tmp_path / "new" / "folder").iterdir()) == ["table.md", "table.tex"]
+
+
+RUNS = pd.DataFrame(
+    {
+        "row": ["whole", "thin", "whole", "thin", "whole", "thin"],
+        "seed": [0, 0, 1, 1, 2, 2],
+        "SSIM": [0.90, 0.88, 0.94, 0.93, 0.92, 0.90],
+        "params": [9, 5, 9, 5, 9, 5],
+        "sites": [0, 1, 0, 2, 0, 2],
+        "note": ["", "x", "", "y", "", "x"],
+    }
+)
+
+
+def test_runs_of_a_line_are_its_mean_and_deviation_and_changes_are_paired():
+    made = tables.table(RUNS, base=0, deltas=["SSIM", "params"], over="seed", better={"SSIM": "higher"})
+    assert list(made.cells) == ["row", "SSIM", "params", "sites", "note"]
+    assert made.cells["SSIM"].tolist() == ["0.920 ± 0.020", "0.903 ± 0.025 (-0.017 [-0.031, -0.002])"]
+    assert made.cells["params"].tolist() == ["9", "5 (-4 [-4, -4])"], "what runs share stays a whole number"
+    assert made.cells["sites"].tolist() == ["0.000", "1.667 ± 0.577"] and made.cells["note"].tolist() == ["", "x, y"]
+    values = pd.read_csv(io.StringIO(made.csv()))
+    assert values["SSIM sd"].tolist() == pytest.approx([0.02, RUNS["SSIM"][1::2].std()])
+    assert "note sd" not in values and "± 0.020" in made.html() and "± 0.020" in made.latex()
+    shuffled = tables.table(RUNS.iloc[[3, 0, 5, 4, 1, 2]], base=1, deltas=["SSIM"], over="seed")
+    assert shuffled.cells["SSIM"][0].endswith("(-0.017 [-0.031, -0.002])"), "runs are paired by seed, not by order"
+
+
+def test_the_seeds_of_a_sample_are_its_mean_before_samples_are_compared():
+    draw = np.random.default_rng(0)
+    hard = np.repeat(draw.normal(0.7, 0.1, 40), 2)
+    of = {"sample": np.repeat(np.arange(40), 2), "seed": [0, 1] * 40}
+    frame = pd.concat([pd.DataFrame({"row": name, **of, "SSIM": hard + by}) for name, by in (("a", 0), ("b", -0.01))])
+    frame["SSIM"] += draw.normal(0, 1e-3, len(frame))
+    made = tables.table(frame.drop(columns="seed"), base=0, deltas=["SSIM"], over="sample", method="bootstrap")
+    assert made.cells["SSIM"][1].startswith("0.684 ± 0.080"), "deviation over samples"
+    assert made.cells["SSIM"][1].endswith("(-0.010 [-0.011, -0.010])"), "what all samples share cancels"
+
+
+def test_one_run_a_line_is_the_table_without_runs(frame):
+    options = {"base": 0, "deltas": ["params"]}
+    alone = tables.table(frame.assign(seed=0), over="seed", **options)
+    pd.testing.assert_frame_equal(alone.cells, tables.table(frame, **options).cells, check_column_type=False)
+
+
+def test_a_line_without_a_run_of_the_base_is_named():
+    with pytest.raises(ValueError, match="'thin' has no run in common with 'whole'"):
+        tables.table(RUNS[(RUNS["row"] == "whole") ^ (RUNS["seed"] == 1)], base=0, deltas=["SSIM"], over="seed")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ...arguments import choice
+from ...measure.intervals import Interval, interval
+from ...report.spread import with_ends, with_sd
 from ...report.tables import Table, table
 from ...report.trade_off_page import write_trade_off
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 CONTROL, ORIGINAL = "control", "original"  # beside the methods
 COLUMNS = ("method", "budget", "lam", "seed", "steps", "sites", "params", "macs")
-CONFIDENCE = 0.95
+UNKNOWN = Interval(math.nan, math.nan, math.nan)  # of what is compared with nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +72,9 @@ class TradeOff:
             row = {"method": method, self.varied: point, "steps": steps, "seeds": len(part)}
             row |= {"sites": part["sites"].mean()}
             row |= {"macs": part["macs"].mean(), "mean": values.mean(), "sd": values.std()}
-            apart = (values - control).dropna()
-            rows.append(row | (_interval(apart) if method not in (CONTROL, ORIGINAL) else {}))
+            both = values.index.intersection(control.index)
+            change = interval(values[both], control[both]) if method not in (CONTROL, ORIGINAL) else UNKNOWN
+            rows.append(row | dict(zip(("change", "low", "high"), change, strict=True)))
         return pd.DataFrame(rows)
 
     def table(self, quality: str | None = None) -> Table:
@@ -86,9 +89,9 @@ class TradeOff:
                 "steps": found["steps"],
                 "sites gone": found["sites"],
                 "MACs [M]": found["macs"] / 1e6,
-                quality: [_with_sd(mean, sd) for mean, sd in zip(found["mean"], found["sd"], strict=True)],
+                quality: [with_sd(mean, sd) for mean, sd in zip(found["mean"], found["sd"], strict=True)],
                 "against the control": [
-                    _with_interval(*row) for row in found[["change", "low", "high"]].itertuples(index=False)
+                    with_ends(Interval(*row)) for row in found[["change", "low", "high"]].itertuples(index=False)
                 ],
             }
         )
@@ -174,22 +177,3 @@ class TradeOff:
         if method == CONTROL and self._differ_in_steps():
             return f"{method}, {steps} steps"
         return method if method in (CONTROL, ORIGINAL) else f"{method} {point:g}"
-
-
-def _interval(apart: pd.Series) -> dict[str, float]:
-    """Mean of paired differences, and its interval."""
-    from scipy import stats  # at first use, as it takes long to import
-
-    n, mean = len(apart), float(apart.mean())
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * apart.std() / math.sqrt(n)) if n > 1 else math.nan
-    return {"change": mean, "low": mean - half, "high": mean + half}
-
-
-def _with_sd(mean: float, sd: float) -> str:
-    return f"{mean:.4g}" if math.isnan(sd) else f"{mean:.4g} ± {sd:.2g}"
-
-
-def _with_interval(change: float, low: float, high: float) -> str:
-    if math.isnan(change):
-        return ""
-    return f"{change:+.3g}" + ("" if math.isnan(low) else f" ({low:+.2g} to {high:+.2g})")

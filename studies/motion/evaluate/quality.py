@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import bootstrap
 from skimage.registration import optical_flow_ilk
 from torch import Tensor
 
@@ -89,24 +88,9 @@ def unit(image: Tensor) -> Tensor:
     return ((image.float() + 1) / 2).clamp(0, 1)
 
 
-def interval(values: pd.Series) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean, over samples."""
-    found = bootstrap((values.to_numpy(),), np.mean, n_resamples=2000, method="percentile", rng=0).confidence_interval
-    return float(found.low), float(found.high)
-
-
-def paired(ours: np.ndarray, others: np.ndarray) -> tuple[float, float, float]:
-    """The mean difference of two networks on the same samples, and its 95 % bootstrap interval over the samples.
-
-    Each runs x samples: a sample's value is the mean of the runs'.
-    """
-    apart = pd.Series(ours.mean(axis=0) - others.mean(axis=0))
-    return float(apart.mean()), *interval(apart)
-
-
 def summary(frame: pd.DataFrame) -> dict[str, Any]:
-    """Means of what `evaluate` found, and the interval of SSIM."""
-    low, high = interval(frame["ssim"])
+    """Means of what `evaluate` found, and the interval of SSIM over the samples."""
+    _, low, high = al.interval(frame["ssim"], method="bootstrap")
     means: dict[str, Any] = {name: float(frame[name].mean()) for name in (*MEASURES, "lpips")}
     if frame["lpips"].isna().all():
         means["lpips"] = None

@@ -1,12 +1,10 @@
 """The measures against magnifiers whose quality is known: a perfect one, one that does nothing."""
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from studies.motion.data.sources import find_sources
-from studies.motion.evaluate.quality import HeldOut, copy_b, displacements, evaluate, interval, line, unit
+from studies.motion.evaluate.quality import HeldOut, copy_b, displacements, evaluate, line, unit
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +32,6 @@ def test_displacement_of_a_magnifier_that_copies_b_is_the_input_motion(sources):
     slope, r2 = line(frame, "measured")
     assert slope == pytest.approx(1 / 2, abs=0.03) and r2 > 0.98
     assert line(frame, "on_target")[0] == pytest.approx(1, abs=0.03)
-
-
-def test_the_interval_holds_the_mean_and_narrows_with_samples():
-    draw = np.random.default_rng(0)
-    few, many = (interval(pd.Series(draw.normal(0.8, 0.1, n))) for n in (20, 2000))
-    assert few[0] < 0.8 < few[1] and many[1] - many[0] < (few[1] - few[0]) / 5
 
 
 def test_unit_maps_and_clamps():

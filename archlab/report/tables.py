@@ -329,9 +329,10 @@ def table(
 
 def _changes(frame: pd.DataFrame, changed: Sequence[int], base: int | None) -> dict[int, list[Interval | None]]:
     """By position of a column, the change of each row, one run of its line, from the base."""
-    found = {}
-    for position in changed:
-        apart = (frame.iloc[:, position] - frame.iloc[base, position]).to_list()
+    found: dict[int, list[Interval | None]] = {}
+    for position in () if base is None else changed:
+        column = _columns(frame)[position]
+        apart = (column - column[base]).to_list()
         found[position] = [
             None if line == base or pd.isna(change) or change == 0 else Interval(change, math.nan, math.nan)
             for line, change in enumerate(apart)

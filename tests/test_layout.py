@@ -22,7 +22,7 @@ ROOMS = {
     "experiments": {"measure", "training"},
     "report": {"measure"},  # the statistics of what it shows
     "removal": {"capture", "rewrite", "discovery", "passes", "measure", "training", "experiments", "report"},
-    "architectures": {"capture", "rewrite", "passes", "measure", "training", "report"},
+    "architectures": {"capture", "rewrite", "passes", "measure", "training", "experiments", "report"},
     "cli": {
         "capture",
         "discovery",

@@ -1,5 +1,8 @@
-"""`search`: the best networks of a space, by Optuna; what kills it costs the trial that was under way."""
+"""`search`: the best networks of a space, by Optuna; what kills it costs the trials that were under way."""
 
+import contextlib
+import functools
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,18 +14,20 @@ from torch import nn
 
 from ..arguments import choice, number, shown, text, whole, wrong
 from ..arguments import folder as check_folder
+from ..experiments.live.pieces import check_workers, place_for
 from ..names import closest
+from ..training.kept import Kept
 from ..training.progress import bar
 from ..training.task import Task
-from .candidates import COSTS, LATENCY, of_function, of_options, of_supernet
-from .evolution import SAMPLERS, Evolution
 from .space import Architecture
+from .trials.candidates import Candidates, of_function, of_options, of_supernet
+from .trials.evolution import SAMPLERS, Evolution
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from optuna.study import Study
 
-LOWER = (*COSTS, LATENCY)  # which of what is measured is better lower, where nobody says
+KEPT = "measured"  # the folder of what workers measure, in the user's
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +87,7 @@ def search(
     storage: str | None = None,
     name: str = "search",
     norm_batches: int = 20,
+    workers: int = 0,
     time_limit_s: float | None = None,
     progress: bool = True,
     **evolution: Any,
@@ -111,6 +117,12 @@ def search(
         storage: In place of it, any URL that Optuna takes, such as ``sqlite:///search.db``.
         name: Of the study in it.
         norm_batches: Batches of the task on which norms are estimated anew before each trial of a supernet; 0: none.
+        workers: 0 runs the trials here, one after another; else so many processes do, each with a copy of what is
+            searched and of the task, with the same history: a trial hangs on the generations before its own, which is
+            measured at once. A generation is the `population`, which should be several times the workers. "tpe", which
+            draws each trial from all before it, and functions of a trial take none. Each process has as many threads
+            as this one, so on a CPU call ``torch.set_num_threads(cores // workers)`` before. A latency is measured
+            here, after the others of its generation, while no worker runs.
         time_limit_s: Seconds after which no trial begins.
         progress: Show a bar, or without a terminal a line a minute.
         **evolution: As keywords, too: population (50; also of "nsga2"), parents (10), mutated (.5), crossed (.5),
@@ -122,7 +134,7 @@ def search(
     Raises:
         ValueError: for options that do not go together, a name that is not measured, a folder of another search: of
             other options, weights, batches or functions, as far as their code and what they close over tell.
-        RuntimeError: where another process searches in the folder.
+        RuntimeError: where another process searches in the folder, and for what a trial raised in a worker.
 
     >>> def judge(options):
     ...     return {"error": (options["a"] - 3) ** 2 + options["b"]}
@@ -144,9 +156,10 @@ def search(
     if isinstance(what, nn.Module):
         candidates = of_supernet(what, task, bounds, {*ways, *bounds}, batches=norm_batches, seed=seed)
     elif isinstance(what, Mapping):
-        candidates = of_options(what, task, amounts, bounds)
+        candidates = of_options(what, task, amounts, bounds, seed=seed)
     else:
-        candidates = of_function(what, bounds)
+        candidates = of_function(what, bounds, seed=seed)
+    _check_workers(workers, candidates, sampler)
     facts = {
         **candidates.facts,
         "objectives": repr(ways),
@@ -155,19 +168,31 @@ def search(
         "seed": str(seed),
     }
     facts |= {"evolution": repr(bred)}
-    from . import storage as kept  # at first use: Optuna takes longer to import than all of archlab
+    from .trials import generation  # at first use: Optuna takes longer to import than all of archlab
+    from .trials import storage as stored
 
-    begun = time.monotonic()
-    with kept.quiet(), kept.storage_of(folder, storage) as opened, bar(name, trials, wanted=progress) as show:
-        study = kept.study_of(opened, name, ways, facts, candidates.start)
-        exhausted = False
-        while len(done := kept.complete(study)) < trials and not exhausted:
-            if time_limit_s is not None and time.monotonic() - begun >= time_limit_s:
+    deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stored.quiet())
+        opened = stack.enter_context(stored.storage_of(folder, storage))
+        study = stored.study_of(opened, name, ways, facts, candidates.start)
+        show = stack.enter_context(bar(name, trials, wanted=progress))
+        ended = itertools.count(len(stored.complete(study)) + 1)
+        place = stack.enter_context(place_for(folder, needed=workers > 0))
+        measure = stack.enter_context(
+            generation.measured_by(
+                workers, candidates, Kept(place and place / KEPT, stored.known_as(study)), deadline,
+                tell=lambda label, outcome: show(next(ended), lambda: ""),
+            )
+        )  # fmt: skip
+        draw = functools.partial(stored.sampler_for, sampler, candidates, bred, seed)
+        left = True
+        while (done := len(stored.complete(study))) < trials and left:
+            if deadline is not None and time.monotonic() >= deadline:
                 break
-            study.sampler = kept.sampler_for(sampler, candidates, bred, seed, len(done))
-            exhausted = not kept.run_trial(study, candidates, ways)
-            show(len(done) + 1, lambda: "")
-        rows = kept.rows_of(study)
+            count = min(trials - done, bred.left(done)) if workers else 1
+            left = generation.run_trials(study, candidates, ways, draw, count, measure)
+        rows = stored.rows_of(study)
     return _told(rows, ways, len(rows) >= trials, study)
 
 
@@ -204,6 +229,17 @@ def _checked(
             f"search: give a folder or a storage, one of the two, got {shown(folder)} and {shown(storage)}"
         )
     return dict(within or {}), dict(ways)
+
+
+def _check_workers(workers: int, candidates: Candidates, sampler: str) -> None:
+    """Raise ValueError for workers where each trial hangs on the one before it."""
+    check_workers("search", workers)
+    if workers and not candidates.options:
+        rule = "0 where a function asks for its options within a trial"
+        raise ValueError(wrong("search: workers", rule, workers, "give a dict of options and a task that judges them"))
+    if workers and sampler == "tpe":
+        rule = "0 for 'tpe', which draws each trial from all before it"
+        raise ValueError(wrong("search: workers", rule, workers, "take 'evolution', 'nsga2' or 'random'"))
 
 
 def _told(rows: list[dict[str, Any]], ways: dict[str, str], finished: bool, study: "Study") -> Search:

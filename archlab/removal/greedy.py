@@ -13,7 +13,7 @@ from torch import nn
 
 from ..arguments import choice, flag, whole
 from ..discovery.select import Where
-from ..training.kept import Kept
+from ..training.kept import kept_of
 from ..training.optimization import MOST_STEPS
 from ..training.progress import bar
 from ..training.task import Task, qualities_of
@@ -189,7 +189,7 @@ class _Costs:
         folder = ground.terms.folder
         path = None if folder is None else Path(folder) / KEPT
         facts = {"score": score, "calibration": calibration, "sites": ground.sites}
-        self.kept = Kept(path, ground.model, ground.task, facts)
+        self.kept = kept_of(path, ground.model, ground.task, facts)
 
     def _qualities(self) -> dict[str, float]:
         with self.probe.quiet(self.ground.soft), torch.no_grad():

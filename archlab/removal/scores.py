@@ -18,7 +18,7 @@ from ..discovery.kinds import Kind
 from ..discovery.select import Where
 from ..discovery.site import Site
 from ..experiments.live.pieces import Piece, Work, carry_out, check_workers, parts_of, place_for
-from ..training.kept import Kept
+from ..training.kept import Kept, kept_of
 from ..training.progress import bar
 from ..training.task import Task, better_of, check_task
 from .budget import Savings
@@ -104,7 +104,7 @@ def scores(
     example = task.example if example is None else example
     found = candidates(model, example, kinds=kinds, where=where)
     with place_for(folder, needed=workers > 0) as place:
-        kept = Kept(None if place is None else place / KEPT, model, task, {"batches": batches})
+        kept = kept_of(None if place is None else place / KEPT, model, task, {"batches": batches})
         scoring = _Scoring(model, task, example, found.sites, kept, batches)
         scoring.untouched()
         pieces = [Piece(label) for label in scoring.groups]

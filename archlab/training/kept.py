@@ -25,27 +25,16 @@ KNOWN_BY = "known_by.json"
 
 
 class Kept:
-    """What was measured of one model and its task, by key, in a folder of files; without one, in memory alone.
+    """Values by key, in a folder of files; without one, in memory alone.
 
     Args:
         folder: It need not be there.
-        model: As the measurements begin.
-        task: Its loss, qualities, first batch and settings are part of what the folder is known by.
-        facts: What else is.
-
-    Raises:
-        CheckpointMismatch: the folder has those of another model, task or facts.
+        of: What the values are of: those that are of something else do not count.
     """
 
-    def __init__(self, folder: Path | None, model: nn.Module, task: Task, facts: Mapping[str, Any]):
-        self.folder, self.values, self.of = folder, {}, ""
-        if folder is not None:
-            own = {name: repr(value) for name, value in facts.items()}
-            known_by = {
-                "start": start_of(model, task, {"task.loss": task.loss, "task.quality": task.quality}),
-                "facts": modules_of(model) | settings_of("task.settings", task.settings) | own,
-            }
-            self.of = _agreed(folder / KNOWN_BY, known_by)
+    def __init__(self, folder: Path | None, of: str = ""):
+        self.folder, self.of = folder, of
+        self.values: dict[str, Any] = {}
 
     def get(self, key: str) -> Any:
         """What is kept under a key, by whichever process, or None."""
@@ -72,7 +61,29 @@ class Kept:
     def _path(self, key: str) -> Path:
         assert self.folder is not None
         plain = re.sub(r"[^A-Za-z0-9.]+", "-", key).strip("-.")[:60]
-        return self.folder / f"{plain}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.json"
+        return self.folder / f"{plain}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+
+
+def kept_of(folder: Path | None, model: nn.Module, task: Task, facts: Mapping[str, Any]) -> Kept:
+    """What was measured of one model and its task.
+
+    Args:
+        folder: It need not be there; None keeps in memory.
+        model: As the measurements begin.
+        task: Its loss, qualities, first batch and settings are part of what the folder is known by.
+        facts: What else is.
+
+    Raises:
+        CheckpointMismatch: the folder has values of another model, task or facts.
+    """
+    if folder is None:
+        return Kept(None)
+    own = {name: repr(value) for name, value in facts.items()}
+    known_by = {
+        "start": start_of(model, task, {"task.loss": task.loss, "task.quality": task.quality}),
+        "facts": modules_of(model) | settings_of("task.settings", task.settings) | own,
+    }
+    return Kept(folder, _agreed(folder / KNOWN_BY, known_by))
 
 
 def _agreed(path: Path, known_by: Mapping[str, Any]) -> str:

@@ -1,11 +1,15 @@
 """Searches: within the bounds, nothing twice, and after any kill the history of one that was not killed."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
+import uuid
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,7 +17,7 @@ import torch
 from torch import nn
 
 import archlab as al
-from archlab.architectures.evolution import Evolution, Trial, key_of
+from archlab.architectures.trials.evolution import Evolution, Trial, key_of
 
 OPTIONS = {f"block{number}": ["skip", 3, 5, 7] for number in range(6)}
 COSTS = {"skip": 0, 3: 9, 5: 25, 7: 49}
@@ -112,8 +116,8 @@ def test_after_sigkill_the_history_is_that_of_a_search_that_was_not_killed(tmp_p
 @pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
 def test_a_search_by_optunas_samplers_goes_on_where_it_failed(sampler, tmp_path, ends):
     options = {"sampler": sampler, "objectives": {"gain": "higher", "cost": "lower"}}
-    ends |= {4: interrupt, 9: interrupt}
-    for _ in range(2):
+    ends |= {4: interrupt, 7: interrupt, 10: interrupt}  # at 7 with the first of a generation
+    for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             found_by(gain_or_end, folder=tmp_path, **options)
     resumed, whole = found_by(gain_or_end, folder=tmp_path, **options), found_by(**options)
@@ -124,6 +128,67 @@ def test_a_search_by_optunas_samplers_goes_on_where_it_failed(sampler, tmp_path,
     assert len(whole.front) and whole.front["feasible"].all()
     more = found_by(gain_or_end, folder=tmp_path, **{**options, "trials": 16})
     pd.testing.assert_frame_equal(more.history[:14], whole.history)
+
+
+def gain_or_kill(options):
+    """A gain that hangs on random numbers; kills the runner of the workers at a call, if a file says so.
+
+    What is measured is noted there, in whichever process."""
+    folder = Path(os.environ["ARCHLAB_TEST_FOLDER"])
+    (folder / f"call-{uuid.uuid4()}").touch()
+    if (folder / "kill").exists() and len(list(folder.glob("call-*"))) == 7:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)  # it ends with its runner
+    return {"gain": gain(options)["gain"] + torch.rand(1).item()}
+
+
+AMONG_WORKERS = """
+import sys
+from tests.architectures.test_search import found_by, gain_or_kill
+
+found_by(gain_or_kill, folder=sys.argv[1], sampler="nsga2", objectives={"gain": "higher", "cost": "lower"}, workers=2)
+"""
+
+
+def test_a_search_by_workers_goes_on_after_sigkill_with_the_history_of_one_without(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARCHLAB_TEST_FOLDER", str(tmp_path))
+    options = {"sampler": "nsga2", "objectives": {"gain": "higher", "cost": "lower"}}
+    (tmp_path / "kill").touch()
+    done = subprocess.run([sys.executable, "-c", AMONG_WORKERS, tmp_path], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (tmp_path / "kill").unlink()
+    resumed = found_by(gain_or_kill, folder=tmp_path, workers=1, **options)
+    calls = len(list(tmp_path.glob("call-*")))
+    assert calls <= 14 + 2, "what was measured stays measured, but for what was under way in two workers"
+    pd.testing.assert_frame_equal(resumed.history, found_by(gain_or_kill, **options).history)
+
+
+def test_a_search_of_a_supernet_by_workers_has_the_history_of_one_without():
+    net, task = supernet_and_task()
+    task = replace(task, quality=lambda net: {"distance": net(torch.rand(1, 2, 5, 5)).square().mean().item()})
+    options = {"trials": 6, "population": 3, "norm_batches": 2, "progress": False, "within": {"latency_ms": math.inf}}
+    searches = [al.search(net, task, workers=workers, **options).history for workers in (0, 1)]
+    latency = [history.pop("latency_ms") for history in searches]
+    pd.testing.assert_frame_equal(*searches)
+    assert (latency[1] > 0).all()
+
+
+def test_what_a_trial_raises_in_a_worker_names_it_and_the_trials_before_it_stay(tmp_path):
+    def judge(options):
+        if options["a"] == failing:
+            raise ArithmeticError("no good")
+        return {"gain": options["a"]}
+
+    failing = al.search({"a": [1, 2, 3, 4]}, gain_of_a, trials=3, objectives={"gain": "higher"}, progress=False)
+    failing = failing.history["a"][2]
+    found = {"objectives": {"gain": "higher"}, "folder": tmp_path, "progress": False}
+    with pytest.raises(RuntimeError, match=f'search: {{"a": {failing}}} failed: ArithmeticError: no good'):
+        al.search({"a": [1, 2, 3, 4]}, judge, trials=4, workers=1, **found)
+    assert len(al.search({"a": [1, 2, 3, 4]}, judge, trials=2, **found).history) == 2
+
+
+def gain_of_a(options):
+    return {"gain": options["a"]}
 
 
 def test_a_function_of_the_trial_asks_for_what_it_needs(tmp_path):
@@ -205,9 +270,9 @@ def test_a_search_that_does_not_tell_what_it_began_with_is_refused(start, tmp_pa
 
 def test_a_folder_of_another_function_of_the_trial_is_refused(tmp_path):
     def function(top):
-        return lambda trial: {"x": trial.suggest_float("x", 0, top)}
+        return lambda trial: {"y": trial.suggest_float("x", 0, top)}
 
-    options = {"objectives": {"x": "lower"}, "sampler": "random", "folder": tmp_path, "progress": False}
+    options = {"objectives": {"y": "lower"}, "sampler": "random", "folder": tmp_path, "progress": False}
     al.search(function(1), trials=2, **options)
     assert len(al.search(function(1), trials=3, **options).history) == 3
     with pytest.raises(ValueError, match="what is another function"):
@@ -262,6 +327,8 @@ def test_a_journal_from_elsewhere_is_refused(line, tmp_path):
         ({"objectives": {"gain": "higher", "cost": "lower"}}, "sampler must be 'nsga2' or 'tpe' for several"),
         ({"within": {"macs": 3}}, "'macs' is not among what was measured"),
         ({"within": 3}, "within must be a dict"),
+        ({"workers": -1}, "workers must be a whole number of at least 0, got -1"),
+        ({"workers": 2, "sampler": "tpe"}, "workers must be 0 for 'tpe', which draws each trial from all before it"),
         ({"trials": 0}, "trials must be a whole number of at least 1, got 0"),
         ({"populations": 3}, "no option 'populations'; there are population"),
         ({"population": 1}, "population must be a whole number of at least 2"),
@@ -281,6 +348,11 @@ def test_wrong_calls_say_what_is_wrong(options, error):
 
 
 def test_other_wrong_calls():
+    with pytest.raises(ValueError, match="'x' would be two columns of the history"):
+        al.search(lambda trial: {"x": trial.suggest_float("x", 0, 1)}, trials=1, sampler="tpe", progress=False,
+                  objectives={"x": "lower"})  # fmt: skip
+    with pytest.raises(ValueError, match="workers must be 0 where a function asks for its options"):
+        al.search(lambda trial: {"a": 1}, trials=1, objectives={"a": "lower"}, sampler="random", workers=2)
     with pytest.raises(TypeError, match="what must be a supernet, a dict of options, or a function of a trial, got 3"):
         al.search(3, trials=1, objectives={"a": "lower"})
     with pytest.raises(ValueError, match="the evolution needs the options: give a dict"):

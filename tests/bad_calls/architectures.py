@@ -58,6 +58,8 @@ CALLS = [
     bad("lambda_path: seeds=0", lambda: path(seeds=0), "seeds", "0"),
     bad("lambda_path: kinds='blok'", lambda: path(kinds="blok"), "kind 'blok'"),
     bad("search: trials=0", lambda: search(trials=0), "trials", "0"),
+    bad("search: workers=-1", lambda: search(workers=-1), "workers", "-1"),
+    bad("search: workers='2'", lambda: search(workers="2"), "workers", "'2'"),
     bad("search: sampler='best'", lambda: search(sampler="best"), "sampler", "'best'", "evolution"),
     bad("search: within={'mac': 3}", lambda: search(within={"mac": 3}), "mac"),
     bad("search: no supernet", lambda: search(net=NET), "supernet"),

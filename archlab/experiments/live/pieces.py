@@ -17,7 +17,7 @@ from ...arguments import whole
 from ...errors import add_note
 from ...training.task import Task
 from ..lease import is_held, lease
-from ..order import ELSEWHERE, FINISHED, in_order
+from ..order import ELSEWHERE, FINISHED, OUT_OF_TIME, in_order
 from ..processes import sigterm_as_exception
 from .pickled import pickled
 from .pool import Pool, computing
@@ -85,6 +85,93 @@ def place_for(folder: str | Path | None, *, needed: bool) -> Iterator[Path | Non
         yield None if folder is None else Path(folder)
 
 
+@dataclass(eq=False)
+class Crew:
+    """Who does pieces of work: this process, or workers, each with a copy of `work`. `crew_for` makes one.
+
+    Attributes:
+        call: The user's call, for errors.
+        work: How a piece is done.
+        workers: 0 does them here, one after another; else so many processes, started when they are first needed.
+        parts: What `work` consists of, by the names that they have for the user.
+        until: What is open until the crew's end.
+    """
+
+    call: str
+    work: Work
+    workers: int
+    parts: Mapping[str, Any]
+    until: contextlib.ExitStack
+    pool: Pool | None = None
+
+    def carry_out(
+        self,
+        pieces: Sequence[Piece],
+        *,
+        lasting: bool,
+        tell: Callable[[str, str], Any],
+        deadline: float | None = None,
+    ) -> None:
+        """Do all pieces that are not done, each after those it needs.
+
+        Args:
+            pieces: Each stands after those that it needs.
+            lasting: Whether what is kept outlasts the call: then the others go on where one fails.
+            tell: Is given the label of a piece and how it ended.
+            deadline: On `time.monotonic`, when to begin no more; None for no limit.
+
+        Raises:
+            Exception: what a piece raised here, with a note that names the piece.
+            RuntimeError: what it raised in a worker, or that its worker was killed.
+            TypeError: `work` cannot be pickled.
+        """
+        work, leases = self.work, self.work.leases
+        errors: dict[Piece, Exception] = {}
+
+        def here(piece: Piece, slot: int) -> Callable[[], str]:
+            try:
+                outcome = work.once(piece.label)
+            except Exception as error:
+                errors[piece], outcome = error, _failed(error)
+            return lambda: outcome
+
+        def ended(piece: Piece, outcome: str) -> None:
+            tell(piece.label, outcome)
+            if not lasting and outcome.startswith(("failed", "killed")):
+                _raise(self.call, {piece: outcome}, errors, "")
+
+        begin = here
+        if self.workers and not all(work.is_done(piece.label) for piece in pieces):
+            pool = self._pool()
+
+            def begin(piece: Piece, slot: int) -> Callable[[], str | None]:
+                return pool.begin(piece.label, slot)
+
+        outcomes = in_order(
+            pieces, max(1, self.workers), deadline, begin, tell=ended,
+            standing=lambda piece: work.is_done(piece.label),
+            held=lambda piece: leases is not None and is_held(leases(piece.label)),
+        )  # fmt: skip
+        if lost := {piece: outcome for piece, outcome in outcomes.items() if outcome not in (FINISHED, OUT_OF_TIME)}:
+            _raise(self.call, lost, errors, "; what is finished is kept, and the same call goes on with the rest")
+
+    def _pool(self) -> Pool:
+        if self.pool is None:
+            payload = pickled(self.call, (computing(), self.work.tried), self.parts)
+            folder = self.until.enter_context(tempfile.TemporaryDirectory(prefix="archlab-"))
+            self.pool = Pool(payload, Path(folder))
+            self.until.callback(self.pool.end)
+        return self.pool
+
+
+@contextlib.contextmanager
+def crew_for(call: str, work: Work, *, workers: int, parts: Mapping[str, Any]) -> Iterator[Crew]:
+    """A crew, whose workers end with the block."""
+    with contextlib.ExitStack() as until:
+        until.enter_context(sigterm_as_exception())
+        yield Crew(call, work, workers, parts, until)
+
+
 def carry_out(
     call: str,
     pieces: Sequence[Piece],
@@ -95,54 +182,9 @@ def carry_out(
     lasting: bool,
     tell: Callable[[str, str], Any],
 ) -> None:
-    """Do all pieces that are not done, each after those it needs.
-
-    Args:
-        call: The user's call, for errors.
-        pieces: Each stands after those that it needs.
-        work: How a piece is done.
-        workers: 0 does them here, one after another; else so many processes, each with a copy of `work`.
-        parts: What `work` consists of, by the names that they have for the user.
-        lasting: Whether what is kept outlasts the call: then the others go on where one fails.
-        tell: Is given the label of a piece and how it ended.
-
-    Raises:
-        Exception: what a piece raised here, with a note that names the piece.
-        RuntimeError: what it raised in a worker, or that its worker was killed.
-        TypeError: `work` cannot be pickled.
-    """
-    errors: dict[Piece, Exception] = {}
-
-    def here(piece: Piece, slot: int) -> Callable[[], str]:
-        try:
-            outcome = work.once(piece.label)
-        except Exception as error:
-            errors[piece], outcome = error, _failed(error)
-        return lambda: outcome
-
-    def ended(piece: Piece, outcome: str) -> None:
-        tell(piece.label, outcome)
-        if not lasting and outcome.startswith(("failed", "killed")):
-            _raise(call, {piece: outcome}, errors, "")
-
-    begin, leases = here, work.leases
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(sigterm_as_exception())
-        if workers and not all(work.is_done(piece.label) for piece in pieces):
-            payload = pickled(call, (computing(), work.tried), parts)
-            pool = Pool(payload, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="archlab-"))))
-            stack.callback(pool.end)
-
-            def begin(piece: Piece, slot: int) -> Callable[[], str | None]:
-                return pool.begin(piece.label, slot)
-
-        outcomes = in_order(
-            pieces, max(1, workers), None, begin, tell=ended,
-            standing=lambda piece: work.is_done(piece.label),
-            held=lambda piece: leases is not None and is_held(leases(piece.label)),
-        )  # fmt: skip
-    if lost := {piece: outcome for piece, outcome in outcomes.items() if outcome != FINISHED}:
-        _raise(call, lost, errors, "; what is finished is kept, and the same call goes on with the rest")
+    """Do all pieces that are not done by a crew of their own, as `Crew.carry_out` says."""
+    with crew_for(call, work, workers=workers, parts=parts) as crew:
+        crew.carry_out(pieces, lasting=lasting, tell=tell)
 
 
 def _raise(call: str, lost: Mapping[Piece, str], errors: Mapping[Piece, Exception], then: str) -> None:

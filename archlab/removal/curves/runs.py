@@ -20,7 +20,7 @@ from ...experiments.live.pieces import Piece, Work, carry_out, parts_of, place_f
 from ...measure.costs import cost
 from ...training.fit import GROUPS
 from ...training.identity import fingerprint
-from ...training.kept import Kept
+from ...training.kept import Kept, kept_of
 from ...training.options import check_names, names_of
 from ...training.phases import Phases
 from ...training.progress import bar
@@ -251,7 +251,7 @@ def made(
     runs = list(runs)
     facts = {name: fingerprint(value) if callable(value) else value for name, value in asked.told.items()}
     with place_for(folder, needed=workers > 0 or any(run.before for run in runs)) as place:
-        kept = Kept(None if place is None else place / KEPT, model, task, facts)
+        kept = kept_of(None if place is None else place / KEPT, model, task, facts)
         if (untouched := kept.get(ORIGINAL)) is None:  # first of all: what is wrong with the qualities is told at once
             untouched = kept.keep_(ORIGINAL, measured(model, task, 0))
         rows = [{"method": ORIGINAL, varied: unvaried, "seed": 0, "steps": 0, **untouched}]

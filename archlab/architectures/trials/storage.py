@@ -1,11 +1,14 @@
 """Optuna's side of a search: where its trials are kept, what makes the next one, and what a killed process left."""
 
 import contextlib
+import hashlib
+import json
 import math
 import os
 import random
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,12 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import Trial as Begun
 
-from ..files import write_whole
-from ..names import closest
-from ..training.identity import difference_in_start
+from ...files import write_whole
+from ...names import closest
+from ...training.identity import difference_in_start
+from ..space import Architecture
 from .candidates import Candidates
 from .evolution import Evolution, Trial
 
@@ -40,11 +45,12 @@ class Exhausted(Exception):
 class EvolutionSampler(BaseSampler):
     """Single-path evolution as a sampler of Optuna: no architecture twice, none over a bound that is known before.
 
-    Each draw is a function of the seed and of the complete trials. Raises Exhausted where none is left.
+    Each draw is a function of the seed, of the complete trials, and of what was `begun` of the generation besides.
+    Raises Exhausted where none is left.
     """
 
-    def __init__(self, candidates: Candidates, evolution: Evolution, seed: int):
-        self.candidates, self.evolution, self.seed = candidates, evolution, seed
+    def __init__(self, candidates: Candidates, evolution: Evolution, seed: int, begun: Sequence[Architecture]):
+        self.candidates, self.evolution, self.seed, self.begun = candidates, evolution, seed, begun
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return distributions(self.candidates.options)
@@ -54,6 +60,7 @@ class EvolutionSampler(BaseSampler):
     ) -> dict[str, Any]:
         sign = 1 if study.direction is StudyDirection.MAXIMIZE else -1
         done = [Trial(t.params, sign * t.values[0], is_feasible(t)) for t in complete(study)]
+        done += [Trial(architecture, math.nan) for architecture in self.begun]
         found = self.evolution.propose(
             self.candidates.options, done, self.seed,
             allowed=self.candidates.allowed, canonical=self.candidates.canonical,
@@ -68,18 +75,29 @@ class EvolutionSampler(BaseSampler):
         raise ValueError(f"the evolution has no position {param_name!r}: it asks for those it was given alone")
 
 
+class OrderedNSGAII(NSGAIISampler):
+    """NSGA-II whose parents stand in the order of their trials. Optuna's own stand in another when a generation's first
+    child is drawn than later, so that a search which was killed then would draw it otherwise."""
+
+    def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+        return sorted(super().get_parent_population(study, generation), key=lambda trial: trial.number)
+
+
 def distributions(options: Mapping[str, Any]) -> dict[str, BaseDistribution]:
     """The options of each position, as Optuna knows them."""
     return {name: CategoricalDistribution(tuple(values)) for name, values in options.items()}
 
 
-def sampler_for(name: str, candidates: Candidates, evolution: Evolution, seed: int, complete: int) -> BaseSampler:
-    """The sampler that makes the trial after so many complete ones: for each another, seeded by that number."""
-    own = random.Random(f"{seed} {complete}").randrange(2**31)
+def sampler_for(
+    name: str, candidates: Candidates, evolution: Evolution, seed: int, complete: int, begun: Sequence[Architecture]
+) -> BaseSampler:
+    """The sampler that makes the trial after so many complete ones and those `begun`: for each another, seeded by
+    their number."""
     if name == "evolution":
-        return EvolutionSampler(candidates, evolution, seed)
+        return EvolutionSampler(candidates, evolution, seed, begun)
+    own = random.Random(f"{seed} {complete + len(begun)}").randrange(2**31)
     if name == "nsga2":
-        return NSGAIISampler(population_size=evolution.population, seed=own)
+        return OrderedNSGAII(population_size=evolution.population, seed=own)
     return {"tpe": TPESampler, "random": RandomSampler}[name](seed=own)
 
 
@@ -186,6 +204,12 @@ def _check_same(study: Study, facts: Mapping[str, str], start: Mapping[str, Any]
         )
 
 
+def known_as(study: Study) -> str:
+    """A hash of what a search is known by, as its study has it."""
+    known_by = [study.study_name, *(study.user_attrs.get(name) for name in (FACTS, START))]
+    return hashlib.sha256(json.dumps(known_by).encode()).hexdigest()[:16]
+
+
 def this_process() -> str:
     """What a trial says of the process that runs it."""
     return f"{socket.gethostname()} {os.getpid()}"
@@ -218,47 +242,76 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def run_trial(study: Study, candidates: Candidates, objectives: Mapping[str, str]) -> bool:
-    """One trial, measured and told to the study. A network that was measured before is not measured again.
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A trial that was begun, and its architecture by the one name that it has; of a function, what it asked for."""
 
-    Returns:
-        False where there is nothing left to try.
+    trial: Begun
+    candidates: Candidates
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.candidates.canonical(dict(self.trial.params))
+
+
+def ask(
+    study: Study, candidates: Candidates, sampler: Callable[[int, Sequence[Architecture]], BaseSampler], count: int
+) -> list[Asked]:
+    """Begin trials, so many at most: fewer where there is nothing left to try.
+
+    Args:
+        study: Of the search.
+        candidates: What may be tried.
+        sampler: Makes the sampler of a trial, from the number of complete ones and the architectures begun since.
+        count: No more than the generation still has.
     """
-    try:
-        trial = study.ask(distributions(candidates.options))
-    except Exhausted:
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        begun = [trial for trial in running if PROCESS not in trial.user_attrs]
-        study.tell(begun[-1].number, state=TrialState.FAIL)
-        return False
-    trial.set_user_attr(PROCESS, this_process())
-    try:
-        architecture = candidates.canonical(dict(trial.params))
-        same = [
-            t for t in complete(study) if candidates.options and t.user_attrs[MEASURED]["architecture"] == architecture
-        ]
-        if same:
-            found = dict(same[0].user_attrs[MEASURED]["found"])
-        else:
-            found = {**candidates.known(architecture), **candidates.measure(trial, architecture)}
-        for name in (*objectives, *candidates.bounds):
-            if name not in found:
-                raise ValueError(f"search: {name!r} is not among what was measured; {closest(name, found)}")
-        if clash := {*found, "trial", "feasible"} & architecture.keys() | {"trial", "feasible"} & found.keys():
-            raise ValueError(f"search: {min(clash)!r} would be two columns of the history; rename it")
-        over = {name: found[name] - most for name, most in candidates.bounds.items()}
-        over = {name: math.inf if math.isnan(value) else value for name, value in over.items()}
-        for name, value in over.items():
-            trial.set_constraint(name, value)
-        architecture = architecture or dict(trial.params)
-        trial.set_user_attr(MEASURED, {"architecture": architecture, "found": found, "over": over})
-        worst = {"higher": -math.inf, "lower": math.inf}
-        values = [worst[way] if math.isnan(found[name]) else found[name] for name, way in objectives.items()]
-    except BaseException:
-        study.tell(trial, state=TrialState.FAIL)
-        raise
-    study.tell(trial, values)
-    return True
+    asked: list[Asked] = []
+    done = len(complete(study))
+    while len(asked) < count:
+        study.sampler = sampler(done, [one.architecture for one in asked])
+        try:
+            trial = study.ask(distributions(candidates.options))
+        except Exhausted:
+            running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            begun = [trial for trial in running if PROCESS not in trial.user_attrs]
+            study.tell(begun[-1].number, state=TrialState.FAIL)
+            break
+        trial.set_user_attr(PROCESS, this_process())
+        asked.append(Asked(trial, candidates))
+    return asked
+
+
+def tell_(study: Study, one: Asked, found: Mapping[str, float], objectives: Mapping[str, str]) -> None:
+    """Tell the study what was measured in a trial, which is complete then. Raises ValueError for a name that is not
+    among it, or that is also one of a position."""
+    trial, bounds, architecture = one.trial, one.candidates.bounds, one.architecture
+    for name in (*objectives, *bounds):
+        if name not in found:
+            raise ValueError(f"search: {name!r} is not among what was measured; {closest(name, found)}")
+    if clash := {*found, "trial", "feasible"} & architecture.keys() | {"trial", "feasible"} & found.keys():
+        raise ValueError(f"search: {min(clash)!r} would be two columns of the history; rename it")
+    over = {name: found[name] - most for name, most in bounds.items()}
+    over = {name: math.inf if math.isnan(value) else value for name, value in over.items()}
+    for name, value in over.items():
+        trial.set_constraint(name, value)
+    trial.set_user_attr(MEASURED, {"architecture": architecture, "found": dict(found), "over": over})
+    worst = {"higher": -math.inf, "lower": math.inf}
+    study.tell(trial, [worst[way] if math.isnan(found[name]) else found[name] for name, way in objectives.items()])
+
+
+def fail_(study: Study, asked: Sequence[Asked]) -> None:
+    """Give up trials that were begun."""
+    for one in asked:
+        study.tell(one.trial, state=TrialState.FAIL)
+
+
+def found_before(study: Study, one: Asked) -> dict[str, float] | None:
+    """What an earlier trial measured of the same network; a function's options say nothing before it has asked."""
+    if one.candidates.options:
+        for trial in complete(study):
+            if trial.user_attrs[MEASURED]["architecture"] == one.architecture:
+                return trial.user_attrs[MEASURED]["found"]
+    return None
 
 
 def rows_of(study: Study) -> list[dict[str, Any]]:

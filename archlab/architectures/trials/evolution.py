@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..arguments import number, whole
-from .space import Architecture
+from ...arguments import number, whole
+from ..space import Architecture
 
 SAMPLERS = ("evolution", "nsga2", "tpe", "random")  # what may propose: this, or one of Optuna's
 TRIES = 100  # of a mutation or a crossover, before an architecture is drawn at random
@@ -53,9 +53,9 @@ class Evolution:
             number(f"search: {name}", getattr(self, name), low=0, high=1)
         number("search: mutated and crossed together", self.mutated + self.crossed, low=0, high=1)
 
-    def generation(self, complete: int) -> int:
-        """The generation of the trial after so many complete ones."""
-        return complete // self.population
+    def left(self, complete: int) -> int:
+        """How many trials a generation still has after so many complete ones of all."""
+        return self.population - complete % self.population
 
     def propose(
         self,

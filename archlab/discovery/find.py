@@ -17,7 +17,7 @@ from ..rewrite.target import issued, target_of
 from .detect import seen_in
 from .forms.heads import of_head
 from .kinds import UNLISTED, Kind
-from .loops import by_line
+from .loops import by_line, without_last_operands
 from .occurrence import Found
 from .site import Site, Sites, Skipped
 
@@ -32,7 +32,8 @@ def find(record: Capture, *, modules: dict[str, nn.Module]) -> Sites:
     flow = Flow(record)
     seen = list(seen_in(flow, modules))
     found = sorted((item for item in seen if isinstance(item, Found)), key=lambda f: f.order)
-    skipped = Counter(item for item in seen if isinstance(item, Skipped))
+    found, more = without_last_operands(found, flow)
+    skipped = Counter([*(item for item in seen if isinstance(item, Skipped)), *more])
     return Sites(_merged(found, flow), (replace(item, calls=count) for item, count in skipped.items()), record)
 
 

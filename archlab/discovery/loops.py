@@ -9,19 +9,22 @@ from collections import Counter
 
 from ..capture.dataflow import Flow
 from ..capture.record import Capture, Execution, Op
+from .kinds import Kind
 from .occurrence import Found
+from .site import Skipped
 
 
 def by_line(found: list[Found], flow: Flow) -> dict[tuple, list[Found]]:
-    """What was found, by container, entry, location, kind, dropped operand and child, in the order it ran.
+    """What was found, by container, entry, location, dropped operand, head and child, in the order it ran.
 
-    A location without an occurrence stands for every one.
+    A location without an occurrence stands for every one. The kind is that of the first run: what is a branch in one
+    can be a join in another, where an operand is another value.
     """
     issuers = _issuers(flow.record)
     lines: dict[tuple, list[Found]] = {}
     for f in found:
         execution, location, module = f.issued(flow)
-        key = execution.module, execution.entry, location.every, f.kind, f.dropped, f.part, module
+        key = execution.module, execution.entry, location.every, f.dropped, f.part, module
         lines.setdefault(key, []).append(f)
     groups: dict[tuple, list[Found]] = {}
     for (path, entry, every, *rest), line in lines.items():
@@ -29,6 +32,27 @@ def by_line(found: list[Found], flow: Flow) -> dict[tuple, list[Found]]:
         for f in line:
             groups.setdefault((path, entry, every if alike else f.issued(flow)[1], *rest), []).append(f)
     return dict(sorted(groups.items(), key=lambda item: item[1][0].order))
+
+
+def without_last_operands(found: list[Found], flow: Flow) -> tuple[list[Found], list[Skipped]]:
+    """What was found, but for operands of a concatenation where its runs together would leave nothing of it, and why.
+
+    In a loop each turn sees what the one before it made: which way round is the shorter can change from turn to turn.
+    """
+    kept, skipped = [], []
+    left: dict[tuple, set[int]] = {}  # operands that no site so far removes, by the line of the concatenation
+    for f in found:
+        if f.kind is Kind.CONCAT:
+            execution, location, _ = f.issued(flow)
+            every = execution.module, execution.entry, location.every, len(f.source.inputs)
+            rest = left.setdefault(every, set(range(len(f.source.inputs))))
+            if rest == set(f.dropped):
+                reason = "the other operands are the shorter way round in another run of this line"
+                skipped.append(Skipped(execution.module, f.op, Kind.CONCAT, reason))
+                continue
+            rest.difference_update(f.dropped)
+        kept.append(f)
+    return kept, skipped
 
 
 def _issuers(record: Capture) -> dict[tuple, set[str]]:

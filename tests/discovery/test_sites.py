@@ -93,3 +93,25 @@ def test_a_model_that_needs_data_says_so():
         with pytest.raises(RuntimeError, match="meta") as caught:
             look(Asks(), torch.zeros(2, device="meta"))
         assert "raised in the model itself (Asks)" in caught.value.__notes__[0]
+
+
+class Levels(nn.Module):
+    """One line of code for a sum of two ways and, in the next turn, for a residual add."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        for turn in range(2):
+            y = self.a(x)
+            x = y + torch.relu(self.b(y if turn else x))
+        return x
+
+
+def test_a_line_that_is_a_join_in_one_turn_and_a_branch_in_another_is_one_site():
+    net, example = Levels().eval(), torch.randn(2, 4)
+    found = [site for site in al.sites(net, example) if site.op == "add" and site.target.dropped == (1,)]
+    assert [(site.kind.value, site.calls) for site in found] == [("join", 2)]
+    thin = al.remove(net, example, kinds="join")
+    assert torch.equal(thin(example), net.a(net.a(example)))

@@ -252,3 +252,31 @@ def test_concats_are_taken_only_by_name():
     net, x = UNet(), image()
     with pytest.raises(ValueError, match="2 concat"):
         al.remove(net, x, kinds="skip")
+
+
+class Refining(nn.Module):
+    """RAFT's update: first the flow is the shorter way round to the concatenation, then the features are."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.flow, self.both = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(8, 4, 1)
+        self.features = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
+
+    def forward(self, x):
+        flow = x = self.stem(x)
+        for _ in range(3):
+            flow = self.both(torch.cat([self.features(x), self.flow(flow)], 1))
+        return flow
+
+
+def test_a_loop_whose_turns_differ_in_what_is_shorter_keeps_an_operand():
+    net, example = Refining().eval(), torch.randn(1, 3, 5, 5)
+    found = al.sites(net, example, kinds="concat")
+    assert [site.target.dropped for site in found] == [(1,)]
+    reasons = list(found.skipped_frame()["reason"])
+    assert "the other operands are the shorter way round in another run of this line" in reasons
+    thin = al.remove(net, example, kinds="concat")
+    y = x = net.stem(example)
+    for _ in range(3):
+        y = F.conv2d(net.features(x), net.both.weight[:, :4], net.both.bias)
+    assert torch.allclose(thin(example), y, atol=1e-6)

@@ -16,10 +16,10 @@ from .witness import overlooked, witness
 
 # Kinds that are switched together. A branch shares the add of a skip; sites inside a removed block have nothing left
 # to compare. Gates are only listed: without its softmax, masked attention has infinite values whatever archlab does.
-GROUPS = (("activation", "skip"), ("branch", "join"), ("block",))
+GROUPS = (("activation", "skip"), ("branch", "join"), ("block",), ("concat",), ("norm",), ("head",))
 TOLERANCE = 1e-5
 COLUMNS = (
-    "params", "activation", "skip", "branch", "block", "join", "gate", "concat", "skipped",
+    "params", "activation", "skip", "branch", "block", "join", "gate", "concat", "norm", "head", "skipped",
     "refused", "complete", "overlooked", "equal_at_zero", "equal_at_one", "difference_at_one", "omegas",
     "omegas_without_gradient", "local", "module", "intercepted", "physical", "bypassed", "cpu_s", "error",
 )  # fmt: skip
@@ -46,7 +46,7 @@ def checked(swept: Family) -> dict[str, Any]:
 def _fill(row: dict[str, Any], swept: Family) -> None:
     model, example = seeded(swept)
     row["params"] = sum(p.numel() for p in model.parameters())
-    found = al.sites(model, example)
+    found = al.sites(model, example, kinds=al.KINDS)
     kinds = Counter(site.kind.value for site in found)
     row |= {kind: kinds[kind] for kind in al.KINDS if kind in COLUMNS}
     usable = {site.id for site in found if site.how in ("local", "module", "intercepted")}

@@ -57,8 +57,9 @@ ABOUT = (
     "autograd graph shows no residual add and no activation that is neither a site nor skipped with a reason, the "
     "switched model equals the original at ω = 0 bit for bit and the removed model at ω = 1 (relative difference at "
     f"most {TOLERANCE:g}), a gradient reaches every ω, and no site is refused. Switched are activations with skips, "
-    "then branches with joins, then blocks; of the removed sites, *physical* are gone and *bypassed* may still be "
-    "computed. Not in the sweep: torchvision's quantized models (their ops have no gradients), and torch.compile, "
+    "then branches with joins, then blocks, concatenations, norms and heads; of the removed sites, *physical* are gone "
+    "and *bypassed* may still be computed. Not in the sweep: torchvision's quantized models (their ops have no "
+    "gradients), and torch.compile, "
     "which tests/contracts covers."
 )
 OF_RESHAPING = (

@@ -45,7 +45,7 @@ def test_a_sound_row(entry):
     assert study.sound(row)
     counted = ZOO[entry].sites
     assert {kind: row[kind] for kind in counted} == counted
-    assert row["omegas"] == row["local"] == sum(counted.values())
+    assert row["omegas"] == row["local"] == sum(counted.values()) + row["norm"] + row["head"]
 
 
 def made_up(*rows: dict) -> pd.DataFrame:

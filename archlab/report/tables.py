@@ -329,8 +329,10 @@ def table(
 
 def _changes(frame: pd.DataFrame, changed: Sequence[int], base: int | None) -> dict[int, list[Interval | None]]:
     """By position of a column, the change of each row, one run of its line, from the base."""
+    if base is None:
+        return {}
     found: dict[int, list[Interval | None]] = {}
-    for position in () if base is None else changed:
+    for position in changed:
         column = _columns(frame)[position]
         apart = (column - column[base]).to_list()
         found[position] = [

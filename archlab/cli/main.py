@@ -1,5 +1,5 @@
-"""The command line: `archlab sites`, `cost`, `speed`, `profile`, for models named as package.module:factory, and
-`scores` and `remove`, for a model and its task.
+"""The command line: `archlab sites`, `cost`, `speed`, `profile`, for models named as package.module:factory, `scores`
+and `remove`, for a model and its task, and `page`, for reports of studies.
 
 What is asked for goes to standard output and nothing else does: what a model prints while it is made or run goes to
 standard error. Exit status: 0 done, 1 archlab itself failed, 2 what was asked cannot be done (one line says why), 75
@@ -14,6 +14,7 @@ import typer
 from .. import __version__
 from ..names import printable
 from .inspect import cost_command, sites_command
+from .page import page_command
 from .parsing import in_words, one_line
 from .removal import remove_command, scores_command
 from .speed import profile_command, speed_command
@@ -36,6 +37,7 @@ a function that returns the trained model and its al.Task.
   archlab profile torchvision.models:resnet18 --input 1,3,224,224
   archlab scores studies.guides.denoiser:trained --kinds block
   archlab remove studies.guides.denoiser:trained --budget macs=0.6
+  archlab page reports/widths
 
 archlab sites --help and so on show all that a command can do.""",
 )
@@ -79,3 +81,4 @@ app.command("speed")(speed_command)
 app.command("profile")(profile_command)
 app.command("scores")(scores_command)
 app.command("remove")(remove_command)
+app.command("page")(page_command)

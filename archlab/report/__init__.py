@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ..measure.intervals import Interval
-from .document import Picture, write_report
+from .document import Pair, Picture, write_report
 from .spread import over_runs, with_ends, with_sd
 from .tables import Column, Table, table
 
@@ -11,5 +11,6 @@ if TYPE_CHECKING:
     from . import plots
 
 __all__ = [
-    "Column", "Interval", "Picture", "Table", "over_runs", "plots", "table", "with_ends", "with_sd", "write_report",
+    "Column", "Interval", "Pair", "Picture", "Table", "over_runs", "plots", "table", "with_ends", "with_sd",
+    "write_report",
 ]  # fmt: skip

@@ -27,7 +27,15 @@ class Picture:
     shows: str
 
 
-Part = str | Table | Picture | Sequence[str]  # a paragraph or heading; a table; a picture; a list
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures of one size, side by side; on a study's page one lies over the other, under a slider."""
+
+    one: Picture
+    other: Picture
+
+
+Part = str | Table | Picture | Pair | Sequence[str]  # a paragraph or heading; a table; a picture; two; a list
 
 
 def write_report(
@@ -46,8 +54,8 @@ def write_report(
             which of them are of older code.
         folder: where the report stands, and its pictures already.
         title: the first line.
-        parts: in Markdown a paragraph or a heading (an empty one is left out); a `Table`; a `Picture`; or a sequence of
-            strings, which becomes a list.
+        parts: in Markdown a paragraph or a heading (an empty one is left out); a `Table`; a `Picture`, or a `Pair` of
+            them; or a sequence of strings, which becomes a list.
         command: what made the rows, as ``python -m studies.bench``, without its options.
         about: more sentences on how, after the conditions.
         tables: tables to be written as files too, as ``<name>.md`` and ``<name>.tex``.
@@ -78,9 +86,11 @@ def write_report(
     text("title", title)
     text("command", command)
     folder = Path(folder)
-    for part in parts:
-        if isinstance(part, Picture) and not (folder / part.file).is_file():
-            raise FileNotFoundError(f"{folder / part.file}: no such picture; save it before the report that shows it")
+    for picture in (picture for part in parts for picture in _pictures(part)):
+        if not (folder / picture.file).is_file():
+            raise FileNotFoundError(
+                f"{folder / picture.file}: no such picture; save it before the report that shows it"
+            )
     for name, table in (tables or {}).items():
         table.save(folder, name)
     how = " ".join(filter(None, [conditions_line(rows, command), about]))
@@ -103,10 +113,20 @@ def conditions_line(rows: pd.DataFrame, command: str) -> str:
     return told + (f" Of code that has changed since: {', '.join(dict.fromkeys(stale))}." if len(stale) else "")
 
 
+def _pictures(part: Part) -> list[Picture]:
+    if isinstance(part, Pair):
+        return [part.one, part.other]
+    return [part] if isinstance(part, Picture) else []
+
+
 def _markdown(part: Part) -> str:
-    if isinstance(part, Picture):
-        shows = part.shows.replace("[", r"\[").replace("]", r"\]").replace("\n", " ")
-        return f"![{shows}]({quote(part.file)})"
+    if isinstance(part, Picture | Pair):
+        return " ".join(map(_shown, _pictures(part)))
     if isinstance(part, Table):
         return part.markdown()
     return part if isinstance(part, str) else "\n".join(f"- {line}" for line in part)
+
+
+def _shown(picture: Picture) -> str:
+    shows = picture.shows.replace("[", r"\[").replace("]", r"\]").replace("\n", " ")
+    return f"![{shows}]({quote(picture.file)})"

@@ -120,7 +120,9 @@ def _curves(removal: Removed) -> list[Chart]:
     """How each ω moved where they were learned; else the score of each site that went, where they went in an order."""
     decisions = removal.decisions
     if len(removal.omegas):
-        return [_omegas(removal)]
+        tau = None if removal.settings["lam"] is None else removal.settings["tau"]
+        title = "ω of each site: 0 is whole, 1 is gone"
+        return [omega_chart(removal.decisions, removal.omegas, tau=tau, title=title)]
     if "order" not in decisions:
         return []
     gone = decisions[decisions["removed"]].sort_values("order")
@@ -130,21 +132,32 @@ def _curves(removal: Removed) -> list[Chart]:
     return [drawn] if len(points) > 1 else []
 
 
-def _omegas(removal: Removed) -> Chart:
-    decisions, omegas, settings = removal.decisions, removal.omegas, removal.settings
+def omega_chart(decisions: pd.DataFrame, omegas: pd.DataFrame, *, tau: float | None, title: str) -> Chart:
+    """How each ω moved, what was removed apart from what stays.
+
+    Args:
+        decisions: site, removed, omega.
+        omegas: step, site, omega, and where there are several the phase.
+        tau: The threshold, where one was.
+        title: What the chart is called.
+
+    Returns:
+        The chart: a line a site.
+    """
     tracks = dict(list(omegas.groupby("site", sort=False)))
     lines = []
     for row in decisions.sort_values("removed", ascending=False, kind="stable").to_dict("records"):
+        if row["site"] not in tracks:
+            continue
         group = "removed" if row["removed"] else "stays"
         name, track = f"{row['site']}: {group}, ω = {row['omega']:.2g}", tracks[row["site"]]
         points = [Point(step, omega) for step, omega in zip(track["step"], track["omega"], strict=True)]
         if len(decisions) <= MOST_DOTS:  # where it was decided: at the end of the first phase
-            last = int((track["phase"] == track["phase"].iloc[0]).sum()) - 1
-            points[last] = replace(points[last], told=name)
+            decided = int((track["phase"] == track["phase"].iloc[0]).sum()) if "phase" in track else len(track)
+            points[decided - 1] = replace(points[decided - 1], told=name)
         lines.append(Line(name, points, group))
-    phases = omegas.groupby("phase", sort=False)["step"].min()
+    phases = omegas.groupby("phase", sort=False)["step"].min() if "phase" in omegas else pd.Series(dtype=float)
     return Chart(
-        "ω of each site: 0 is whole, 1 is gone", "step", "ω", lines,
-        across={} if settings["lam"] is None else {"τ": settings["tau"]},
+        title, "step", "ω", lines, across={} if tau is None else {"τ": tau},
         down={str(phase): step for phase, step in phases.items()},
     )  # fmt: skip

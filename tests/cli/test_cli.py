@@ -392,3 +392,19 @@ def test_high_is_the_largest_value_of_integers():
 def test_what_is_no_input_is_refused(text):
     with pytest.raises(Unusable, match="--input"):
         parse_input(text)
+
+
+def test_page_makes_pages_of_reports_an_index_and_a_readme(archlab, here):
+    for name in ("one", "two"):
+        (here / "reports" / name / "cpu").mkdir(parents=True)
+        (here / "reports" / name / "cpu" / "report.md").write_text(f"# Study {name}\n\nIt is so. And more.\n")
+    pages = [f"reports/{name}/cpu/index.html" for name in ("one", "two")]
+    assert archlab("page", "reports/one").out.splitlines() == pages[:1]
+    said = archlab("page", "reports", "--readme")
+    assert said.out.splitlines() == [*pages, "reports/index.html", "reports/README.md"]
+    assert '<a href="two/cpu/index.html">' in (here / "reports" / "index.html").read_text()
+    assert "## [Study one](one/cpu/report.md)" in (here / "reports" / "README.md").read_text()
+    assert "no report.md there or below" in archlab("page", "nowhere", status=2).err
+    assert "is the heading of no table" in archlab("page", "reports/one", "--x", "MACs", status=2).err
+    (here / "reports" / "README.md").write_text("mine")
+    assert "was not written by this command" in archlab("page", "reports", "--readme", status=2).err

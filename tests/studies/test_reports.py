@@ -74,3 +74,11 @@ def test_a_report_s_command_and_files_exist(report):
     assert importlib.util.find_spec(command) is not None
     linked = [part.split(")", 1)[0] for part in text.split("](")[1:]]
     assert all((report.parent / link).exists() for link in linked if "://" not in link), linked
+
+
+def test_the_readme_of_reports_is_the_command_s_and_leads_to_reports_and_pictures():
+    """`archlab page reports --readme` writes it; run it again after a report has changed."""
+    text = (REPORTS / "README.md").read_text(encoding="utf-8")
+    linked = [part.split(")", 1)[0] for part in text.split("](")[1:]]
+    assert text.startswith("<!-- Written by `archlab page ") and len(linked) > 12
+    assert all((REPORTS / link).is_file() for link in linked), linked

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from archlab.experiments import Scratch, Wanted, command
-from archlab.report import Picture, plots, write_report
+from archlab.report import Pair, Picture, plots, write_report
 from studies.device import device
 
 from ..data.generator import Generator
@@ -78,14 +78,18 @@ def pixels(frames: torch.Tensor) -> np.ndarray:
 
 
 def report(rows: pd.DataFrame, folder: Path) -> None:
-    """Write table.md, tradeoff.png, slices.png and report.md."""
+    """Write table.md, tradeoff.png, slices.png, two slices to be compared and report.md."""
     table = table_of(rows)
     pictures = draw_tradeoffs(rows, folder)
     first = rows[rows["seed"] == 0]
     folders = {name: Path(rows.attrs["folders"][name]) for name in RESOLUTIONS}
     shown = {"input": folders["baseline"] / "input.npy", "target": folders["baseline"] / "target.npy"}
     shown |= {label: folders[name] / f"{name}.npy" for name, label in RESOLUTIONS.items()}
-    draw_slices({label: np.load(path) for label, path in shown.items()}, folder / "slices.png")
+    slices = {label: np.load(path) for label, path in shown.items()}
+    draw_slices(slices, folder / "slices.png")
+    pair = {"slice_target.png": "target", "slice_baseline.png": RESOLUTIONS["baseline"]}
+    for file, label in pair.items():
+        plt.imsave(folder / file, np.asarray(slices[label], dtype=float))
     errors = ", ".join(f"{RESOLUTIONS[row['row']]} {row['clip_l1']:.4f}" for row in first.to_dict("records"))
     write_report(
         rows, folder, "Figure 7: resolution in the decoder", table,
@@ -93,7 +97,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         *pictures,
         f"x-t slices (time downwards) of a rendered clip: a photo of scikit-image that sways by {SWAY:g} pixels, "
         f"magnified {FACTOR:g} times in static mode. L1 to the true magnification: {errors}.",
-        Picture("slices.png", "x-t slices"),
+        Picture("slices.png", "x-t slices"), Pair(*(Picture(file, f"x-t slice, {of}") for file, of in pair.items())),
         command=f"python -m {__name__}", about=about(rows), tables={"table": table},
     )  # fmt: skip
 

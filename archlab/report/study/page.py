@@ -38,7 +38,6 @@ def write_study(folder: str | Path, *, x: str | None = None, y: str | None = Non
         ValueError: no table has such a heading.
 
     >>> _ = Path("report.md").write_text("# Widths\\n\\n`python -m widths --preset cpu`, CPU.\\n\\nHalf is enough.\\n")
-    71
     >>> path = write_study(".")
     >>> "<h1>Widths</h1>" in path.read_text(encoding="utf-8")
     True

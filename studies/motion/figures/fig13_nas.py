@@ -185,8 +185,8 @@ def plain_network(net: nn.Module, architecture: Mapping[str, Any]) -> Any:
 
 
 def quality(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    """Costs, and SSIM and LPIPS on held-out samples, of a trained architecture; its SSIM on the search's scenes, and there
-    with the weights that it inherits from each supernet of its space."""
+    """What a trained architecture costs, and its quality on held-out samples; its SSIM on the search's scenes, and
+    there with the weights that it inherits from each supernet of its space."""
     needed = scratch.needed[row["network"]]
     architecture, name = needed.values["architecture"], row["set"]
     plain, judge = plain_network(supernet(name, seed=seed), architecture), Judge(scratch, preset)

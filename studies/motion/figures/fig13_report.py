@@ -17,7 +17,7 @@ from ..network.example import STREAMED
 from ..network.searched import BOUNDS, told
 from .shared import SSIM_THRESHOLD
 
-RESAMPLED = 2000
+RESAMPLED = 1000
 GROUPS = {"reference": "designed by hand", "NAS": "found by the search", "random": "random within (b)"}
 INHERITED = {"inherited_bins": "bins", "inherited_uniform": "uniform"}
 TRAINED_ON = {"watched": "the scenes of the search", "ssim": "held-out samples"}

@@ -12,7 +12,16 @@ from studies.motion.data.sources import find_sources
 from studies.motion.evaluate.gpu_speeds import gpu_fps, gpu_speeds
 from studies.motion.evaluate.quality import copy_b
 from studies.motion.evaluate.small_motions import NOISES, Point, Scenes, measure, noisy, points
-from studies.motion.figures import fig1_cost, fig6_width, fig7_resolution, fig8_noise, fig10_impulse, fig11_ablation
+from studies.motion.figures import (
+    fig1_cost,
+    fig6_width,
+    fig7_resolution,
+    fig8_noise,
+    fig10_impulse,
+    fig11_ablation,
+    fig13_nas,
+)
+from studies.motion.figures.fig13_report import networks_of, rank_correlation, ranks_table
 from studies.motion.figures.shared import zone
 from studies.motion.network.models import MagnificationNet, baseline, proposed
 from studies.motion.train import networks
@@ -204,3 +213,58 @@ def test_networks_times_all_of_them_and_reads_the_weights_of_a_cell(tmp_path):
     assert found is not None and not found.training
     assert torch.equal(found.encoder.conv1.weight, net.encoder.conv1.weight)
     assert networks.trained("linear B", Scratch(tmp_path, needed=needed)) is None
+
+
+def search_rows() -> list[dict]:
+    """Rows of fig13_nas, each a little worse than the one before; of two supernets one keeps the ranks, the other turns
+    them."""
+    rows = []
+    for number, row in enumerate(fig13_nas.ROWS):
+        kind, said = row["what"], {"row": row["name"], **{key: value for key, value in row.items() if key != "name"}}
+        path = {"encoder.common.0": "keep", "encoder.common.0.0": 5, "decoder.blocks.0": "skip"}
+        if kind in ("reference", "quality"):
+            ssim = 0.7 - 0.001 * number
+            said |= network_row(row["name"], 0) | {"row": row["name"], "ssim": ssim, "flops_g": 9.0 + number / 10}
+            said |= {"judged": 8, "val_data": "samples", "ssim_low": ssim - 0.1, "ssim_high": ssim + 0.1}
+        if kind == "quality":
+            said |= {"each_ssim": [ssim - 0.01, ssim + 0.01], "macs_g": 9.0, "watched": ssim}
+            said |= {"inherited_bins": ssim / 2, "architecture": path}
+            said |= {"inherited_uniform": 1 - ssim} if row["set"] == "b" else {}
+        if kind == "supernet":
+            said |= {"steps": 16, "least_g": 5.0, "most_g": 30.0, "within": 0.16}
+        if kind in ("search", "training"):
+            said |= {"architecture": path, "trials": 6, "inherited": 0.5, "macs_g": 9.0, "steps": 40}
+        if kind == "costs":
+            timed = [*fig13_nas.BY_HAND, *fig13_nas.SUPERNETS, *(f"NAS {name}" for name in "abcd")]
+            said |= {"seconds_each": {name: 90.0 for name in [*timed, *(f"search {name}" for name in "abcd")]}}
+        rows.append(said)
+    return rows
+
+
+def test_figure_13_needs_only_what_stands_before():
+    names = [row["name"] for row in fig13_nas.ROWS]
+    assert len(set(names)) == len(names)
+    for number, row in enumerate(fig13_nas.ROWS):
+        assert all(need in names[:number] for need in fig13_nas.needs(row) if isinstance(need, str))
+        assert callable(fig13_nas.cell_for(row))
+    assert sum(row["what"] == "training" and row["name"].startswith("random") for row in fig13_nas.ROWS) >= 4
+
+
+def test_figure_13_tells_ranks_and_costs_of_its_rows(tmp_path):
+    rows = made_up(search_rows())
+    ranks = ranks_table(networks_of(rows)).frame
+    assert ranks["τ"].tolist() == pytest.approx([1.0, 1.0, -1.0, -1.0])
+    fig13_nas.report(rows, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "Winner less random 1" in text and "(a) 7, 9, 8, 10 G" in text
+    # 16 steps, 6 trials and 40 steps of 90 seconds; four trainings of 40 steps.
+    assert "1.550" in text and "4.000" in text
+    assert {"table.md", "bounds.md", "ranks.md", "costs.md", "tradeoff.png"} <= {p.name for p in tmp_path.iterdir()}
+
+
+def test_a_rank_correlation_has_an_interval_that_says_how_few_there_are():
+    one = np.arange(5.0)
+    assert rank_correlation(one, one) == pytest.approx((1.0, 1.0, 1.0))
+    few = rank_correlation(one, np.array([1.0, 0.0, 2.0, 4.0, 3.0]))
+    many = rank_correlation(np.arange(50.0), np.arange(50.0) + np.tile([1.5, 0.0], 25))
+    assert few[1] < 0.2 < few[0] < few[2] and many[2] - many[1] < 0.5 * (few[2] - few[1])

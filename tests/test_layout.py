@@ -135,6 +135,7 @@ STUDIES = PACKAGE.parent / "studies"
 MORE = {
     "bench/cases.py": {"archlab.rewrite.blend"},  # measures archlab's blend against its rivals
     "coverage/checks.py": {"archlab.capture.example"},  # runs an example of any form, and compares outputs of any
+    "coverage/supernets.py": {"archlab.capture.example"},  # the same
     "coverage/witness.py": {"archlab.capture.example"},  # the same, beside archlab's own record
     "motion/video/stream.py": {"archlab.measure.executable"},  # compiles and captures as `al.speed` does, by one code
 }

@@ -4,8 +4,8 @@
 
 For each of the paper's four sets of bounds a supernet, trained one path a step; an evolution over its architectures
 within the bound, each judged with the weights that it inherits, on scenes of the training's photos that it never saw;
-the winner, and for (b) random architectures within the bound too, trained from scratch as long as the networks of
-`networks`, which stand beside them, and judged on the same held-out samples. cpu takes about 60 minutes of one core.
+the winner, for (b) random architectures within the bound too, and the networks that were designed by hand, each trained
+from scratch for as many steps and judged on the same held-out samples. cpu takes about 30 minutes of one core.
 Output: ``reports/fig13_nas/<preset>/``.
 """
 
@@ -22,20 +22,25 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 import archlab as al
-from archlab.experiments import OutOfTime, Scratch, Wanted, command
+from archlab.experiments import OutOfTime, Scratch, command
 from studies.device import device
 
 from ..data.sources import find_sources, fingerprint
 from ..evaluate.costs import costs
 from ..evaluate.quality import COMPARED, HeldOut, evaluate, summary
+from ..network.models import LINEAR, QUARTER, Config, scaled
 from ..network.searched import BOUNDS, TO_G, allowed_macs, macs_g, supernet
 from ..train import training
-from ..train.family import NETWORKS, WEIGHTS, budget_for
-from ..train.networks import JUDGED, PRESETS, of
 from .fig13_report import write
 
 __all__ = ["PRESETS", "ROWS", "cell_for", "fingerprint", "needs", "report"]
 
+PRESETS = ("smoke", "cpu", "gpu", "paper")
+WEIGHTS = "net.safetensors"  # in the folder of the cell that trained it
+# Of every network and every supernet; on a CPU less than Table 1's baseline has, as there are seventeen of them.
+BUDGETS = training.BASELINE | {
+    name: replace(training.BASELINE[name], batch=4, steps=500) for name in ("cpu", "cpu-fp32")
+}
 COMPARED_SET = "b"  # the set, the paper's best, whose random architectures are trained as well
 RANDOM = 4
 BINS = 10  # of the multiply-adds from the least to the bound; Guo et al. draw from bins, too
@@ -43,41 +48,45 @@ SAMPLINGS: dict[str, int | None] = {"bins": BINS, "uniform": None}
 SUPERNETS = {f"supernet {name}": (name, "bins") for name in BOUNDS} | {
     f"supernet {COMPARED_SET}, uniform": (COMPARED_SET, "uniform")
 }
-SHARE = 0.4  # of a network's steps that a supernet is trained
 # Trials of a search, architectures of a generation, those bred from; of Guo et al. at gpu and paper.
-EFFORTS = {"smoke": (6, 3, 2), "cpu": (80, 16, 5), "gpu": (1000, 50, 10), "paper": (1000, 50, 10)}
+EFFORTS = {"smoke": (6, 3, 2), "cpu": (64, 16, 5), "gpu": (1000, 50, 10), "paper": (1000, 50, 10)}
 DRAWS = 2000  # architectures drawn option by option, to see how many are within the bound
 WATCHED = {"smoke": 4, "cpu": 16, "gpu": 256, "paper": 1000}  # scenes that a search judges on
 TIMED = {"smoke": 1, "cpu": 6, "gpu": 50, "paper": 50}  # steps that a cost is the mean of
-BY_HAND = ("baseline", "quarter", "linear A", "scaled A")  # the trainings of Fig. 11 without perceptual loss
-REFERENCES = ("baseline", "scaled A", "proposed", "width 24", "width 16", "width 8")
+JUDGED = {"smoke": 8, "cpu": 256, "gpu": 512, "paper": 5000}  # held-out samples
+# The trainings of Fig. 11 that led to the last of them.
+BY_HAND = {"baseline": Config(), "quarter": QUARTER, "linear A": LINEAR["A"], "proposed": scaled(LINEAR["A"])}
+DESIGNED = {name: BY_HAND[name] for name in ("baseline", "proposed")} | {
+    f"width {width}": Config(width=width) for width in (16, 8)
+}
 TRAINED = {f"NAS {name}": name for name in BOUNDS} | {f"random {i + 1}": COMPARED_SET for i in range(RANDOM)}
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
     """Of one set of bounds: supernets, search, trainings, and what these are worth."""
     supernets = [(row, how) for row, (its, how) in SUPERNETS.items() if its == name]
-    trained = [row for row, its in TRAINED.items() if its == name]
+    networks = [row for row, its in TRAINED.items() if its == name]
     return [
         *({"name": row, "what": "supernet", "set": name, "sampling": how} for row, how in supernets),
         {"name": f"search {name}", "what": "search", "set": name},
-        *({"name": row, "what": "training", "set": name} for row in trained),
-        *({"name": f"quality of {row}", "what": "quality", "set": name, "network": row} for row in trained),
+        *({"name": row, "what": "training", "set": name} for row in networks),
+        *({"name": f"quality of {row}", "what": "quality", "set": name, "network": row} for row in networks),
     ]
 
 
 ROWS: list[dict[str, Any]] = [
-    *({"name": name, "what": "reference"} for name in REFERENCES),
     *rows_of(COMPARED_SET),
+    *({"name": name, "what": "designed"} for name in DESIGNED),
+    *({"name": f"quality of {name}", "what": "quality of a designed network", "network": name} for name in DESIGNED),
     *(row for name in BOUNDS if name != COMPARED_SET for row in rows_of(name)),
     {"name": "costs", "what": "costs"},
 ]
 
 
-def needs(row: dict[str, Any]) -> list[Wanted]:
+def needs(row: dict[str, Any]) -> list[str]:
     kind, name = row["what"], row.get("set", "")
-    if kind == "reference":
-        return [of(f"quality of {row['name']}")]
+    if kind == "quality of a designed network":
+        return [row["network"]]
     if kind == "search":
         return [f"supernet {name}"]
     if kind == "training":
@@ -89,18 +98,19 @@ def needs(row: dict[str, Any]) -> list[Wanted]:
 
 def cell_for(row: dict[str, Any]) -> Callable[..., dict[str, Any]]:
     """What makes a row: a training stays valid while how its network is judged is edited."""
-    makers = {"reference": reference, "supernet": train_supernet, "search": search, "training": train}
-    return {**makers, "quality": quality, "costs": step_costs}[row["what"]]
+    makers = {"supernet": train_supernet, "search": search, "training": train, "quality": quality}
+    makers |= {"designed": train_designed, "quality of a designed network": quality_of_designed, "costs": step_costs}
+    return makers[row["what"]]
 
 
-def reference(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    """What `networks` found of a network that was designed by hand, trained as long."""
-    return dict(scratch.needed[of(f"quality of {row['name']}")].values)
+def budget_for(preset: str) -> training.Budget:
+    """What every network gets; a supernet as much, of whose weights all are the last ones: no mean is over a path."""
+    return BUDGETS[training.on_this_machine(preset)]
 
 
 def train_supernet(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     """All weights of a space, one path a step; they lie in the cell's folder."""
-    net, budget = supernet(row["set"], seed=seed), supernet_budget(preset)
+    net, budget = supernet(row["set"], seed=seed), replace(budget_for(preset), average=None)
     task = one_path(training.task_for(scratch, budget, seed=seed), row["set"], row["sampling"], net, seed)
     values = training.train_(net, task, budget, scratch, title=row["name"])  # type: ignore[arg-type]
     save_model(net, str(scratch.folder / WEIGHTS))
@@ -115,12 +125,6 @@ def one_path(task: al.Task, name: str, sampling: str, net: nn.Module, seed: int)
     """`task` for one path a step: drawn from bins of multiply-adds within the bound, or option by option."""
     bins = SAMPLINGS[sampling]
     return al.one_path(task, seed=seed, bins=bins, macs=None if bins is None else allowed_macs(name, net))
-
-
-def supernet_budget(preset: str) -> training.Budget:
-    """A share of a network's, and the last weights: only what is on a path moves, so there is no mean of all."""
-    budget = budget_for(preset)
-    return replace(budget, steps=round(SHARE * budget.steps), average=None)
 
 
 def search(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
@@ -167,17 +171,29 @@ def trained_supernet(row: str, scratch: Scratch, seed: int) -> nn.Module:
 
 
 def train(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    """One architecture from scratch, as the networks of `networks` are; its weights lie in the cell's folder."""
-    net, budget = supernet(row["set"], seed=seed), budget_for(preset)
-    number = row["name"].removeprefix("random ")
-    if number == row["name"]:
-        architecture = scratch.needed[f"search {row['set']}"].values["architecture"]
+    """One architecture from scratch: the winner of a search, or one drawn within the bound."""
+    net = supernet(row["set"], seed=seed)
+    if (found := f"search {row['set']}") in scratch.needed:
+        architecture = scratch.needed[found].values["architecture"]
     else:
-        architecture = al.sample_(net, seed, int(number), macs=allowed_macs(row["set"], net))
-    plain = plain_network(net, architecture)
-    values = training.train_(plain, training.task_for(scratch, budget, seed=seed), budget, scratch, title=row["name"])
-    save_model(plain, str(scratch.folder / WEIGHTS))
+        number = int(row["name"].removeprefix("random "))
+        architecture = al.sample_(net, seed, number, macs=allowed_macs(row["set"], net))
+    values = trained(plain_network(net, architecture), row["name"], preset, seed, scratch)
     return values | {"architecture": architecture, "macs_g": macs_g(net, architecture)}
+
+
+def train_designed(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    """A network that was designed by hand, from scratch."""
+    return trained(training.new_network(DESIGNED[row["name"]], seed=seed), row["name"], preset, seed, scratch)
+
+
+def trained(net: Any, name: str, preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    """`net` trained in place; its weights lie in the cell's folder."""
+    budget = budget_for(preset)
+    values = training.train_(net, training.task_for(scratch, budget, seed=seed), budget, scratch, title=name)
+    save_model(net, str(scratch.folder / WEIGHTS))
+    about = {"size": budget.size, "batch": budget.batch, "patch": budget.patch or budget.size}
+    return values | about | {"precision": budget.precision}
 
 
 def plain_network(net: nn.Module, architecture: Mapping[str, Any]) -> Any:
@@ -187,22 +203,32 @@ def plain_network(net: nn.Module, architecture: Mapping[str, Any]) -> Any:
 def quality(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     """What a trained architecture costs, and its quality on held-out samples; its SSIM on the search's scenes, and
     there with the weights that it inherits from each supernet of its space."""
-    needed = scratch.needed[row["network"]]
-    architecture, name = needed.values["architecture"], row["set"]
-    plain, judge = plain_network(supernet(name, seed=seed), architecture), Judge(scratch, preset)
-    load_model(plain, str(needed.folder / WEIGHTS))
-    plain.eval()
-    held_out = find_sources(scratch.data, "val")
-    found = evaluate(plain, HeldOut(held_out, budget_for(preset).size, JUDGED[preset]), data=scratch.data)
-    about: dict[str, Any] = {"steps": needed.values["steps"], "val_data": held_out.fingerprint}
-    about |= {f"each_{column}": found[column].round(5).tolist() for column in COMPARED}
-    about |= {"architecture": architecture, "macs_g": needed.values["macs_g"], "watched": judge(plain)}
+    values, name = scratch.needed[row["network"]].values, row["set"]
+    plain, judge = plain_network(supernet(name, seed=seed), values["architecture"]), Judge(scratch, preset)
+    found = judged(plain, row["network"], preset, scratch)
+    about: dict[str, Any] = {"macs_g": values["macs_g"], "watched": judge(plain)}
     for supernet_row in needs(row)[1:]:
-        assert isinstance(supernet_row, str)
         net = trained_supernet(supernet_row, scratch, seed)
-        al.set_architecture_(net, architecture)
+        al.set_architecture_(net, values["architecture"])
         about[f"inherited_{SUPERNETS[supernet_row][1]}"] = judge(net)
-    return costs(plain) | summary(found) | about
+    return found | about
+
+
+def quality_of_designed(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    """The same of a network that was designed by hand, but for what a supernet says."""
+    net = training.new_network(DESIGNED[row["network"]], seed=seed)
+    return judged(net, row["network"], preset, scratch) | {"watched": Judge(scratch, preset)(net)}
+
+
+def judged(net: Any, network: str, preset: str, scratch: Scratch) -> dict[str, Any]:
+    """Costs and quality of `net`, with the weights of the row `network`."""
+    load_model(net, str(scratch.needed[network].folder / WEIGHTS))
+    held_out = find_sources(scratch.data, "val")
+    samples = HeldOut(held_out, budget_for(preset).size, JUDGED[preset])
+    found = evaluate(net.eval(), samples, data=scratch.data)
+    about = {name: scratch.needed[network].values[name] for name in ("steps", "batch", "size", "patch", "precision")}
+    about |= {f"each_{column}": found[column].round(5).tolist() for column in COMPARED}
+    return costs(net) | summary(found) | about | {"val_data": held_out.fingerprint}
 
 
 def step_costs(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
@@ -211,7 +237,7 @@ def step_costs(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) ->
     budget, judge = budget_for(preset), Judge(scratch, preset)
     task = training.task_for(scratch, budget, seed=seed)
     timed: dict[str, tuple[nn.Module, al.Task | None]] = {
-        name: (training.new_network(NETWORKS[name], seed=seed), task) for name in BY_HAND
+        name: (training.new_network(config, seed=seed), task) for name, config in BY_HAND.items()
     }
     for supernet_row, (name, sampling) in SUPERNETS.items():
         net = supernet(name, seed=seed)
@@ -243,7 +269,7 @@ def clock() -> float:
 
 def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write table.md, bounds.md, ranks.md, costs.md, tradeoff.png and report.md."""
-    write(rows, folder, command=f"python -m {__name__}", share=SHARE, compared=COMPARED_SET, by_hand=BY_HAND)
+    write(rows, folder, command=f"python -m {__name__}", compared=COMPARED_SET, by_hand=list(BY_HAND))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
+import archlab as al
 from archlab.report import Column, Picture, Table, plots, table, write_report
 
 from .. import columns
-from ..evaluate.quality import paired
 from ..network.example import STREAMED
 from ..network.searched import BOUNDS, told
 from .shared import SSIM_THRESHOLD
@@ -23,16 +23,14 @@ INHERITED = {"inherited_bins": "bins", "inherited_uniform": "uniform"}
 TRAINED_ON = {"watched": "the scenes of the search", "ssim": "held-out samples"}
 
 
-def write(rows: pd.DataFrame, folder: Path, *, command: str, share: float, compared: str,
-          by_hand: Sequence[str]) -> None:  # fmt: skip
+def write(rows: pd.DataFrame, folder: Path, *, command: str, compared: str, by_hand: Sequence[str]) -> None:
     """Write table.md, bounds.md, ranks.md, costs.md, tradeoff.png and report.md."""
     first = rows[rows["seed"] == 0]
     networks = networks_of(first)
     main, bounds, ranks = table_of(networks), bounds_table(first), ranks_table(networks)
     costs = costs_table(first, by_hand)
     draw_tradeoff(networks, folder / "tradeoff.png")
-    one = networks.iloc[-1]
-    supernet = first[first["what"] == "supernet"].iloc[0]
+    one = networks.iloc[0]
     write_report(
         rows, folder, "Figure 13: architecture search against design by hand",
         f"One-shot search (Guo et al. 2020) within the paper's four sets of bounds. Every network below was trained "
@@ -142,7 +140,7 @@ def against_random(networks: pd.DataFrame, compared: str) -> str:
     winner = networks[networks["row"] == f"NAS {compared}"].iloc[0]
     others = networks[networks["group"] == GROUPS["random"]]
     best = others.loc[others["ssim"].idxmax()]
-    apart, low, high = paired(*(np.array([row["each_ssim"]]) for row in (winner, best)))
+    apart, low, high = al.interval(winner["each_ssim"], best["each_ssim"], method="bootstrap")
     return (
         f"The winner of ({compared}) has SSIM {winner['ssim']:.3f}; the {len(others)} random architectures within its "
         f"bound {others['ssim'].min():.3f} to {others['ssim'].max():.3f}. Winner less {best['row']}, the best of them "

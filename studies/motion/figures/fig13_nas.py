@@ -5,7 +5,7 @@
 For each of the paper's four sets of bounds a supernet, trained one path a step; an evolution over its architectures
 within the bound, each judged with the weights that it inherits, on scenes of the training's photos that it never saw;
 the winner, for (b) random architectures within the bound too, and the networks that were designed by hand, each trained
-from scratch for as many steps and judged on the same held-out samples. cpu takes about 30 minutes of one core.
+from scratch for as many steps and judged on the same held-out samples. cpu takes about 15 minutes of one core.
 Output: ``reports/fig13_nas/<preset>/``.
 """
 
@@ -39,7 +39,7 @@ PRESETS = ("smoke", "cpu", "gpu", "paper")
 WEIGHTS = "net.safetensors"  # in the folder of the cell that trained it
 # Of every network and every supernet; on a CPU less than Table 1's baseline has, as there are seventeen of them.
 BUDGETS = training.BASELINE | {
-    name: replace(training.BASELINE[name], batch=4, steps=500) for name in ("cpu", "cpu-fp32")
+    name: replace(training.BASELINE[name], batch=4, patch=32, steps=400) for name in ("cpu", "cpu-fp32")
 }
 COMPARED_SET = "b"  # the set, the paper's best, whose random architectures are trained as well
 RANDOM = 4
@@ -53,7 +53,7 @@ EFFORTS = {"smoke": (6, 3, 2), "cpu": (64, 16, 5), "gpu": (1000, 50, 10), "paper
 DRAWS = 2000  # architectures drawn option by option, to see how many are within the bound
 WATCHED = {"smoke": 4, "cpu": 16, "gpu": 256, "paper": 1000}  # scenes that a search judges on
 TIMED = {"smoke": 1, "cpu": 6, "gpu": 50, "paper": 50}  # steps that a cost is the mean of
-JUDGED = {"smoke": 8, "cpu": 256, "gpu": 512, "paper": 5000}  # held-out samples
+JUDGED = {"smoke": 8, "cpu": 128, "gpu": 512, "paper": 5000}  # held-out samples
 # The trainings of Fig. 11 that led to the last of them.
 BY_HAND = {"baseline": Config(), "quarter": QUARTER, "linear A": LINEAR["A"], "proposed": scaled(LINEAR["A"])}
 DESIGNED = {name: BY_HAND[name] for name in ("baseline", "proposed")} | {

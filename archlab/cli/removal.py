@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pandas as pd
 import torch
 import typer
 from torch import nn
@@ -20,6 +21,7 @@ from ..removal.greedy import remove_at_random, remove_greedily
 from ..removal.learn import Removal, learn_to_remove
 from ..removal.probe.alone import untouched_qualities
 from ..removal.scores import COLUMNS, SAVED_MS, scores
+from ..report.removal_page import GONE, by_site
 from ..report.tables import Table, csv_of, digits_of, table
 from ..training.task import Task
 from .options import (
@@ -46,7 +48,18 @@ METHODS: dict[str, Callable[..., Removal]] = {
     "random": remove_at_random,
 }
 # What the command says by options of its own, or always.
-OWN = ("kinds", "where", "budget", "at_most_loss", "rescore", "folder", "time_limit_s", "evaluate", "progress")
+OWN = (
+    "kinds",
+    "where",
+    "granularity",
+    "budget",
+    "at_most_loss",
+    "rescore",
+    "folder",
+    "time_limit_s",
+    "evaluate",
+    "progress",
+)
 FORMS: dict[str, Callable[[Table], str]] = {
     ".csv": Table.csv, ".md": Table.markdown, ".tex": Table.latex, ".html": Table.html
 }  # fmt: skip
@@ -156,6 +169,10 @@ def remove_command(
         Literal["learned", "greedy", "one-shot", "random"],
         typer.Option(help="How it is decided what goes.", rich_help_panel=GOES),
     ] = "learned",
+    granularity: Annotated[
+        Literal["site", "channel"],
+        typer.Option(help="What goes by itself; channels are of --kinds activation.", rich_help_panel=GOES),
+    ] = "site",
     options: Annotated[
         list[str] | None,
         typer.Option(
@@ -193,6 +210,10 @@ def remove_command(
         given = dict(named_value("--set", text, "lr=1e-3") for text in options or ())
         if set_here := [name for name in given if name in OWN]:
             raise WrongUsage(f"--set {set_here[0]}: say it by an option of the command, as --help lists them")
+        if granularity == "channel":
+            if method != "learned":
+                raise WrongUsage(f"--granularity channel: it goes with --method learned, got --method {method}")
+            given["granularity"] = granularity
         model, task = _job(job, args)
         removal = METHODS[method](
             model, task, kinds=ALL if kinds == ALL else words_of(kinds), where=where or None, **goal,
@@ -205,9 +226,16 @@ def remove_command(
     print(removal)
     if not removal.finished:
         raise typer.Exit(TRY_AGAIN)
-    gone = removal.decisions[removal.decisions["removed"]]
-    show(gone[["site", "params", "macs"]])
+    show(_went(removal.decisions))
     print(f"written to {out}: index.html, thin.safetensors, table.*, sites.*")
+
+
+def _went(decisions: pd.DataFrame) -> pd.DataFrame:
+    """The sites that went, those of channels at least in part, and what goes with them."""
+    if "channel" not in decisions:
+        return decisions.loc[decisions["removed"], ["site", "params", "macs"]]
+    sites = by_site(decisions)
+    return sites.loc[sites[GONE] > 0, ["site", "channels", GONE]]
 
 
 @contextmanager

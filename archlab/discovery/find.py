@@ -76,6 +76,7 @@ def _merged(found: list[Found], flow: Flow) -> list[Site]:
                 span=first.span,
                 grad=any(f.result in flow.graded for f in group),
                 same_as="" if same == name else same,
+                values=tuple((f.stands, f.result) for f in group),
                 target=target,
             )
         )

@@ -38,6 +38,7 @@ class Site:
     how: How | None = None
     reason: str = ""
     same_as: str = ""  # id of another site whose removal is the very same
+    values: tuple[tuple[int | None, int], ...] = field(default=(), repr=False)  # what stands and what it makes
     target: Target = field(repr=False, kw_only=True)
 
     @property

@@ -14,9 +14,11 @@ from ..discovery.find import sites_of
 from ..discovery.kinds import Kind, kinds_of
 from ..discovery.select import Where, refuse_conflicts, select
 from ..discovery.site import Site, Sites
+from ..rewrite.inject import free_name, omega_name
 from ..rewrite.module_tree import drop_unreached, restore
 from ..rewrite.rewrite import rewrite
-from ..rewrite.target import Edit, Freeze, How
+from ..rewrite.target import Edit, Freeze, How, Narrow
+from .channels.left import Channels, checked_channels, omegas_of
 from .checks import Observed, compared, draws_random_numbers, finish, observe, own_tolerance
 from .cut import Cuts, cuts_for, cuts_in, uncut
 from .depth.outputs import left_of, only, with_output
@@ -24,7 +26,18 @@ from .depth.places import close_ranks_
 from .heads.attention import use_fewer_heads_
 from .recipe import Equality, forget_last_step_
 from .switch import not_chosen, put_switches, refuse_another_way, sites_named
-from .switch_state import example_for, forget_switches_, named_omegas, refuse_switched, set_omegas_, switches_of
+from .switch_state import (
+    Switches,
+    example_for,
+    forget_switches_,
+    has_channels,
+    named_omegas,
+    refuse_switched,
+    set_omegas_,
+    switch_name,
+    switch_values,
+    switches_of,
+)
 from .width.resize import resize_
 
 KEEP = ("restore", "freeze")  # what may become of the sites that are not removed
@@ -33,16 +46,19 @@ KEEP = ("restore", "freeze")  # what may become of the sites that are not remove
 def discard(soft: nn.Module, tau: float = 0.5, *, keep: Literal["restore", "freeze"] = "restore") -> nn.Module:
     """A copy of a switched model without the sites whose omega is above `tau`, and without any switch.
 
-    Modules and parameters that nothing reaches any more are gone; the weights are those of `soft`. Checked before it
-    returns: the result equals `soft` with the removed omegas at 1 and the others at 0 (or theirs).
+    Modules and parameters that nothing reaches any more are gone; the weights are those of `soft`. Where each channel
+    has a switch, the function works on the channels that stay alone; a site all of whose channels go is removed whole.
+    Checked before it returns: the result equals `soft` with the removed omegas at 1 and the others at 0 (or theirs).
 
     Args:
         soft: a model with switches, as `switch` makes it; it is left untouched.
         tau: threshold in [0, 1].
-        keep: what becomes of the other sites: "restore", the original; "freeze", blended for good at their omega.
+        keep: what becomes of the other sites: "restore", the original; "freeze", blended for good at their omega, where
+            each site has one.
 
     Raises:
-        ValueError: for a `tau` or an omega outside [0, 1], or where no omega is above `tau`.
+        ValueError: for a `tau` or an omega outside [0, 1], where no omega is above `tau`, and for keep="freeze" of a
+            model with a switch a channel.
 
     >>> import torch
     >>> from archlab import set_omegas_, switch
@@ -57,10 +73,13 @@ def discard(soft: nn.Module, tau: float = 0.5, *, keep: Literal["restore", "free
     number("tau", tau, low=0, high=1)
     choice("keep", keep, KEEP)
     net, state = switches_of(soft)
-    values = {site: omega.item() for site, omega in named_omegas(net).items()}
+    if keep == "freeze" and has_channels(net):
+        raise ValueError("discard: keep='freeze' goes with a switch a site; of channels take keep='restore'")
+    values = switch_values(net)
     for site, omega in values.items():
         number(f"omega of {site}", omega, low=0, high=1, remedy="call project_(soft) after each optimizer step")
     gone = [site for site, omega in values.items() if omega > tau]
+    whole, channels = _channels_left(net, state, set(gone))
     frozen = {s: w for s, w in values.items() if keep == "freeze" and s not in gone and w > 0}
     if not gone and not frozen:
         raise ValueError(
@@ -75,14 +94,28 @@ def discard(soft: nn.Module, tau: float = 0.5, *, keep: Literal["restore", "free
     forget_switches_(plain)
     forget_last_step_(plain)  # which put the switches in
     skipped = state.skipped | {
-        site: f"omega {omega:.3g} is not above tau {tau}"
-        for site, omega in values.items()
-        if site not in gone and site not in frozen
+        site: f"omega {float(omega.detach().max()):.3g} is not above tau {tau}"
+        for site, omega in named_omegas(net).items()
+        if site not in whole and site not in frozen and site not in channels
     }
     reference = observe(decided, example)
     return _discarded(
-        plain, example, gone, frozen, found=state.sites, decided=decided, reference=reference, skipped=skipped
-    )
+        plain, example, whole, frozen, channels, found=state.sites, decided=decided, reference=reference,
+        skipped=skipped,
+    )  # fmt: skip
+
+
+def _channels_left(net: nn.Module, state: Switches, gone: Collection[str]) -> tuple[list[str], dict[str, Channels]]:
+    """The sites that go whole once these switches have, and what is left of those that go in part."""
+    whole, left = [], {}
+    for site, omega in named_omegas(net).items():
+        names = [switch_name(site, n) for n in range(omega.numel())] if omega.dim() else [site]
+        kept = [n for n, name in enumerate(names) if name not in gone]
+        if not kept:
+            whole.append(site)
+        elif len(kept) < len(names):
+            left[site] = {"dim": state.channels[site], "kept": kept}
+    return whole, left
 
 
 def remove(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where: Where = None) -> nn.Module:
@@ -119,6 +152,7 @@ def apply_discard(
     *,
     removed: Collection[str],
     frozen: Mapping[str, float],
+    channels: Mapping[str, Any] | None = None,
     cuts: Mapping[str, Any] | None = None,
     found: Sites | None = None,
     considered: Collection[str] | None = None,
@@ -130,6 +164,7 @@ def apply_discard(
         example: what runs it once.
         removed: ids of the sites that go.
         frozen: id -> omega of the sites that are blended for good.
+        channels: id -> what is left of the sites that go in part: the dimension ("dim") and positions ("kept") of it.
         cuts: what goes with removed operands of concatenations; None: it is found out.
         found: all sites of `model`, where its run was recorded already.
         considered: ids of the sites that were chosen among; None: all.
@@ -146,13 +181,18 @@ def apply_discard(
     if isinstance(removed, str):
         raise TypeError(wrong("discard: removed", "a list of sites", removed))
     found = found or sites_of(model, example)
-    taken = sites_named(found, [*removed, *frozen])
+    channels = channels or {}
+    if not isinstance(channels, Mapping):
+        raise TypeError(wrong("discard: channels", "a dict of what is left by site", channels))
+    taken = sites_named(found, [*removed, *frozen, *channels])
+    left = {site.id: checked_channels(site, channels[site.id]) for site in taken if site.id in channels}
     refuse_another_way(model, example, taken, found)
-    values = dict.fromkeys(removed, 1.0) | dict(frozen)
-    switched = put_switches(model, example, taken, found, omegas=values)
+    values = dict.fromkeys(removed, 1.0) | dict(frozen) | {s: omegas_of(taken, s, part) for s, part in left.items()}
+    dims = {site: part["dim"] for site, part in left.items()}
+    switched = put_switches(model, example, taken, found, omegas=values, channels=dims)
     skipped = not_chosen(taken, considered or [site.id for site in found])
     return _discarded(
-        model, example, list(removed), dict(frozen), found=found, decided=switched.model, reference=switched.ran,
+        model, example, list(removed), dict(frozen), left, found=found, decided=switched.model, reference=switched.ran,
         skipped=skipped, cuts=None if cuts is None else cuts_in(cuts),
     )  # fmt: skip
 
@@ -162,6 +202,7 @@ def _discarded(
     example: Any,
     gone: list[str],
     frozen: dict[str, float],
+    channels: dict[str, Channels],
     *,
     found: Sites,
     decided: nn.Module,
@@ -174,15 +215,15 @@ def _discarded(
     removed = [sites[s] for s in gone]
     given = {"found": found, "decided": decided, "reference": reference, "skipped": skipped}
     if cuts is not None:
-        return _without(model, example, gone, frozen, cuts, **given)
+        return _without(model, example, gone, frozen, channels, cuts, **given)
     cuts = cuts_for(model, example, removed, found, frozen)
     try:
-        return _without(model, example, gone, frozen, cuts, **given)
+        return _without(model, example, gone, frozen, channels, cuts, **given)
     except (ValueError, AssertionError, RuntimeError) as error:
         if not cuts.resizing.tensors:
             raise
         reason = f"with fewer channels the model's code fails: {str(error).splitlines()[0]}"
-    return _without(model, example, gone, frozen, uncut(model, example, removed, reason), **given)
+    return _without(model, example, gone, frozen, channels, uncut(model, example, removed, reason), **given)
 
 
 def _without(
@@ -190,6 +231,7 @@ def _without(
     example: Any,
     gone: list[str],
     frozen: dict[str, float],
+    channels: dict[str, Channels],
     cuts: Cuts,
     *,
     found: Sites,
@@ -205,6 +247,7 @@ def _without(
         start = resize_(copied(model), cuts.resizing, "prune")
         fewer = use_fewer_heads_(start)
     edits = [Edit(sites[s].target, Freeze(w)) for s, w in frozen.items()]
+    edits += [Edit(sites[s].target, _narrow(start, sites[s], part)) for s, part in channels.items()]
     for site in (sites[s] for s in gone):
         edit = cuts.edit(site)
         if edit is not None and site.kind is Kind.HEAD and site.path in fewer:
@@ -240,14 +283,21 @@ def _without(
     _close_ranks(thin, model, example)
     told = within if within.startswith("not") else f"equal to omega = 1 within {within} (allowed {allowed:.2g})"
     told += "".join(f"; zeros stand for {site}, as {reason}" for site, reason in cuts.reasons.items())
-    considered = {*gone, *frozen, *skipped}
+    considered = {*gone, *frozen, *channels, *skipped}
+    options = {"removed": gone, "frozen": frozen} | ({"channels": channels} if channels else {})
     return finish(
-        thin, model, name="discard", options={"removed": gone, "frozen": frozen} | cuts.options(),
+        thin, model, name="discard", options=options | cuts.options(),
         before=found.record, after=after, equality=Equality.EXACT, checked=told,
-        found=[s.id for s in found if s.id in considered], taken=(*gone, *frozen), skipped=skipped,
+        found=[s.id for s in found if s.id in considered], taken=(*gone, *frozen, *channels), skipped=skipped,
         how=dict.fromkeys(gone, How.LOCAL) | {s: _physical(h, sites[s]) for s, h in rewritten.how.items()},
         idle=sorted(Flow(after).idle_params() - Flow(found.record).idle_params()),
     )  # fmt: skip
+
+
+def _narrow(model: nn.Module, site: Site, left: Channels) -> Narrow:
+    """The action that leaves a site some of its channels."""
+    name = free_name(model.get_submodule(site.path), "kept_" + omega_name(site.id).removeprefix("omega_"))
+    return Narrow(name, tuple(left["kept"]), left["dim"])
 
 
 def _close_ranks(thin: nn.Module, model: nn.Module, example: Any) -> None:

@@ -1,20 +1,23 @@
 """Switches: every chosen site blended with its absence by a learnable omega (paper, eq. 3 and Fig. 9)."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..capture.classes import exact_classes_asked
 from ..capture.copies import refuse_wrappers
 from ..discovery.find import sites_of
 from ..discovery.kinds import kinds_of
 from ..discovery.select import Where, refuse_conflicts, select
-from ..discovery.site import Sites
+from ..discovery.site import Site, Sites
 from ..names import closest
 from ..rewrite.inject import omega_name
 from ..rewrite.rewrite import CannotRewrite, Rewritten, classes_told, rewrite
 from ..rewrite.target import Blend, Edit
+from .channels.dims import CHANNEL, SITE, channel_dims, check_granularity, sites_and_widths
+from .channels.left import checked_dims
 from .checks import difference, finish, gradient_difference, observe, own_tolerance
 from .recipe import Equality
 from .switch_state import Switches, refuse_supernet, remember_switches_, switches_of, weight_of
@@ -22,7 +25,14 @@ from .switch_state import Switches, refuse_supernet, remember_switches_, switche
 TREMBLES = 10  # a model that differs from itself from run to run is held to so many times that
 
 
-def switch(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where: Where = None) -> nn.Module:
+def switch(
+    model: nn.Module,
+    example: Any,
+    *,
+    kinds: str | Iterable[str],
+    where: Where = None,
+    granularity: Literal["site", "channel"] = SITE,
+) -> nn.Module:
     """A copy of `model` with a switch at every chosen site; every omega is 0, so that it computes what `model` does.
 
     At omega = 0 output and gradients equal the original's; that is checked on `example` before it returns (a model that
@@ -33,13 +43,17 @@ def switch(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where:
         example: what runs it once: a tensor, a tuple of arguments, a dict of keyword arguments, or an `al.Call`.
         kinds: which kinds of site, one or several of `al.KINDS`.
         where: a glob on site id or module path, a list of globs, or a function of the Site; None: all of these kinds.
+        granularity: "channel" gives each channel of an activation an omega of its own (Selective Network
+            Linearization, Cho et al. 2022), with kinds="activation" alone. Its channels are the dimension of its tensor
+            that layers make.
 
     Returns:
-        The switched model. A site's omega is a float32 scalar parameter of its container, ``omega_<kind>_<number>``.
+        The switched model. A site's omega is a float32 parameter of its container, ``omega_<kind>_<number>``: a scalar,
+        or one number a channel.
 
     Raises:
         ValueError: where nothing matches, for no or an unknown kind, for two kinds at one add, or for a model that has
-            switches already.
+            switches already; with granularity="channel", naming the site whose channels are not known.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
@@ -47,11 +61,14 @@ def switch(model: nn.Module, example: Any, *, kinds: str | Iterable[str], where:
     {'omega_activation_0'}
     """
     _refuse_switched_again(model)
-    found = sites_of(model, example)
+    check_granularity("switch: granularity", granularity, kinds)
+    found, widths = sites_and_widths(model, example) if granularity == CHANNEL else (sites_of(model, example), None)
     taken = select(found, kinds=kinds, where=where)
     refuse_conflicts(taken)
     considered = [site.id for site in found if site.kind in kinds_of(kinds)]
-    return apply_switch(model, example, sites=[site.id for site in taken], found=found, considered=considered)
+    channels = {} if widths is None else channel_dims(taken, found.record, widths)
+    ids = [site.id for site in taken]
+    return apply_switch(model, example, sites=ids, channels=channels, found=found, considered=considered)
 
 
 def apply_switch(
@@ -59,6 +76,7 @@ def apply_switch(
     example: Any,
     *,
     sites: Collection[str],
+    channels: Mapping[str, int] | None = None,
     found: Sites | None = None,
     considered: Collection[str] | None = None,
 ) -> nn.Module:
@@ -68,6 +86,7 @@ def apply_switch(
         model: as for `switch`.
         example: as for `switch`.
         sites: ids of the sites.
+        channels: id -> dimension of the channels, of the sites that have a switch a channel.
         found: all sites of `model`, where its run was recorded already.
         considered: ids of the sites that were chosen among; None: all.
 
@@ -78,11 +97,13 @@ def apply_switch(
     _refuse_switched_again(model)
     found = found or sites_of(model, example)
     taken = sites_named(found, sites)
+    channels = checked_dims("switch: channels", channels or {}, taken)
     reference = observe(model, example)
-    made = put_switches(model, example, taken, found, considered=considered)
+    options = {"sites": [site.id for site in taken]} | ({"channels": channels} if channels else {})
+    made = put_switches(model, example, taken, found, channels=channels, considered=considered)
     checked = _checked(model, example, reference, made)
     return finish(
-        made.model, model, name="switch", options={"sites": [site.id for site in taken]},
+        made.model, model, name="switch", options=options,
         before=found.record, after=found.record, equality=Equality.EXACT, checked=checked,
         found=considered or [site.id for site in found], taken=[site.id for site in taken],
         skipped=switches_of(made.model)[1].skipped, how=made.how,
@@ -95,26 +116,36 @@ def put_switches(
     taken: Sites,
     found: Sites,
     *,
-    omegas: Mapping[str, float] | None = None,
+    omegas: Mapping[str, float | Tensor] | None = None,
+    channels: Mapping[str, int] | None = None,
     considered: Collection[str] | None = None,
 ) -> Rewritten:
-    """A copy of `model` with switches at the sites `taken`; `.ran` is what it did with `omegas` (default: all 0)."""
+    """A copy of `model` with switches at the sites `taken`; `.ran` is what it did with `omegas` (default: all 0).
+
+    `channels`: id -> dimension of the channels, of the sites that have a switch a channel.
+    """
 
     def run(net: nn.Module) -> Any:
         for name, value in values.items():
             omega = net.get_submodule(owners[name])._parameters.get(omega_name(name))
             if omega is not None:  # else it has moved to the child that is called, with its value
-                omega.data.fill_(value)
+                omega.data.copy_(torch.as_tensor(value))
         return observe(net, example)
 
     values, owners = omegas or {}, {site.id: site.path for site in taken}
 
-    edits = [Edit(site.target, Blend(omega_name(site.id))) for site in taken]
+    edits = [Edit(site.target, Blend(omega_name(site.id), _positions(site, channels or {}))) for site in taken]
     made = rewrite(model, example, edits, record=found.record, run=run)
     skipped = not_chosen(taken, considered or [site.id for site in found])
-    state = Switches(made.omegas, made.classes, example, found, skipped, weight_of(model).dtype)
+    state = Switches(made.omegas, made.classes, example, found, skipped, weight_of(model).dtype, dict(channels or {}))
     remember_switches_(made.model, state)
     return made
+
+
+def _positions(site: Site, channels: Mapping[str, int]) -> tuple[int, int] | None:
+    """The dimension of its channels and how many there are; None where it has one switch."""
+    dim = channels.get(site.id)
+    return None if dim is None else (dim, site.shape[dim])
 
 
 def not_chosen(taken: Sites, considered: Collection[str]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What a switched model knows of its switches, and what is read from and written to them (paper, eq. 3 and 5)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ class Switches:
     sites: Sites  # all of the original
     skipped: dict[str, str]  # sites of the chosen kinds that were not chosen
     dtype: torch.dtype | None  # of the weights then
+    channels: dict[str, int]  # the dimension of the channels, of the sites that have a switch for each
 
     def __deepcopy__(self, memo: dict) -> "Switches":
         return self
@@ -103,7 +104,7 @@ def omega_parameters(soft: nn.Module) -> list[nn.Parameter]:
 
 
 def penalty(soft: nn.Module, *, p: float = 1.0) -> Tensor:
-    """Mean over the sites of ``1 - omega ** p`` (paper, eq. 5): 1 with everything in, 0 with everything removed.
+    """Mean over the switches of ``1 - omega ** p`` (paper, eq. 5): 1 with everything in, 0 with everything removed.
 
     Its gradient at omega = 0 is -1/K for p = 1, zero for p > 1 and infinite for p < 1: with p other than 1 start
     the omegas a little above 0.
@@ -115,7 +116,7 @@ def penalty(soft: nn.Module, *, p: float = 1.0) -> Tensor:
     tensor(0.7500, grad_fn=<MeanBackward0>)
     """
     number("penalty: p", p, above=0)
-    omega = torch.stack(omega_parameters(soft))  # type: ignore[arg-type]
+    omega = torch.cat([omega.reshape(-1) for omega in omega_parameters(soft)])
     return (1 - (omega if p == 1 else omega.clamp(min=0) ** p)).mean()
 
 
@@ -135,7 +136,7 @@ def project_(soft: nn.Module) -> None:
 
 
 def omegas(soft: nn.Module) -> pd.DataFrame:
-    """One row a switch: site, kind, omega.
+    """One row a switch: site, kind, omega; of a model with a switch a channel also channel, after the site.
 
     >>> from archlab import switch
     >>> omegas(switch(nn.Sequential(nn.ReLU(), nn.Tanh()), torch.zeros(1, 4), kinds="activation"))
@@ -145,13 +146,43 @@ def omegas(soft: nn.Module) -> pd.DataFrame:
     """
     _, state = switches_of(soft)
     kinds = {site.id: site.kind.value for site in state.sites}
-    rows = [{"site": name, "kind": kinds[name], "omega": omega.item()} for name, omega in named_omegas(soft).items()]
-    return pd.DataFrame(rows, columns=["site", "kind", "omega"])
+    rows = [
+        {"site": site, "channel": channel, "kind": kinds[site], "omega": value}
+        for site, omega in named_omegas(soft).items()
+        for channel, value in enumerate(omega.reshape(-1).tolist())
+    ]
+    columns = ["site", *(["channel"] if has_channels(soft) else []), "kind", "omega"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def has_channels(soft: nn.Module) -> bool:
+    """Whether it has a switch a channel."""
+    return any(omega.dim() for omega in omega_parameters(soft))
+
+
+def switch_name(site: str, channel: int) -> str:
+    """The name of one of a site's switches: of ``activation.0`` it is ``activation.0[3]``."""
+    return f"{site}[{channel}]"
+
+
+def switch_names(decisions: pd.DataFrame) -> list[str]:
+    """The names of the switches of a frame with a row each, as of `omegas`: the site, or with its channel."""
+    if "channel" not in decisions:
+        return list(decisions["site"])
+    return [switch_name(*pair) for pair in zip(decisions["site"], decisions["channel"], strict=True)]
+
+
+def switch_values(soft: nn.Module) -> dict[str, float]:
+    """By name of each switch its omega."""
+    frame = omegas(soft)
+    return dict(zip(switch_names(frame), frame["omega"].astype(float), strict=True))
 
 
 @torch.no_grad()
-def set_omegas_(soft: nn.Module, value: float | Mapping[str, float]) -> None:
+def set_omegas_(soft: nn.Module, value: float | Mapping[str, float | Sequence[float]]) -> None:
     """Set every omega to a number, or those of the given site ids, in place.
+
+    Of a site with a switch a channel it sets all, to a number or to one each; ``activation.0[3]`` is one of them.
 
     Raises ValueError for a value outside [0, 1], KeyError for an unknown site; nothing is set then.
 
@@ -163,11 +194,32 @@ def set_omegas_(soft: nn.Module, value: float | Mapping[str, float]) -> None:
     [0.25, 1.0]
     """
     known = named_omegas(soft)
-    wanted = value if isinstance(value, Mapping) else dict.fromkeys(known, value)
-    wanted = {site: plain(omega) for site, omega in wanted.items()}
-    for site, omega in wanted.items():
+    wanted: dict[str, Any] = {}
+    several = {site: len(omega) for site, omega in known.items() if omega.dim()}
+    places = {switch_name(site, n): (site, n) for site, size in several.items() for n in range(size)}
+    for name, given in (value if isinstance(value, Mapping) else dict.fromkeys(known, value)).items():
+        site, channel = places.get(name, (name, None))
         if site not in known:
-            raise KeyError(f"{site!r} has no switch; {closest(str(site), known)}")
-        number(f"omega of {site}", omega, low=0, high=1)
+            raise KeyError(f"{name!r} has no switch; {closest(str(name), known)}")
+        size = several.get(site) if channel is None else None
+        values = _values_in(f"omega of {name}", given, size)
+        if channel is None:
+            wanted[site] = values if size else values[0]
+        else:
+            wanted.setdefault(site, known[site].tolist())[channel] = values[0]
     for site, omega in wanted.items():
-        known[site].fill_(omega)
+        known[site].copy_(torch.tensor(omega))
+
+
+def _values_in(name: str, given: Any, size: int | None) -> list[float]:
+    """What is given for a switch as a list of one, for a site of `size` switches of as many, each in [0, 1]."""
+    several = given.tolist() if isinstance(given, Tensor) and given.dim() else given
+    if size is not None and isinstance(several, Sequence) and not isinstance(several, str):
+        if len(several) != size:
+            raise ValueError(wrong(name, f"a number, or {size} of them, one a channel", f"{len(several)} of them"))
+        values = [plain(one) for one in several]
+    else:
+        values = [plain(given)] * (size or 1)
+    for one in values:
+        number(name, one, low=0, high=1)
+    return values

@@ -18,6 +18,7 @@ from ..discovery.site import Site
 from ..measure.costs import cost
 from ..measure.speed import speed
 from ..passes.discard import remove
+from ..passes.switch_state import switch_name
 
 LATENCY_S = 1.0  # of measuring each model
 
@@ -81,36 +82,65 @@ def _milliseconds(model: nn.Module, thin: nn.Module, example: Any) -> tuple[floa
 
 
 class Savings:
-    """What the sites of one model save of each measure of a budget, as shares of the whole.
+    """What the switches of one model save of each measure of a budget, as shares of the whole.
+
+    `channels` says how many switches those of the sites have that have one a channel. What goes is named as in
+    `passes.switch_state`: by the id of a site, or as one of its channels.
 
     Attributes:
-        alone: by measure, what each site saves if it alone goes, in the order of the sites.
+        switches: Their names, in the order of the sites.
+        unit: What they are switches of: "sites" or "channels".
+        alone: By measure, what each switch saves if it alone goes, a channel its share of the site.
     """
 
-    def __init__(self, model: nn.Module, example: Any, found: Sequence[Site], measures: Iterable[str]):
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Any,
+        found: Sequence[Site],
+        measures: Iterable[str],
+        channels: Mapping[str, int] | None = None,
+    ):
         self.model, self.example, self.sites = model, example, list(found)
+        many = channels or {}
+        self.of_site = {
+            s.id: [switch_name(s.id, n) for n in range(many[s.id])] if s.id in many else [s.id] for s in found
+        }
+        self.switches = [name for names in self.of_site.values() for name in names]
+        self.unit = "channels" if many else "sites"
         self.wholes = {name: AMOUNTS[name](model, example) for name in measures if name in AMOUNTS}
         self._left: dict[tuple[str, frozenset[str]], float] = {}
-        self.alone = {measure: [self._alone(measure, site) for site in self.sites] for measure in measures}
+        self.alone = {measure: self._alone(measure) for measure in measures}
 
-    def _alone(self, measure: str, site: Site) -> float:
+    def _alone(self, measure: str) -> list[float]:
+        found = []
+        for site in self.sites:
+            names = self.of_site[site.id]
+            found += [self._of_site(measure, site) / len(names)] * len(names)
+        return found
+
+    def _of_site(self, measure: str, site: Site) -> float:
         if measure == SITES:
-            return 1 / len(self.sites)
+            return len(self.of_site[site.id]) / len(self.switches)
         # What a site does not say of itself is measured: milliseconds, and the non-linearities in what goes with it.
         if measure == LATENCY or (measure == "activations" and site.kind is not Kind.ACTIVATION):
-            return 1 - self.left(measure, [site.id])
+            return 1 - self.left(measure, self.of_site[site.id])
         amounts = {"macs": site.macs, "params": site.params, "activations": _elements(site)}
         return amounts[measure] / max(self.wholes[measure], 1)
 
     def left(self, measure: str, gone: Collection[str]) -> float:
-        """The share of `measure` that stays once the sites with the ids `gone` are removed, measured.
+        """The share of `measure` that stays once the switches `gone` are removed, measured.
 
-        Milliseconds are medians of runs interleaved with the original's.
+        Milliseconds are medians of runs interleaved with the original's. Elements through non-linearities are counted
+        where channels go: what is left of a site works on the others alone.
         """
         if not gone:
             return 1.0
         if measure == SITES:
-            return 1 - len(set(gone)) / len(self.sites)
+            return 1 - len(set(gone)) / len(self.switches)
+        if measure == "activations" and self.unit == "channels":
+            saved = dict(zip(self.switches, self.alone[measure], strict=True))
+            return 1 - math.fsum(saved[name] for name in set(gone))
         key = measure, frozenset(gone)
         if key not in self._left:
             if measure == LATENCY:
@@ -125,9 +155,13 @@ class Savings:
         return _milliseconds(self.model, self.without(gone), self.example)
 
     def without(self, gone: Collection[str]) -> nn.Module:
-        """The original with these sites removed."""
-        kinds = sorted({site.kind for site in self.sites if site.id in gone})
-        return remove(self.model, self.example, kinds=kinds, where=lambda site: site.id in gone)
+        """The original with these removed; of channels, the sites all of whose channels go."""
+        gone = set(gone)
+        whole = {site.id for site in self.sites if gone.issuperset(self.of_site[site.id])}
+        kinds = sorted({site.kind for site in self.sites if site.id in whole})
+        if not whole:
+            return self.model
+        return remove(self.model, self.example, kinds=kinds, where=lambda site: site.id in whole)
 
     def over(self, budget: Mapping[str, float], gone: Collection[str]) -> float:
         """By how much, as a share of the whole, the budget is exceeded; at most 0 where it is met."""

@@ -1,4 +1,4 @@
-"""Ways from a free number θ, one a site, to its ω while that is learned.
+"""Ways from a free number θ, one a switch, to its ω while that is learned.
 
 Each way is a `Gate`: how θ begins, the ω of a step, dω/dθ, and the share of the site that counts as removed (which the
 penalty sees). All work on one tensor of all θ; `Gates` writes the ω into the switched model before a step, and brings
@@ -77,7 +77,7 @@ GATES: dict[str, Gate] = {
 
 
 class Gates:
-    """The θ of one switched model, in the order of its sites.
+    """The θ of one switched model, in the order of its sites and, within one, of its channels.
 
     `theta` is what the optimizer moves. It, and the noise that is drawn from a generator of its own, are kept in
     checkpoints by ``state_dict`` and ``load_state_dict``.
@@ -88,7 +88,8 @@ class Gates:
         self.omegas = omega_parameters(soft)
         start = max(self.gate.start, floor) if self.gate.bounds[0] == 0 else self.gate.start
         self.floor = max(self.gate.bounds[0], floor) if self.gate.bounds[0] == 0 else self.gate.bounds[0]
-        self.theta = nn.Parameter(torch.full((len(self.omegas),), start, device=self.omegas[0].device))
+        self.sizes = [omega.numel() for omega in self.omegas]
+        self.theta = nn.Parameter(torch.full((sum(self.sizes),), start, device=self.omegas[0].device))
         self.generator = torch.Generator().manual_seed(seed)
         self.slope = torch.ones_like(self.theta)
         self.fraction = 0.0
@@ -105,7 +106,7 @@ class Gates:
     def collect_(self, *_: Any) -> None:
         """Bring the gradients of ω to θ; a hook before the optimizer's step."""
         gradients = [torch.zeros_like(omega) if omega.grad is None else omega.grad for omega in self.omegas]
-        gradient = torch.stack(gradients).to(self.theta.device) * self.slope
+        gradient = torch.cat([each.reshape(-1) for each in gradients]).to(self.theta.device) * self.slope
         self.theta.grad = gradient if self.theta.grad is None else self.theta.grad + gradient
         for omega in self.omegas:
             omega.grad = None
@@ -117,12 +118,13 @@ class Gates:
         self._write_(self.removed().clamp(0, 1))
 
     def removed(self) -> Tensor:
-        """By site the share that counts as removed, differentiable in θ."""
+        """By switch the share that counts as removed, differentiable in θ."""
         return self.gate.removed(self.theta, self.fraction)
 
     def _write_(self, omega: Tensor) -> None:
         own: list[Tensor] = [*self.omegas]
-        torch._foreach_copy_(own, list(omega.unbind()))  # type: ignore[attr-defined]  # torch lists it nowhere
+        parts = [part.view_as(each) for part, each in zip(omega.split(self.sizes), own, strict=True)]
+        torch._foreach_copy_(own, parts)  # type: ignore[attr-defined]  # torch lists it nowhere
 
     def state_dict(self) -> dict[str, Any]:
         """All that it needs to go on."""

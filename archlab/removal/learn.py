@@ -22,9 +22,10 @@ from ..markup import escaped
 from ..measure.costs import cost
 from ..measure.environment import conditions_of
 from ..names import printable
+from ..passes.channels.dims import CHANNEL, SITE, check_granularity
 from ..passes.recipe import recipe
 from ..passes.switch import switch
-from ..passes.switch_state import omegas, switches_of
+from ..passes.switch_state import named_omegas, switches_of
 from ..report.removal_page import stages, told, write_removal
 from ..training.options import pick
 from ..training.phases import Evaluations, Phases
@@ -48,10 +49,11 @@ class Removal:
         model: The thin model; before `.finished`, the model of the phase that was cut.
         history: One row an update: phase, step, lr, loss (the task's), penalty (not yet times λ); where λ is steered,
             lam (at about 500 of the steps).
-        omegas: Tidy: phase, step, site, omega; about 500 points a site.
+        omegas: Tidy: phase, step, site, omega (with a switch a channel, their mean); about 500 points a site.
         decisions: One row a site: site, kind, module (path of the child that is called), the params and macs that go
             with it alone, omega (as learned, before the push), removed, near_tau: whether ω is within 0.1 of τ, or
-            where λ is steered, of the last site that went.
+            where λ is steered, of the last site that went. With ``granularity="channel"`` one row a channel, which is
+            the column after the site.
         costs: One row a model, original and thin: model, params, macs of one run of `task.example`.
         qualities: One row an evaluated phase: original, soft, pushed, discarded, tuned.
         left: By measure of the budget, the share of the original that is left; empty where there is no budget.
@@ -105,7 +107,7 @@ def with_savings(decisions: pd.DataFrame, sites: Sequence[Site]) -> pd.DataFrame
     """`decisions`, with what goes with each site alone after its kind: module, params, macs."""
     rows = [{"site": s.id, "module": s.module or "", "params": s.params, "macs": s.macs} for s in sites]
     both = decisions.merge(pd.DataFrame(rows), on="site")
-    first = ["site", "kind", "module", "params", "macs"]
+    first = ["site", *(["channel"] if "channel" in both else []), "kind", "module", "params", "macs"]
     return both[[*first, *(name for name in both if name not in first)]]
 
 
@@ -115,6 +117,7 @@ def learn_to_remove(
     *,
     kinds: str | Iterable[str],
     where: Where = None,
+    granularity: Literal["site", "channel"] = SITE,
     budget: Mapping[str, float] | None = None,
     at_most_loss: Mapping[str, float] | None = None,
     lam: float | None = None,
@@ -135,10 +138,12 @@ def learn_to_remove(
         kinds: The kinds of site, as for `switch`. "all" are those that a pass takes by default, without those that
             conflict, as in `scores`; which and why is in ``.settings["resolved"]``. A block may go, or sites in it.
         where: Which of these, as for `switch`: a glob, a list of globs, or a function of the Site.
+        granularity: "channel" learns an ω for each channel of an activation, as `switch` puts them in: what stays of an
+            activation works on some channels alone. Then a budget of "activations" is the question.
         budget: By measure, the share of the original that may stay: ``{"macs": 0.6}``; of "macs", "params",
             "activations" (elements through non-linearities: ReLU counts), "latency_ms" (measured, interleaved with
-            the original) and "sites". λ is steered until it is met; the sites with the largest ω go, the last one may
-            save more than was missing.
+            the original) and "sites" (with granularity="channel", channels). λ is steered until it is met; the sites
+            with the largest ω go, the last one may save more than was missing.
         at_most_loss: By quality, by how much it may get worse before tuning: ``{"accuracy": 0.01}``. λ is steered
             until that is used up, and as many sites go as it allows. ``task.measures`` says which way is better.
         lam: Weight λ of the penalty mean(1 - ω^p) (paper, eq. 5; it gives neither λ nor p), where there is no budget;
@@ -222,31 +227,38 @@ def learn_to_remove(
             "step, so sites may stay whatever the task says; raise lr_omega or soft_steps",
             stacklevel=2,
         )
-    asked = {"method": "learn_to_remove", **as_asked(kinds, where)}
+    check_granularity("learn_to_remove: granularity", granularity, kinds)
+    if granularity == CHANNEL and keep == "freeze":
+        raise ValueError("learn_to_remove: keep='freeze' goes with granularity='site'; of channels take keep='restore'")
+    asked = {"method": "learn_to_remove", **as_asked(kinds, where), "granularity": granularity}
     left_out, conflicts, nested = {}, "", kinds == ALL
     if nested:
         among = candidates(model, task.example, kinds=kinds, where=where)
         kinds, where, left_out, conflicts = among.kinds, among.where, among.resolved, among.told()
-    soft = switch(model, task.example, kinds=kinds, where=where)
-    sites = list(omegas(soft)["site"])
+    soft = switch(model, task.example, kinds=kinds, where=where, granularity=granularity)
+    sites = named_omegas(soft)
     calibration = Calibration(task, chosen.calibration, freeze_norm=of_fit.get("freeze_norm", False))
     unit = 1.0 if chosen.lam_unit == "absolute" else calibration.unit(soft)
     evaluations = Evaluations(model, task, folder, wanted=evaluate)
     evaluations.evaluate("original", model)
-    savings = _savings(model, task, sites, chosen)
+    channels = {site: len(omega) for site, omega in sites.items() if omega.dim()}
+    savings = _savings(model, task, sites, channels, chosen)
+    count = len(savings.switches)
     goal = _goal(chosen, savings, soft, task)
     pressure = Pressure(chosen.first_lam, p=p, weights=_weights(savings, chosen), steps=chosen.soft_steps, goal=goal)
     if progress:
-        print(_headline(chosen, len(sites), unit), *([conflicts] if conflicts else []), sep="\n", file=sys.stderr)
+        told = _headline(chosen, f"{count} {savings.unit}", count, unit)
+        print(told, *([conflicts] if conflicts else []), sep="\n", file=sys.stderr)
     ops = {site.id: site.op for site in switches_of(soft)[1].sites if site.id in sites}
-    settings = _with_own(of_fit.pop("settings", None) or {}, {"sites": ops, **chosen.identity()})
+    own = {"sites": ops, **chosen.identity(), **({"channels": channels} if channels else {})}
+    settings = _with_own(of_fit.pop("settings", None) or {}, own)
     trainings = Phases(task, folder, time_limit_s, settings, of_fit | {"progress": progress, "loss_unit": unit})
     run = RemovalPhases(model, soft, chosen, SoftPhase(soft, chosen, pressure), trainings, evaluations, calibration)
     thin = run.soft() and run.push() and run.discard()
     finished = thin and run.tune()
-    gone = list(run.decisions.loc[run.decisions["removed"], "site"])
+    gone = run.gone()
     if finished:
-        _warn(savings.sites, gone, chosen, run.collapse(), nested=nested)
+        _warn(savings, gone, chosen, run.collapse(), nested=nested)
     history, track = trainings.history(set(sites))
     return Removal(
         model=run.now,
@@ -256,7 +268,7 @@ def learn_to_remove(
         costs=costs_of(task.example, {"original": model, **({"thin": run.now} if thin else {})}),
         qualities=run.evaluations.frame(),
         left={measure: savings.left(measure, gone) for measure in budget or ()} if finished else {},
-        settings=asked | chosen.facts(len(sites), unit) | {"resolved": left_out},
+        settings=asked | chosen.facts(count, unit) | {"resolved": left_out},
         conditions=conditions_of(model),
         finished=finished,
         seconds=trainings.seconds(),
@@ -278,11 +290,13 @@ def _with_own(settings: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any
     return {**settings, **own}
 
 
-def _savings(model: nn.Module, task: Task, sites: Sequence[str], chosen: RemovalSettings) -> Savings:
-    """What the switched sites save of all that the settings ask for."""
+def _savings(
+    model: nn.Module, task: Task, sites: Iterable[str], channels: Mapping[str, int], chosen: RemovalSettings
+) -> Savings:
+    """What the switches of the sites save of all that the settings ask for."""
     by_id = {site.id: site for site in sites_of(model, task.example)}
     measures = {*(chosen.budget or ()), *({chosen.weigh} - {"equal"})}
-    return Savings(model, task.example, [by_id[site] for site in sites], sorted(measures))
+    return Savings(model, task.example, [by_id[site] for site in sites], sorted(measures), channels)
 
 
 def _goal(chosen: RemovalSettings, savings: Savings, soft: nn.Module, task: Task) -> Goal | None:
@@ -295,18 +309,19 @@ def _goal(chosen: RemovalSettings, savings: Savings, soft: nn.Module, task: Task
 
 
 def _weights(savings: Savings, chosen: RemovalSettings) -> Tensor:
-    """What each site weighs in the penalty; their mean is 1."""
+    """What each switch weighs in the penalty; their mean is 1."""
     if chosen.weigh == "equal":
-        return torch.ones(len(savings.sites))
+        return torch.ones(len(savings.switches))
     alone = torch.tensor(savings.alone[chosen.weigh]).clamp(min=0)
     if not alone.any():
-        raise ValueError(f"weigh={chosen.weigh!r}: none of the {len(alone)} chosen sites saves any of it")
+        raise ValueError(f"weigh={chosen.weigh!r}: none of the {len(alone)} chosen {savings.unit} saves any of it")
     return alone / alone.mean()
 
 
-def _warn(sites: Sequence[Site], gone: Sequence[str], chosen: RemovalSettings, collapse: str, *, nested: bool) -> None:
+def _warn(savings: Savings, gone: Sequence[str], chosen: RemovalSettings, collapse: str, *, nested: bool) -> None:
     """Say what is seldom meant: a collapse; nothing or everything gone; a block with the sites in it, unless they are
     `nested`."""
+    count = len(savings.switches)
     if collapse:
         less = "a smaller at_most_loss" if chosen.at_most_loss else "a smaller lam"
         less = "a larger share in budget" if chosen.budget else less
@@ -318,17 +333,18 @@ def _warn(sites: Sequence[Site], gone: Sequence[str], chosen: RemovalSettings, c
         )
     if chosen.steered and not gone:
         warnings.warn(
-            f"learn_to_remove: none of {len(sites)} sites can go within {dict(chosen.at_most_loss or {})}: allow more",
+            f"learn_to_remove: none of {count} {savings.unit} can go within {dict(chosen.at_most_loss or {})}: allow "
+            "more",
             stacklevel=3,
         )
-    if len(sites) > 1 and chosen.first_lam and len(gone) in (0, len(sites)):
+    if count > 1 and chosen.first_lam and len(gone) in (0, count):
         told, less = ("all", "a smaller") if gone else ("none", "a larger")
         warnings.warn(
-            f"learn_to_remove: {told} of {len(sites)} sites went: λ decided alone, not the task. "
+            f"learn_to_remove: {told} of {count} {savings.unit} went: λ decided alone, not the task. "
             f"Choose {less} lam, or a budget",
             stacklevel=3,
         )
-    blocks = [site for site in sites if site.id in gone]
+    blocks = [site for site in savings.sites if site.id in gone]
     if not nested and (inner := [s.id for s in blocks for block in blocks if inside(s, block)]):
         child = inner[0]
         warnings.warn(
@@ -338,12 +354,12 @@ def _warn(sites: Sequence[Site], gone: Sequence[str], chosen: RemovalSettings, c
         )
 
 
-def _headline(settings: RemovalSettings, sites: int, unit: float) -> str:
+def _headline(settings: RemovalSettings, told: str, sites: int, unit: float) -> str:
     lam, goal = settings.first_lam, settings.budget or settings.at_most_loss
     of = "" if settings.lam_unit == "absolute" else f" (of a loss of {unit:.4g})"
     if lam is None:
-        return f"λ steered to {dict(goal or {})}{of}, K = {sites} sites, p = {settings.p:g}"
+        return f"λ steered to {dict(goal or {})}{of}, K = {told}, p = {settings.p:g}"
     return (
-        f"λ = {lam:g}{of}, K = {sites} sites, λ/K = {lam / sites:.3g}, p = {settings.p:g}, "
+        f"λ = {lam:g}{of}, K = {told}, λ/K = {lam / sites:.3g}, p = {settings.p:g}, "
         f"τ = {settings.tau:g} (near: ±{NEAR:g}), ω starts at {settings.omega_start:g}"
     )

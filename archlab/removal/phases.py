@@ -24,7 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from ..passes.discard import discard
-from ..passes.switch_state import omega_parameters, omegas, set_omegas_
+from ..passes.switch_state import (
+    named_omegas,
+    omega_parameters,
+    omegas,
+    set_omegas_,
+    switch_names,
+    switch_values,
+)
 from ..training.phases import Evaluations, Phases
 from .gates import Gates
 from .pressure import Pressure
@@ -45,7 +52,7 @@ class SoftPhase:
     def __init__(self, soft: nn.Module, settings: RemovalSettings, pressure: Pressure):
         self.gates = Gates(soft, settings.gate, floor=settings.omega_start, seed=settings.seed)
         self.pressure, self.steps, self.step = pressure, settings.soft_steps, 0
-        self.opened = torch.zeros(len(self.gates.omegas), dtype=torch.float64)  # sum over the steps
+        self.opened = torch.zeros(len(self.gates.theta), dtype=torch.float64)  # sum over the steps
         self.gates.settle_()
 
     def open_(self) -> None:
@@ -124,7 +131,7 @@ class RemovalPhases:
             learning.after_step_(step)
             if not _is_recorded(step, chosen.soft_steps):
                 return None
-            return _values(soft) | ({"lam": learning.pressure.lam} if chosen.steered else {})
+            return _by_site(soft) | ({"lam": learning.pressure.lam} if chosen.steered else {})
 
         finished = self.trainings.train_(
             "soft",
@@ -146,7 +153,7 @@ class RemovalPhases:
         if finished:
             if learning.pressure.goal is not None:
                 self.decisions = decided_by(learning, self.decisions)
-            self.decided = dict(zip(DECIDED, (self._gone(), chosen.keep, _values(self.now)), strict=True))
+            self.decided = dict(zip(DECIDED, (self.gone(), chosen.keep, switch_values(self.now)), strict=True))
             self.trainings.settings |= self.decided
             self._look("soft")
         return finished
@@ -158,12 +165,12 @@ class RemovalPhases:
             return True
         for omega in omega_parameters(self.now):
             omega.requires_grad_(False)
-        start, ends = _values(self.now), self._ends()
+        start, ends = switch_values(self.now), self._ends()
 
         def nearer(soft: nn.Module, step: int) -> dict[str, float] | None:
             share = (step + 1) / steps
-            set_omegas_(soft, {site: start[site] + share * (ends[site] - start[site]) for site in ends})
-            return _values(soft) if _is_recorded(step, steps) else None
+            set_omegas_(soft, {name: start[name] + share * (ends[name] - start[name]) for name in ends})
+            return _by_site(soft) if _is_recorded(step, steps) else None
 
         finished = self.trainings.train_(
             "push",
@@ -185,7 +192,7 @@ class RemovalPhases:
             self.now.load_state_dict({name: weights.get(name, now) for name, now in self.now.state_dict().items()})
         if any(ends.values()):
             set_omegas_(self.now, ends)
-            self.now = discard(self.now, _between(ends, self._gone()), keep=self.settings.keep)  # type: ignore[arg-type]
+            self.now = discard(self.now, _between(ends, self.gone()), keep=self.settings.keep)  # type: ignore[arg-type]
         else:  # nothing goes, which `discard` refuses: the original with the weights that were learned
             whole, learned = copy.deepcopy(self.model), self.now.state_dict()
             whole.load_state_dict({name: learned[name] for name in whole.state_dict()})
@@ -221,15 +228,15 @@ class RemovalPhases:
         self.losses[phase] = self.calibration.loss(self.now)
         self.evaluations.evaluate(phase, self.now, self.decided)
 
-    def _gone(self) -> list[str]:
-        """The sites that were decided to go."""
-        return list(self.decisions.loc[self.decisions["removed"], "site"])
+    def gone(self) -> list[str]:
+        """The switches that were decided to go, by name."""
+        return switch_names(self.decisions[self.decisions["removed"]])
 
     def _ends(self) -> dict[str, float]:
-        """By site, the ω that it is to have in the end: those that stay and are frozen keep theirs."""
-        gone, values = set(self._gone()), _values(self.now)
+        """By switch, the ω that it is to have in the end: those that stay and are frozen keep theirs."""
+        gone, values = set(self.gone()), switch_values(self.now)
         frozen = self.settings.keep == "freeze"
-        return {site: 1.0 if site in gone else value if frozen else 0.0 for site, value in values.items()}
+        return {name: 1.0 if name in gone else value if frozen else 0.0 for name, value in values.items()}
 
     def _weights(self, soft: nn.Module) -> dict[str, Any]:
         """The optimizer's group of all that is trained but the switches."""
@@ -244,20 +251,21 @@ class RemovalPhases:
 
 def _between(ends: dict[str, float], gone: list[str]) -> float:
     """A threshold that parts those that go, at 1, from those that stay."""
-    return max((omega for site, omega in ends.items() if site not in gone), default=0.0)
+    went = set(gone)
+    return max((omega for name, omega in ends.items() if name not in went), default=0.0)
 
 
 def decided_by(learning: SoftPhase, decisions: pd.DataFrame) -> pd.DataFrame:
-    """Decisions by a goal: sites go in the order of their ω, those that were open longer first, until it is met."""
+    """Decisions by a goal: switches go in the order of their ω, those that were open longer first, until it is met."""
     assert learning.pressure.goal is not None
     order = decisions.assign(opened=learning.opened.numpy()).sort_values(
         ["omega", "opened"], ascending=False, kind="stable"
     )
-    sites = list(order["site"])
     opened = int((order["omega"] > 0.5).sum())
-    gone = set(sites[: learning.pressure.goal.choose(sites, opened)])
-    last = order.loc[order["site"].isin(gone), "omega"].min() if gone else 1.0
-    return decisions.assign(removed=decisions["site"].isin(gone), near_tau=(decisions["omega"] - last).abs() <= NEAR)
+    gone = order.index[: learning.pressure.goal.choose(switch_names(order), opened)]
+    last = order.loc[gone, "omega"].min() if len(gone) else 1.0
+    removed, near = decisions.index.isin(gone), (decisions["omega"] - last).abs() <= NEAR
+    return decisions.assign(removed=removed, near_tau=near)
 
 
 def _is_recorded(step: int, steps: int) -> bool:
@@ -265,14 +273,13 @@ def _is_recorded(step: int, steps: int) -> bool:
     return step % math.ceil(steps / POINTS) == 0 or step == steps - 1
 
 
-def _values(soft: nn.Module) -> dict[str, float]:
-    """By site id its ω."""
-    frame = omegas(soft)
-    return dict(zip(frame["site"], frame["omega"].astype(float), strict=True))
+def _by_site(soft: nn.Module) -> dict[str, float]:
+    """By site id its ω, or the mean of those of its channels."""
+    return {site: float(omega.detach().mean()) for site, omega in named_omegas(soft).items()}
 
 
 def decide(soft: nn.Module, tau: float) -> pd.DataFrame:
-    """One row a site: site, kind, omega, removed, near_tau."""
+    """One row a switch: what `omegas` says of it, removed, near_tau."""
     frame = omegas(soft)
     values = frame["omega"].to_numpy()
     return frame.assign(removed=values > tau, near_tau=abs(values - tau) <= NEAR)

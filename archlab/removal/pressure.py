@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..capture.copies import devices_of
 from ..capture.modes import random_states_kept
-from ..passes.switch_state import omegas, set_omegas_
+from ..passes.switch_state import set_omegas_, switch_values
 from ..training.task import Task, qualities_of
 from .budget import Savings
 
@@ -73,7 +73,7 @@ class WithinBudget:
     """The goal of a budget: what is left, estimated from what each site saves alone, falls evenly to the budget.
 
     Args:
-        savings: of the sites, for the measures of the budget.
+        savings: of the switches, for the measures of the budget.
         budget: by measure, the share of the whole that may stay.
 
     Raises:
@@ -82,14 +82,14 @@ class WithinBudget:
 
     def __init__(self, savings: Savings, budget: Mapping[str, float]):
         self.savings, self.budget = savings, budget
-        every = [site.id for site in savings.sites]
+        every = savings.switches
         self.saved: dict[str, list[float]] = {}
         for measure, share in budget.items():
             least = savings.left(measure, every)
             if least > share:
                 raise ValueError(
-                    f"budget[{measure!r}] of {share:g} cannot be met: with all {len(every)} chosen sites removed, "
-                    f"{least:.3g} of it stay. Choose a larger share, or further kinds of site"
+                    f"budget[{measure!r}] of {share:g} cannot be met: with all {len(every)} chosen {savings.unit} "
+                    f"removed, {least:.3g} of it stay. Choose a larger share, or further kinds of site"
                 )
             alone = savings.alone[measure]
             self.saved[measure] = [(1 - least) * one / max(sum(alone), 1e-12) for one in alone]
@@ -134,11 +134,12 @@ def fall_of(soft: nn.Module, task: Task, limits: Mapping[str, float]) -> Callabl
         raise ValueError(f"at_most_loss[{unknown[0]!r}]: task.quality gives no such value, but {', '.join(before)}")
 
     def fall(gone: Sequence[str] | None) -> float:
-        kept = omegas(soft)
+        kept = switch_values(soft)
         if gone is not None:
-            set_omegas_(soft, {site: float(site in gone) for site in kept["site"]})
+            went = set(gone)
+            set_omegas_(soft, {name: float(name in went) for name in kept})
         now = measured()
-        set_omegas_(soft, dict(zip(kept["site"], kept["omega"].astype(float), strict=True)))
+        set_omegas_(soft, kept)
         signs = {name: -1.0 if task.measures.get(name) == "lower" else 1.0 for name in limits}
         return max(signs[name] * (before[name] - now[name]) / most for name, most in limits.items())
 

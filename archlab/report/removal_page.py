@@ -17,6 +17,7 @@ THIN = ("discarded", "tuned")  # the phases whose model is the thin one
 MOST_DOTS = 60  # sites whose ω is a dot on its line
 _AMOUNTS = {"macs": "multiply-adds", "params": "parameters"}
 _HEADINGS = {"params": "parameters", "macs": "MACs", "omega": "ω", "near_tau": "near τ"}
+GONE = "channels gone"  # of a site, the column of its decisions
 _UNMEASURED = "No quality was measured: ask for it with evaluate=True."
 
 
@@ -45,7 +46,10 @@ class Removed(Protocol):
 
 def told(removal: Removed) -> str:
     """How many sites went, what that saves, what it costs in quality: two sentences."""
-    went = f"{removal.decisions['removed'].sum()} of {len(removal.decisions)} sites"
+    went = f"{removal.decisions['removed'].sum()} of {len(removal.decisions)} {_unit(removal.decisions)}"
+    if "channel" in removal.decisions:
+        sites = by_site(removal.decisions)
+        went += f", with them {(sites[GONE] == sites['channels']).sum()} of {len(sites)} activations as a whole,"
     if not removal.finished:
         return f"Not finished: {went} would go now. The same call with the same folder goes on."
     whole, thin = removal.costs.iloc[0], removal.costs.iloc[-1]
@@ -82,8 +86,9 @@ def write_removal(folder: str | Path, removal: Removed, *, model: str) -> Path:
     Returns:
         The path of the page.
     """
-    decisions, found = removal.decisions, stages(removal)
-    gone, kept = decisions[decisions["removed"]], decisions[~decisions["removed"]]
+    decisions, found = by_site(removal.decisions), stages(removal)
+    went = decisions[GONE if GONE in decisions else "removed"].astype(bool)
+    gone, kept = decisions[went], decisions[~went]
     settings = {**removal.settings, "left": removal.left}
     left_out = settings.pop("resolved", {})
     conditions = {**removal.conditions, "training": f"{removal.seconds:.1f} s"}
@@ -100,13 +105,28 @@ def write_removal(folder: str | Path, removal: Removed, *, model: str) -> Path:
         Section("Settings of the call", [named(settings, "setting", "value")]),
         Section("Conditions", [named(conditions, "condition", "value")]),
     ]
-    title = f"{model} without {len(gone)} of {len(decisions)} sites"
+    every = removal.decisions
+    title = f"{model} without {every['removed'].sum()} of {len(every)} {_unit(every)}"
     return write_page(folder, title, told(removal), sections, tables={"table": found, "sites": table(decisions)})
 
 
+def _unit(decisions: pd.DataFrame) -> str:
+    return "channels" if "channel" in decisions else "sites"
+
+
+def by_site(decisions: pd.DataFrame) -> pd.DataFrame:
+    """Decisions with a row a site: of channels, how many a site has, how many of them go, their mean ω."""
+    if "channel" not in decisions:
+        return decisions
+    rows = decisions.groupby("site", sort=False)
+    found = rows[["kind", "module", "params", "macs"]].first()
+    found = found.assign(**{"channels": rows.size(), GONE: rows["removed"].sum(), "omega": rows["omega"].mean()})
+    return found.reset_index()
+
+
 def _sites(decisions: pd.DataFrame) -> Table:
-    """Sites that all go or all stay."""
-    shown = decisions.drop(columns="removed")
+    """Sites that all go, at least in part, or all stay."""
+    shown = decisions.drop(columns="removed", errors="ignore")
     if "order" in shown:
         shown = shown.sort_values("order", kind="stable") if shown["order"].any() else shown.drop(columns="order")
     if "near_tau" in shown:
@@ -121,8 +141,11 @@ def _curves(removal: Removed) -> list[Chart]:
     decisions = removal.decisions
     if len(removal.omegas):
         tau = None if removal.settings["lam"] is None else removal.settings["tau"]
-        title = "ω of each site: 0 is whole, 1 is gone"
-        return [omega_chart(removal.decisions, removal.omegas, tau=tau, title=title)]
+        sites, whose = by_site(decisions), "ω"
+        if GONE in sites:
+            sites, whose = sites.assign(removed=sites[GONE] == sites["channels"]), "Mean ω of the channels"
+        title = f"{whose} of each site: 0 is whole, 1 is gone"
+        return [omega_chart(sites, removal.omegas, tau=tau, title=title)]
     if "order" not in decisions:
         return []
     gone = decisions[decisions["removed"]].sort_values("order")
@@ -136,7 +159,7 @@ def omega_chart(decisions: pd.DataFrame, omegas: pd.DataFrame, *, tau: float | N
     """How each ω moved, what was removed apart from what stays.
 
     Args:
-        decisions: site, removed, omega.
+        decisions: site, removed, omega; of channels as `by_site` gives them.
         omegas: step, site, omega, and where there are several the phase.
         tau: The threshold, where one was.
         title: What the chart is called.
@@ -150,7 +173,8 @@ def omega_chart(decisions: pd.DataFrame, omegas: pd.DataFrame, *, tau: float | N
         if row["site"] not in tracks:
             continue
         group = "removed" if row["removed"] else "stays"
-        name, track = f"{row['site']}: {group}, ω = {row['omega']:.2g}", tracks[row["site"]]
+        part = f", {row[GONE]} of {row['channels']} channels go" if GONE in row else ""
+        name, track = f"{row['site']}: {group}, ω = {row['omega']:.2g}{part}", tracks[row["site"]]
         points = [Point(step, omega) for step, omega in zip(track["step"], track["omega"], strict=True)]
         if len(decisions) <= MOST_DOTS:  # where it was decided: at the end of the first phase
             decided = int((track["phase"] == track["phase"].iloc[0]).sum()) if "phase" in track else len(track)

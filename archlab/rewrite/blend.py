@@ -17,10 +17,15 @@ SWITCH_CODE = True  # what it computes is no part of the model itself: see `capt
 Omega = Tensor | float
 
 
-def blend(original: Tensor, target: Tensor, omega: Omega) -> Tensor:
-    """``(1 - omega) * original + omega * target`` in the dtype of `original`; both of one shape."""
+def blend(original: Tensor, target: Tensor, omega: Omega, dim: int | None = None) -> Tensor:
+    """``(1 - omega) * original + omega * target`` in the dtype of `original`; both of one shape.
+
+    With `dim`, omega has a number for each position along this dimension.
+    """
     if target.dtype != original.dtype:
         target = target.to(original.dtype)
+    if dim is not None and isinstance(omega, Tensor):
+        omega = omega.reshape(-1, *[1] * (original.dim() - dim % original.dim() - 1))
     if original.is_complex():  # a complex weight would get a complex gradient
         return original * _real(1 - omega, original) + target * _real(omega, original)
     if isinstance(omega, Tensor):
@@ -41,6 +46,16 @@ def damp(x: Tensor, omega: Omega, part: tuple[int, int, int] | None = None) -> T
     here = torch.zeros(shape, device=x.device)
     here.narrow(dim, start, stop - start).fill_(1)
     return x * _real(1 - omega * here, x)
+
+
+def narrowed(x: Tensor, positions: Tensor, dim: int) -> Tensor:
+    """A copy of `x` at these positions along a dimension: what a function that works on some channels is given."""
+    return x.index_select(dim, positions)
+
+
+def widened(some: Tensor, x: Tensor, positions: Tensor, dim: int) -> Tensor:
+    """What such a function makes, `some`, in place of these positions of `x`; in the dtype of `some`."""
+    return x.to(some.dtype).index_copy(dim, positions, some)
 
 
 def _real(factor: Omega, x: Tensor) -> Omega:

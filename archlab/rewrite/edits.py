@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..capture.example import tensors_in
 from ..capture.modes import under_autocast
-from .blend import blend, damp
-from .target import GRAPH_ONLY, Blend, Edit, Freeze, Remove, Target
+from .blend import blend, damp, narrowed, widened
+from .target import GRAPH_ONLY, Blend, Edit, Freeze, Narrow, Remove, Target
 
 
 def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: dict) -> Any:
@@ -42,6 +42,11 @@ def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: d
         damped = {k: damp(first.clone() if goes else operands[k], omega, target.part) for k in target.damped}
         args, kwargs = _exchanged((args, kwargs), damped)
         result = func(*args, **kwargs)
+    elif isinstance(edit.action, Narrow):
+        assert isinstance(target.kept, int)
+        positions, x = getattr(owner, edit.action.positions), operands[target.kept]
+        args, kwargs = _exchanged((args, kwargs), {target.kept: narrowed(x, positions, edit.action.dim)})
+        result = widened(func(*args, **kwargs), x, positions, edit.action.dim)
     elif omega is None:
         if isinstance(target.kept, int):
             kept = operands[target.kept]
@@ -55,7 +60,8 @@ def perform(edit: Edit, owner: nn.Module, func: Callable, args: tuple, kwargs: d
         if target.in_place:
             x = x.clone()
             args, kwargs = _exchanged((args, kwargs), {0: first.clone()})
-        result = blend(func(*args, **kwargs), x, omega)
+        dim = edit.action.dim if isinstance(edit.action, Blend) else None
+        result = blend(func(*args, **kwargs), x, omega, dim)
     if target.in_place:
         return result if result is first else first.copy_(result)
     return result.clone() if target.changed_later and any(result is o for o in operands) else result

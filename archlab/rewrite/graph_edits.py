@@ -10,10 +10,10 @@ from torch.fx.node import map_arg
 
 from ..capture.dataflow import RESHAPES
 from ..capture.location import Location
-from .blend import blend, damp
+from .blend import blend, damp, narrowed, widened
 from .edits import recast
 from .guards import Untraceable
-from .target import Blend, Edit, Freeze, Remove, Rewire, Target, Wrap, edit_at
+from .target import Blend, Edit, Freeze, Narrow, Remove, Rewire, Target, Wrap, edit_at
 from .tracer import holds_tensor, is_mutating
 
 
@@ -54,13 +54,16 @@ def _edit(graph: fx.Graph, node: fx.Node, edit: Edit, anchor: fx.Node | None) ->
         kept = anchor.all_input_nodes[0] if anchor else operands[target.kept] if isinstance(target.kept, int) else None
         if edit.also:
             result = _without_several(graph, node, operands, edit)
+        elif isinstance(edit.action, Narrow):
+            assert kept is not None
+            result = _narrowed_node(graph, node, kept, edit.action)
         elif omega is None:
             result = _rest(graph, node, kept, operands, target, dict.fromkeys(target.dropped, target.stand_in))
         elif target.dropped:
             result = _damped_node(graph, node, operands, omega, target, given=given)
         else:
             assert kept is not None
-            result = _blend_node(graph, node, kept, omega, target, given=given)
+            result = _blend_node(graph, node, kept, omega, edit, given=given)
         if target.in_place and given and result is not first:
             result = graph.call_method("copy_", (first, result))
     if anchor is not None:
@@ -184,14 +187,37 @@ def _exchanged(node: fx.Node, new: Mapping[int, Any]) -> tuple[Any, Any]:
     return map_arg((node.args, node.kwargs), lambda n: new.get(next(numbers), n) if holds_tensor(n) else n)
 
 
-def _blend_node(graph: fx.Graph, node: fx.Node, x: fx.Node, omega: Any, target: Target, *, given: bool) -> fx.Node:
+def _narrowed_node(graph: fx.Graph, node: fx.Node, x: fx.Node, action: Narrow) -> fx.Node:
+    """What `node` makes of some positions of `x`, in their place. The ops between are sites of their own as before."""
+    positions = graph.get_attr(action.positions)
+    copies = {x: graph.call_function(narrowed, (x, positions, action.dim))}
+    for inner in _between(x, node):
+        copies[inner] = graph.node_copy(inner, lambda n: copies.get(n, n))
+    return graph.call_function(widened, (copies[node], x, positions, action.dim))
+
+
+def _between(x: fx.Node, node: fx.Node) -> list[fx.Node]:
+    """The nodes on the ways from `x` to `node`, and `node`, in their order."""
+    behind, found = {x}, {node}
+    for other in x.graph.nodes:
+        if behind & {*other.all_input_nodes}:
+            behind.add(other)
+    for other in reversed(x.graph.nodes):
+        if other in found:
+            found.update(n for n in other.all_input_nodes if n in behind and n is not x)
+    return [other for other in x.graph.nodes if other in found]
+
+
+def _blend_node(graph: fx.Graph, node: fx.Node, x: fx.Node, omega: Any, edit: Edit, *, given: bool) -> fx.Node:
+    target = edit.target
+    dim = edit.action.dim if isinstance(edit.action, Blend) else None
     if not target.in_place:
         original = _anew(graph, node, {})
     else:
         first = _operands(node)[0]
         x = graph.call_method("clone", (x,)) if given else x
         original = _anew(graph, node, {0: graph.call_method("clone", (first,))})
-    return graph.call_function(blend, (original, x, omega))
+    return graph.call_function(blend, (original, x, omega) if dim is None else (original, x, omega, dim))
 
 
 def _stand_in(graph: fx.Graph, node: fx.Node, result: fx.Node, operands: list[fx.Node], target: Target) -> None:

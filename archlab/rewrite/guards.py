@@ -249,6 +249,8 @@ def _lines(
     lines = {}
     for number, line in enumerate(source.splitlines(), 1):
         for statement in line.split(";"):  # ``x += y;  iadd = x`` is one node
+            if statement.rstrip().endswith("= None"):  # what was read for the last time: other nodes
+                continue
             name = statement.split("=")[0].split(":")[0].strip()
             if locations.get(name) is not None:
                 lines.setdefault(number, (locations[name], origin))

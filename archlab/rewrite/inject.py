@@ -6,7 +6,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import fx, nn
+
+from .target import Blend, Narrow
 
 OMEGA_CALL = "omega_call"  # the switch of a child every call of which is one target
 _OMEGA = re.compile(r"omega_(call|[a-z]+_\d+)")
@@ -121,6 +124,25 @@ def _injected_class(cls: type) -> type:
     while "_archlab_base" in lowest._archlab_base.__dict__:  # type: ignore[attr-defined]
         lowest = lowest._archlab_base  # type: ignore[attr-defined]
     return lowest
+
+
+def add_omega_(module: nn.Module, action: Blend, model: nn.Module) -> None:
+    """Give `module`, a part of `model`, the switch parameter of an action, in place."""
+    shape = () if action.channels is None else (action.channels[1],)
+    omega = torch.zeros(shape, dtype=torch.float32, device=_device_of(module, model))
+    module.register_parameter(action.omega, nn.Parameter(omega))
+
+
+def add_positions_(module: nn.Module, action: Narrow, model: nn.Module) -> None:
+    """Give `module` the positions of an action, in place. They are in no state dict: the recipe says them."""
+    kept = torch.tensor(action.kept, device=_device_of(module, model))
+    module.register_buffer(action.positions, kept, persistent=False)
+
+
+def _device_of(module: nn.Module, model: nn.Module) -> torch.device | None:
+    """Where `module`, or else the whole model, has its weights."""
+    like = next((p for owner in (module, model) for p in owner.parameters() if p.is_floating_point()), None)
+    return like.device if like is not None else None
 
 
 def free_name(module: nn.Module, wanted: str) -> str:

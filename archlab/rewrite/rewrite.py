@@ -26,9 +26,11 @@ from ..capture.location import Location, passes
 from ..capture.modes import failed_in, no_fused_layers, random_states_kept
 from ..capture.record import Capture, Execution, ModuleCall
 from .guards import structure_of
-from .inject import OMEGA_CALL, inject, injected, keep_unfused_, runners_of
+from .inject import OMEGA_CALL, add_omega_, add_positions_, free_name, inject, injected, keep_unfused_, runners_of
 from .override import EditedChild, Method, WatchedChild
-from .target import GRAPH_ONLY, Blend, Edit, How, Remove, Target, together
+from .target import GRAPH_ONLY, Blend, Edit, How, Narrow, Remove, Target, together
+
+_TWICE = "an earlier pass froze it or left it some channels, or the other operand of its add is chosen"
 
 
 class CannotRewrite(ValueError):
@@ -123,12 +125,14 @@ def attempt(
     modules = dict(new.named_modules())
     before = {path: type(module) for path, module in modules.items()}
     edits = list(edits)
-    # 1. A switch parameter for each blend, in the container whose code reads it.
+    # 1. A switch parameter for each blend, or the positions that are left, in the container whose code reads them.
     omegas = []
     for edit in edits:
         if isinstance(edit.action, Blend):
-            _register_omega(modules[edit.target.container], edit.action.omega, new)
+            add_omega_(modules[edit.target.container], edit.action, new)
             omegas.append(Omega(edit.target, edit.target.container, edit.action.omega))
+        elif isinstance(edit.action, Narrow):
+            add_positions_(modules[edit.target.container], edit.action, new)
     # 2. A generated class for each container, whose method traces itself when it is run.
     how: dict[str, How] = {}
     reasons: dict[str, str] = {}
@@ -152,7 +156,7 @@ def attempt(
         methods.append((method, [e for e in group if e.target in taken]))
         double = [e.target.name for e in group if e.target not in taken]
         how |= dict.fromkeys(double, How.REFUSED)
-        reasons |= dict.fromkeys(double, "an earlier pass froze it, or the other operand of its add is chosen")
+        reasons |= dict.fromkeys(double, _TWICE)
     ran = run(new)
     # 3. What could not be traced falls back to the child, or to interception.
     unrun = How.GONE if any(isinstance(edit.action, Remove) for edit in edits) else How.REFUSED
@@ -221,12 +225,6 @@ def _by_method(edits: list[Edit]) -> list[list[Edit]]:
     for edit in edits:
         groups.setdefault((edit.target.container, edit.target.method, edit.target.entry), []).append(edit)
     return list(groups.values())
-
-
-def _register_omega(module: nn.Module, name: str, model: nn.Module) -> None:
-    like = next((p for owner in (module, model) for p in owner.parameters() if p.is_floating_point()), None)
-    device = like.device if like is not None else None
-    module.register_parameter(name, nn.Parameter(torch.zeros((), dtype=torch.float32, device=device)))
 
 
 def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], index: _Index) -> Method:
@@ -365,9 +363,14 @@ def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, index:
     if len(lines) == 1 and all(c.execution is not None for c in calls):
         if isinstance(edit.action, Blend):
             omega = modules[target.container]._parameters.pop(edit.action.omega)
-            edit = replace(edit, action=Blend(OMEGA_CALL))  # not the name it had: the child may have switches too
+            # Not by the name that it had: the child may have switches of its own.
+            edit = replace(edit, action=replace(edit.action, omega=OMEGA_CALL))
             child.register_parameter(OMEGA_CALL, omega)
             omegas[:] = [o if o.target is not target else Omega(target, target.module, OMEGA_CALL) for o in omegas]
+        elif isinstance(edit.action, Narrow):
+            delattr(modules[target.container], edit.action.positions)
+            edit = replace(edit, action=replace(edit.action, positions=free_name(child, edit.action.positions)))
+            add_positions_(child, edit.action, modules[target.container])
         inject(child, {"forward": EditedChild(edit, type(child).forward)})
         return How.MODULE
     method.calls |= dict.fromkeys(_call_keys(target, index), edit)

@@ -69,9 +69,18 @@ class Remove:
 
 @dataclass(frozen=True)
 class Blend:
-    """``(1 - omega) original + omega removed``, omega being the parameter of this name of the target's container."""
+    """``(1 - omega) original + omega removed``, omega being the parameter of this name of the target's container.
+
+    With `channels`, a dimension and how many positions it has, there is an omega for each of these.
+    """
 
     omega: str
+    channels: tuple[int, int] | None = None
+
+    @property
+    def dim(self) -> int | None:
+        """The dimension along which omega differs."""
+        return self.channels and self.channels[0]
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,16 @@ class Freeze:
     """The same blend, with a number for ever."""
 
     omega: float
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """The target works on the positions `kept` along the dimension `dim` alone; elsewhere what stays stands for it. The
+    positions are a buffer of this name of the target's container."""
+
+    positions: str
+    kept: tuple[int, ...]
+    dim: int
 
 
 @dataclass(frozen=True)
@@ -100,7 +119,7 @@ class Wrap:
     source: Location = NOWHERE
 
 
-Action = Remove | Blend | Freeze | Rewire | Wrap
+Action = Remove | Blend | Freeze | Narrow | Rewire | Wrap
 GRAPH_ONLY = (Rewire, Wrap)
 
 

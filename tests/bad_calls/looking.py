@@ -133,6 +133,16 @@ CALLS = [
     ),
     bad("switch: None as kinds", lambda: al.switch(NET, X, kinds=None), "kinds names nothing", "None"),
     bad("switch: no where", lambda: al.switch(NET, X, kinds="activation", where=[]), "where=[]", "activation.0"),
+    *(
+        bad(f"switch: granularity={told}", lambda v=value: al.switch(NET, X, kinds="activation", granularity=v), told)
+        for value, told in [("head", "'site', 'channel', got 'head'"), (None, "None"), (["channel"], "['channel']")]
+    ),
+    bad(
+        "switch: channels of blocks",
+        lambda: al.switch(NET, X, kinds="block", granularity="channel"),
+        "kinds='activation' alone",
+        "'block'",
+    ),
     bad(
         "switch: both operands",
         lambda: al.switch(NET, X, kinds=["skip", "branch"]),

@@ -32,6 +32,7 @@ def test_passes_run_a_plain_model_a_few_times_only():
     net, x = Plain().eval(), torch.randn(1, 3, 16, 16)
     assert runs(lambda: al.sites(net, x)) <= 2
     assert runs(lambda: al.switch(net, x, kinds="activation")) <= 3
+    assert runs(lambda: al.switch(net, x, kinds="activation", granularity="channel")) <= 3
     assert runs(lambda: al.remove(net, x, kinds="activation")) <= 4
     assert runs(lambda: al.fold(net, x)) <= 8
     assert runs(lambda: al.scale_resolution(net, x, span="body.0")) <= 4

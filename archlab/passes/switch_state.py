@@ -208,7 +208,10 @@ def set_omegas_(soft: nn.Module, value: float | Mapping[str, float | Sequence[fl
         else:
             wanted.setdefault(site, known[site].tolist())[channel] = values[0]
     for site, omega in wanted.items():
-        known[site].copy_(torch.tensor(omega))
+        if site in several:
+            known[site].copy_(torch.tensor(omega))
+        else:
+            known[site].fill_(omega)
 
 
 def _values_in(name: str, given: Any, size: int | None) -> list[float]:

@@ -3,9 +3,11 @@
 from .curves.curve import TradeOff
 from .greedy import remove_at_random, remove_greedily
 from .learn import Removal, learn_to_remove
+from .merge.remove_to_merge import remove_to_merge
 from .scores import scores
 from .sensitivity import sensitivity
 
 __all__ = [
-    "Removal", "TradeOff", "learn_to_remove", "remove_at_random", "remove_greedily", "scores", "sensitivity",
+    "Removal", "TradeOff", "learn_to_remove", "remove_at_random", "remove_greedily", "remove_to_merge", "scores",
+    "sensitivity",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..arguments import choice, number, text, wrong
+from ..capture.copies import copied
 from ..discovery.find import sites_of
 from ..discovery.kinds import Kind
 from ..discovery.site import Site
@@ -162,6 +163,14 @@ class Savings:
         if not whole:
             return self.model
         return remove(self.model, self.example, kinds=kinds, where=lambda site: site.id in whole)
+
+    def to_tune(self, gone: Collection[str]) -> nn.Module:
+        """A copy of the original without these, to be tuned."""
+        return self.without(gone) if gone else copied(self.model)
+
+    def tuned(self, thin: nn.Module) -> nn.Module:
+        """What becomes of it once it is tuned."""
+        return thin
 
     def over(self, budget: Mapping[str, float], gone: Collection[str]) -> float:
         """By how much, as a share of the whole, the budget is exceeded; at most 0 where it is met."""

@@ -101,7 +101,7 @@ def remove_greedily(
     ground = Ground(model, task, terms, kinds=kinds, where=where)
     how = {"score": score, "rescore": rescore, "calibration": calibration}
     ground.tell(f"greedily by {score}, {'scored anew after each' if rescore else 'at one shot'}")
-    costs = _Costs(ground, score, calibration)
+    costs = Costs(ground, score, calibration)
     with bar("greedy", len(ground.sites), wanted=progress) as show:
         if rescore:
             gone, found = _one_at_a_time(ground, costs, show)
@@ -178,14 +178,13 @@ def remove_at_random(
     return ground.carried_out(ground.first_of(order), places, {"seed": seed})
 
 
-class _Costs:
-    """What the removal of each further site costs, by one score, kept in the folder."""
+class Costs:
+    """What the removal of each further site costs, or of several together, by one score, kept in the folder."""
 
-    def __init__(self, ground: Ground, score: str, calibration: int):
+    def __init__(self, ground: Ground, score: str, calibration: int, *, known: Sequence[str] = SCORES):
         self.ground, self.score = ground, score
         self.probe = Probe(ground.task, calibration)
-        known = SCORES if score in SCORES else (*SCORES, *self._qualities())
-        choice("score", score, known)
+        choice("score", score, known if score in known else (*known, *self._qualities()))
         folder = ground.terms.folder
         path = None if folder is None else Path(folder) / KEPT
         facts = {"score": score, "calibration": calibration, "sites": ground.sites}
@@ -199,6 +198,23 @@ class _Costs:
         """The cost of each site that can still go once these have."""
         key = " + ".join(gone) or "nothing removed"
         return self.kept.get(key) or self.kept.keep_(key, self._measured(gone))
+
+    def together(self, gone: Sequence[str]) -> float:
+        """What the removal of these sites costs, all at once; by slopes, their sum."""
+        key = f"together: {' + '.join(gone)}"
+        found = self.kept.get(key)
+        return self.kept.keep_(key, self._together(gone)) if found is None else found
+
+    def _together(self, gone: Sequence[str]) -> float:
+        if self.score == "taylor":
+            slopes = self.given([])
+            return sum(slopes[site] for site in gone)
+        before = self.kept.get("level")
+        if before is None:
+            only_(self.ground.soft, [])
+            before = self.kept.keep_("level", self._level())
+        only_(self.ground.soft, gone)
+        return self._level() - before
 
     def _measured(self, gone: Sequence[str]) -> dict[str, float]:
         soft, among = self.ground.soft, self.ground.open(gone)
@@ -231,7 +247,7 @@ class _Costs:
         return found
 
 
-def _one_at_a_time(ground: Ground, costs: _Costs, show: Any) -> tuple[list[str], dict[str, float]]:
+def _one_at_a_time(ground: Ground, costs: Costs, show: Any) -> tuple[list[str], dict[str, float]]:
     """Which sites go, in this order, and each one's cost when it went, or the last one of those that stay."""
     gone: list[str] = []
     found: dict[str, float] = {}

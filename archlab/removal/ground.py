@@ -6,7 +6,7 @@ It must be comparable with a learned removal, and shares its budgets, its goals,
 import math
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import pandas as pd
 from torch import nn
 
 from ..arguments import flag, number, whole
-from ..capture.copies import copied
 from ..discovery.select import Where
 from ..measure.environment import conditions_of
 from ..passes.switch import switch
@@ -79,7 +78,16 @@ class Ground:
         saved: By id, what each saves alone of all that the budget asks for; without a budget, 1.
     """
 
-    def __init__(self, model: nn.Module, task: Task, terms: Terms, *, kinds: str | Iterable[str], where: Where):
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        terms: Terms,
+        *,
+        kinds: str | Iterable[str],
+        where: Where,
+        savings: Callable[..., Savings] = Savings,
+    ):
         check_task(task)
         self.model, self.task, self.terms = model, task, terms
         self.asked = as_asked(kinds, where)
@@ -90,7 +98,7 @@ class Ground:
         frozen = terms.of_fit.get("freeze_norm", False)
         self.unit = Calibration(task, CALIBRATION, freeze_norm=frozen).unit(self.soft)
         self.soft.eval()
-        self.savings = Savings(model, task.example, self.found.sites, sorted(terms.budget or ()))
+        self.savings = savings(model, task.example, self.found.sites, sorted(terms.budget or ()))
         self.saved = dict(zip(self.sites, self._saved(), strict=True))
         self.goal = (
             WithinLoss(fall_of(self.soft, task, terms.at_most_loss), every=1)
@@ -152,7 +160,7 @@ class Ground:
         decided = {"removed": list(gone)}
         evaluations = Evaluations(self.model, self.task, self.terms.folder, wanted=self.terms.evaluate)
         evaluations.evaluate("original", self.model)
-        thin = self.savings.without(gone) if gone else copied(self.model)
+        thin = self.savings.to_tune(gone)
         evaluations.evaluate("discarded", thin, decided)
         options = {**self.terms.of_fit, "loss_unit": self.unit}
         settings = {**(options.pop("settings", None) or {}), "method": self.terms.call, **decided}
@@ -160,10 +168,12 @@ class Ground:
         finished = self.terms.tune_steps == 0 or tuning.train_("tune", thin, self.terms.tune_steps, lr=self.terms.lr)
         if finished and self.terms.tune_steps:
             evaluations.evaluate("tuned", thin, decided)
+        if finished:
+            thin = self.savings.tuned(thin)
         history, track = tuning.history(set())
         rows = [
-            {"site": site.id, "kind": site.kind.value, "score": scores[site.id], "removed": site.id in gone,
-             "order": gone.index(site.id) + 1 if site.id in gone else 0}
+            {"site": site.id, "kind": site.kind.value, "score": scores.get(site.id, math.nan),
+             "removed": site.id in gone, "order": gone.index(site.id) + 1 if site.id in gone else 0}
             for site in self.found.sites
         ]  # fmt: skip
         facts = {"sites": len(self.sites), "loss_unit": self.unit, "resolved": self.found.resolved}

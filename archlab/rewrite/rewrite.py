@@ -369,8 +369,9 @@ def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, index:
             omegas[:] = [o if o.target is not target else Omega(target, target.module, OMEGA_CALL) for o in omegas]
         elif isinstance(edit.action, Narrow):
             delattr(modules[target.container], edit.action.positions)
-            edit = replace(edit, action=replace(edit.action, positions=free_name(child, edit.action.positions)))
-            add_positions_(child, edit.action, modules[target.container])
+            narrow = replace(edit.action, positions=free_name(child, edit.action.positions))
+            add_positions_(child, narrow, modules[target.container])
+            edit = replace(edit, action=narrow)
         inject(child, {"forward": EditedChild(edit, type(child).forward)})
         return How.MODULE
     method.calls |= dict.fromkeys(_call_keys(target, index), edit)

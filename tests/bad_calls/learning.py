@@ -9,6 +9,7 @@ from archlab.training import constant, cosine, fit
 from .rows import INF, NAN, NET, Net, X, bad, good, soft, switched, task
 
 FAST = {"kinds": "activation", "soft_steps": 2, "push_steps": 1, "tune_steps": 1, "lr_omega": 2.0, "progress": False}
+CHAIN = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 3, 1))
 OTHER = nn.Parameter(torch.ones(()))
 
 
@@ -31,6 +32,11 @@ def trade(**options):
 def greedy(call, **options):
     given = {"task": task(), "kinds": "activation", "budget": {"sites": 0.9}, "tune_steps": 1, "progress": False}
     return call(NET, **given | options)
+
+
+def merge(**options):
+    given = {"task": task(), "budget": {"macs": 0.9}, "tune_steps": 1, "progress": False}
+    return al.remove_to_merge(CHAIN, **given | options)
 
 
 def count_up():
@@ -57,6 +63,7 @@ LEARN = {
         (True, "True"),
     ],
     "keep": [("drop", "'restore', 'freeze'"), (None, "None"), (True, "True")],
+    "granularity": [("layer", "'site', 'channel'"), (None, "None"), (1, "got 1")],
     "soft_steps": [
         (0, "at least 1"),
         (2.5, "2.5"),
@@ -232,6 +239,28 @@ CALLS = [
         "remove_greedily: score='best'", lambda: greedy(al.remove_greedily, score="best"), "score", "'taylor'", "'best'"
     ),
     bad("remove_greedily: rescore=1", lambda: greedy(al.remove_greedily, rescore=1), "rescore", "True or False", "1"),
+    *(
+        bad(f"remove_to_merge: {name}={value}", lambda n=name, v=value: merge(**{n: v}), *words)
+        for name, value, *words in [
+            ("budget", {"sites": 0.5}, "remove_to_merge: the measure in budget", "'macs'", "'sites'"),
+            ("budget", {"macs": 0.5, "params": 0.5}, "of one measure", "'params'"),
+            ("budget", {"macs": 2}, "budget['macs']", "2"),
+            ("budget", None, "either budget or at_most_loss", "neither"),
+            ("measure", "sites", "remove_to_merge: measure", "'macs'", "'sites'"),
+            ("score", "influence", "score", "'taylor'", "'influence'"),
+            ("calibration", 0, "remove_to_merge: calibration", "0"),
+            ("tune_steps", -1, "tune_steps", "-1"),
+            ("where", "nope", "nope"),
+            ("kinds", "block", "no option 'kinds'"),
+            ("task", None, "task must be an al.Task", "None"),
+        ]
+    ),
+    bad(
+        "remove_to_merge: nothing that would be cheaper",
+        lambda: al.remove_to_merge(NET, task(), budget={"macs": 0.9}, progress=False),
+        "cannot be met",
+        "budget['macs']",
+    ),
     bad("remove_at_random: seed=-1", lambda: greedy(al.remove_at_random, seed=-1), "seed", "-1"),
     *(
         bad(f"scores: {name}={value}", lambda n=name, v=value: al.scores(NET, task(), progress=False, **{n: v}), *words)
@@ -363,6 +392,13 @@ CALLS = [
         ]
     ),
     bad("constant: no step", lambda: constant(), "step"),
+    bad(
+        "learn_to_remove: channels of skips",
+        lambda: learn(kinds="skip", granularity="channel"),
+        "learn_to_remove: granularity='channel'",
+        "kinds='activation'",
+        "'skip'",
+    ),
     # switches
     *(
         bad(f"set_omegas_: to {told}", lambda v=value: al.set_omegas_(soft(), v), *words, told)

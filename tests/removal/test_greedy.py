@@ -162,7 +162,7 @@ def test_a_kill_while_scoring_loses_one_round_at_most(tmp_path, monkeypatch):
     whole = greedily(blocks(), TASK, budget={"sites": 0.3})
     again = greedily(blocks(), TASK, budget={"sites": 0.3}, folder=tmp_path)
     pd.testing.assert_frame_equal(whole.decisions, again.decisions)
-    monkeypatch.setattr("archlab.removal.greedy._Costs._measured", None)  # all is in the folder
+    monkeypatch.setattr("archlab.removal.greedy.Costs._measured", None)  # all is in the folder
     pd.testing.assert_frame_equal(
         whole.decisions, greedily(blocks(), TASK, budget={"sites": 0.3}, folder=tmp_path).decisions
     )

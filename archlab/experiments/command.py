@@ -10,7 +10,7 @@ import typer
 
 from ..arguments import number
 from .cells import cells_of
-from .executors import EXECUTORS, executor_for
+from .executors.by_name import EXECUTORS, executor_for
 from .runner import NOT_CHOSEN, plan_for, run
 
 TRY_AGAIN = 75  # the exit status, by convention, of what may succeed when it is called again
@@ -49,7 +49,10 @@ def command(study: str | ModuleType | None = None) -> None:
         cell_limit: Annotated[
             float | None, typer.Option(help="Minutes, after which a cell that runs is killed.")
         ] = None,
-        executor: Annotated[str | None, typer.Option(help=f"{', '.join(EXECUTORS)}; default: by --workers.")] = None,
+        executor: Annotated[str | None, typer.Option(help=f"{', '.join(EXECUTORS)}; default: by the others.")] = None,
+        scheduler: Annotated[
+            str | None, typer.Option(help="Of a Dask cluster, whose workers run the cells: tcp://host:8786.")
+        ] = None,
         stale: Annotated[str, typer.Option(help="Results of older code: keep (and mark) or rerun.")] = "keep",
         only: Annotated[str, typer.Option(help="Glob on row names.")] = "*",
         out: Annotated[Path, typer.Option(help="Where reports go.")] = Path("reports"),
@@ -60,14 +63,14 @@ def command(study: str | ModuleType | None = None) -> None:
         try:
             number("--time-limit", time_limit, low=0, optional=True, finite=False)
             number("--cell-limit", cell_limit, above=0, optional=True)
-            executor_for(executor, workers, cell_limit_s)
+            executor_for(executor, workers, cell_limit_s, scheduler)
             cells_of(plan_for(name, preset, data, seeds, stale, out, scratch, weights))
-        except ValueError as error:
+        except (ValueError, ModuleNotFoundError) as error:
             raise typer.BadParameter(str(error)) from error
         rows = run(
             name, preset=preset, data=data, seeds=seeds, workers=workers, executor=executor, stale=stale, only=only,
             out=out, scratch=scratch, weights=weights, time_limit_s=None if time_limit is None else 60 * time_limit,
-            cell_limit_s=cell_limit_s,
+            cell_limit_s=cell_limit_s, scheduler=scheduler,
         )  # fmt: skip
         kept = int(rows["stale"].to_numpy().sum()) if len(rows) else 0
         if kept:

@@ -21,7 +21,7 @@ import pandas as pd
 from ..arguments import choice, folder, number, text, whole, wrong
 from ..files import write_whole
 from .cells import Cell, Plan, cells_of, name_of, of_another_scheme, standing
-from .executors import executor_for
+from .executors.by_name import executor_for
 from .lease import lease
 from .order import ELSEWHERE_S, FINISHED
 from .processes import sigterm_as_exception
@@ -42,6 +42,7 @@ def run(
     time_limit_s: float | None = None,
     workers: int = 0,
     executor: str | None = None,
+    scheduler: str | None = None,
     cell_limit_s: float | None = None,
     stale: str = "keep",
     only: str = "*",
@@ -62,7 +63,11 @@ def run(
         time_limit_s: Stops between cells, and inside those that mind `scratch.time_left_s()`; the next call goes on.
         workers: 0 runs the cells here, one after another; else so many processes at once, each with one cell, a GPU
             each where there are several. A cell that fails or is killed is named in "missing"; the others go on.
-        executor: A name in `archlab.experiments.executors.EXECUTORS`; None: by `workers` and `cell_limit_s`.
+        executor: A name in `archlab.experiments.executors.by_name.EXECUTORS`; None: by the options about it.
+        scheduler: The address of a Dask scheduler (tcp://host:8786), whose workers run the cells, wherever these see
+            the same folders and have archlab. A cell takes of its worker what the study's `resources` says, is gone
+            on with by another where its worker dies, and ends with this call. `workers` then limits how many cells are
+            given away at once; 0 does not. Needs ``pip install 'archlab[cluster]'``.
         cell_limit_s: A cell that runs longer, as one that hangs does, is killed and named; the others go on. With it
             cells run in processes, one at once where `workers` is 0.
         stale: What happens to a result whose code has changed since. "keep" takes it and marks the row, as an hour of
@@ -82,6 +87,7 @@ def run(
 
     Raises:
         ValueError: an unknown preset or option, a missing data folder, or rows that do not add up.
+        ConnectionError: no scheduler answers.
 
     >>> _ = Path("letters.py").write_text('''
     ... ROWS = ["a", "b"]
@@ -99,7 +105,7 @@ def run(
     number("time_limit_s", time_limit_s, low=0, optional=True, finite=False)
     text("only", only, "a glob on row names")
     plan = plan_for(study, preset, data, seeds, stale, out, scratch, weights)
-    execute = executor_for(executor, workers, cell_limit_s)
+    execute = executor_for(executor, workers, cell_limit_s, scheduler)
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     cells = cells_of(plan)
     chosen = _chosen(cells, only, plan.study)

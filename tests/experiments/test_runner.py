@@ -14,7 +14,7 @@ import pytest
 from archlab.experiments.attempts import run_cell
 from archlab.experiments.cells import cells_of
 from archlab.experiments.command import command
-from archlab.experiments.executors import EXECUTORS
+from archlab.experiments.executors.by_name import EXECUTORS
 from archlab.experiments.lease import lease
 from archlab.experiments.provenance import data_fingerprint
 from archlab.experiments.runner import plan_for, run
@@ -294,6 +294,12 @@ def test_processes_without_a_number_are_one(lab):
         ({"preset": "smoke", "seeds": 0}, "seeds must be a whole number of at least 1, got 0"),
         ({"preset": "smoke", "workers": -1}, "workers must be a whole number of at least 0, got -1"),
         ({"preset": "smoke", "executor": "cloud"}, "executor: there is no 'cloud'; there are here, processes"),
+        (
+            {"preset": "smoke", "executor": "dask"},
+            "the executor 'dask' needs the address of a Dask scheduler",
+        ),
+        ({"preset": "smoke", "scheduler": ""}, "needs the address of a Dask scheduler, got ''"),
+        ({"preset": "smoke", "scheduler": "tcp://h:1", "executor": "here"}, "'here' takes none, got 'tcp://h:1'"),
         ({"preset": "smoke", "data": "nowhere"}, "data must be a folder that is there, got 'nowhere'"),
     ],
 )

@@ -1,0 +1,116 @@
+"""Cells on a Dask cluster: a real scheduler, a worker that a nanny runs, and what kills them."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from archlab.experiments.executors import cluster
+
+from .test_runner import call
+
+if importlib.util.find_spec("distributed") is None:
+    pytest.skip("Dask's distributed is not installed: pip install 'archlab[cluster]'", allow_module_level=True)
+
+MORE = """
+import torch
+from torch.utils.data import DataLoader
+
+def cell(row, preset, seed, scratch):
+    with open(scratch.folder.parents[1] / "ran.txt", "a") as ran:
+        ran.write(f"{row['name']}\\n")
+    if row["name"] == "a/1" and not (scratch.folder / "begun").exists():
+        (scratch.folder / "begun").touch()
+        os.kill(os.getppid(), 9)  # the worker of the cluster, with whom this process ends
+        time.sleep(60)
+    score = sum(batch.sum().item() for batch in DataLoader(torch.ones(4), num_workers=1 if row["name"] == "b" else 0))
+    threads = os.environ["OMP_NUM_THREADS"]
+    return {"score": score, "steps": 1, "threads": threads, "needed": [*scratch.needed], "where": os.getcwd()}
+
+def resources(row, preset):
+    return TAKES.get(row["name"], {})
+
+TAKES = {"b": {"GPU": 1}}
+"""
+
+
+@contextlib.contextmanager
+def started(*words, folder):
+    """A process with those that it starts, ended with the block."""
+    with open(folder / f"{words[1].rpartition('.')[2]}.log", "ab") as log:
+        process = subprocess.Popen([sys.executable, *words], stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory):
+    """The address of a scheduler with one worker, of two cells at once and one GPU by its word."""
+    folder = tmp_path_factory.mktemp("cluster")
+    told = folder / "scheduler.json"
+    own = ["--scheduler-file", str(told), "--no-dashboard"]
+    with started("-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", *own, folder=folder):
+        words = ["--nthreads", "2", "--resources", "GPU=1", "--local-directory", str(folder), *own]
+        with started("-m", "distributed.cli.dask_worker", *words, folder=folder):
+            until = time.monotonic() + 60
+            while not told.exists():
+                assert time.monotonic() < until, (folder / "dask_scheduler.log").read_text()
+                time.sleep(0.1)
+            yield json.loads(told.read_text())["address"]
+
+
+def test_cells_run_on_a_cluster_and_outlive_a_worker_that_is_killed(lab, scheduler, monkeypatch, capfd):
+    """The first attempt at one kills the worker that it runs in; another loads data by processes of its own."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    lab.edit(study=(lab.folder / lab.name / "table.py").read_text() + MORE)
+    rows = lab.run(scheduler=scheduler)
+    assert rows.attrs["missing"] == {}, capfd.readouterr().err + logs(lab)
+    assert rows["score"].tolist() == [4, 4, 4] and rows["needed"].tolist() == [[], ["base"], ["base"]]
+    assert rows["threads"].tolist() == ["3"] * 3 and set(rows["where"]) == {str(lab.folder)}
+    outcomes = [json.loads(path.read_text())["outcome"] for path in sorted(lab.scratch.glob("a-1-0-*/attempts/*.json"))]
+    assert outcomes == ["began", "finished"]
+    ran = (lab.scratch / "ran.txt").read_text().split()
+    assert (ran[0] == "base" and sorted(ran) == ["a/1", "a/1", "b", "base"]) or ran.count("b") == 2, ran
+    assert not list(lab.scratch.glob("runner-*")), "what says that the runner lives is gone with it"
+
+
+def test_a_cell_that_takes_what_no_worker_has_waits_until_the_time_limit(lab, scheduler, capfd):
+    more = MORE.replace('{"b": {"GPU": 1}}', '{"base": {"TPU": 2}}')
+    lab.edit(study=(lab.folder / lab.name / "table.py").read_text() + more)
+    missing = lab.run(scheduler=scheduler, only="base", time_limit_s=0.5).attrs["missing"]
+    assert missing["base (seed 0)"] == "out of time" and "no worker has TPU=2 yet" in capfd.readouterr().err
+
+
+def test_what_takes_no_numbers_is_refused(lab, scheduler):
+    more = MORE.replace('{"GPU": 1}', '{"GPU": "1"}')
+    lab.edit(study=(lab.folder / lab.name / "table.py").read_text() + more)
+    with pytest.raises(ValueError, match="resources must be a dict of numbers"):
+        lab.run(scheduler=scheduler)
+
+
+def test_without_a_scheduler_or_the_package_the_error_says_what_to_do(lab, monkeypatch, capsys):
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
+    with pytest.raises(ConnectionError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 .*dask scheduler"):
+        lab.run(scheduler="tcp://127.0.0.1:9")
+    monkeypatch.setattr(cluster.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install .archlab.cluster."):
+        lab.run(scheduler="tcp://127.0.0.1:9")
+    assert call(lab, "--scheduler", "tcp://127.0.0.1:9") == 2 and "pip install" in capsys.readouterr().err
+
+
+def logs(lab) -> str:
+    return "".join(path.read_text() for path in lab.scratch.glob("*/log.txt"))

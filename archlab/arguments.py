@@ -186,7 +186,8 @@ def function(name: str, value: Any, *takes: str, optional: bool = False, remedy:
     """
     if value is None and optional:
         return
-    rule = f"a function of {' and '.join(takes)}" + (", or None" if optional else "")
+    rule = f"a function of {' and '.join(takes)}" if takes else "a function that takes nothing"
+    rule += ", or None" if optional else ""
     if not callable(value):
         raise TypeError(wrong(name, rule, value, remedy))
     try:

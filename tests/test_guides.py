@@ -27,6 +27,7 @@ def test_a_guide_gives_what_it_shows(guide, tmp_path, monkeypatch):
 
 def test_there_are_guides():
     assert {guide.stem for guide in GUIDES} == {
+        "cluster",
         "own_loop",
         "own_network",
         "reshape",

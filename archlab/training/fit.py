@@ -1,7 +1,7 @@
 """The training loop that every study shares: in place, resumable bit for bit, and honest about how it ended.
 
 Why not a library's loop: what is needed is one loop over `batches(step)` whose resume repeats the very same
-numbers, and whose file can be read in one sitting. Anything that outgrows one device belongs to accelerate.
+numbers, and whose file can be read in one sitting. What outgrows one device is shared out by `together`.
 """
 
 import contextlib
@@ -32,6 +32,15 @@ from .optimization import Optimization, Schedule, constant, factor_at
 from .options import check_names, pick
 from .progress import Display, bar
 from .task import OF_THE_OUTPUT, Task, check_task, loss_of, numbered_batches
+from .together import (
+    any_process,
+    average_gradients_,
+    check_same_step,
+    is_first,
+    share_of,
+    wait_for_all,
+    with_mean_value,
+)
 
 GROUPS = (Optimization, Checkpointing, Display)  # of the options of `fit`
 READ_EVERY = 16  # steps: reading a loss waits for the GPU, so it is done for this many at once there
@@ -74,6 +83,9 @@ def fit(
 
     With a `folder`, a rerun of the same call goes on from its checkpoint and ends with the very weights of an
     uninterrupted run; a finished one is only loaded. Module modes (train, eval) are put back at the end.
+
+    In several processes (`archlab.experiments.launch`, ``accelerate launch``, ``torchrun``) each takes its share of
+    every batch, gradients are averaged, and the first one writes. All must begin with the same weights.
 
     Args:
         model: Trained in place.
@@ -173,6 +185,7 @@ class Training:
                 check_complete(path, saved, [name for group in self._trained() for name in group])
                 check_same(path, saved, self.model, self.identity, self.start)
                 self._restore_(path, saved)
+        check_same_step(self.steps_done, self.device)
         self.begun = self.saved_at = time.monotonic()
 
     def _restore_(self, path: Path, saved: dict[str, Any]) -> None:
@@ -198,7 +211,7 @@ class Training:
         todo = range(self.steps_done, steps)
         with (
             training_mode(self.model),
-            bar(display.title, steps, wanted=display.progress) as show,
+            bar(display.title, steps, wanted=display.progress and is_first()) as show,
             contextlib.closing(numbered_batches(self.task, todo, prefetch=self.optimization.prefetch)) as batches,
         ):
             for step, batch in batches:
@@ -206,12 +219,18 @@ class Training:
                 if self.device.type == "cpu" or self.steps_done % READ_EVERY == 0:
                     self.history.flush()
                 now = time.monotonic()
-                late = self.checkpointing.is_late(now - self.begun)
+                late = self.is_late(now)
                 if late or self.steps_done == steps or self.checkpointing.is_due(self.steps_done, now - self.saved_at):
                     self.save()
                 show(self.steps_done, lambda: self.text(display))
                 if late:
                     break
+        wait_for_all()  # before anyone looks for what the first one writes
+
+    def is_late(self, now: float) -> bool:
+        """Whether the time limit has come, in any of the processes that train together."""
+        late = self.checkpointing.is_late(now - self.begun)
+        return late if self.checkpointing.time_limit_s is None else any_process(late, self.device)
 
     def update_(self, step: int, batch: Any) -> None:
         """One update of the weights: rates, loss, gradients, optimizer, history."""
@@ -224,13 +243,14 @@ class Training:
         for norm in self.frozen:  # anew, as what evaluates the model in between may have switched its mode
             norm.training = False
         with torch.autocast(self.device.type, torch.bfloat16, enabled=chosen.precision == "bf16"):
-            loss = loss_of(self.task, model, batch, step)
+            loss = loss_of(self.task, model, share_of(batch), step)
         if any(norm.training for norm in self.frozen):
             raise ValueError(
                 "freeze_norm: task.loss must not call model.train(), which unfreezes the norms; leave it out"
             )
         if not loss.requires_grad or loss.is_complex():
             raise ValueError(f"task.loss must be a real number with a gradient, got {shown(loss)}; {OF_THE_OUTPUT}")
+        loss = with_mean_value(loss)
         penalty = chosen.penalty(model) if chosen.penalty else None
         whole = loss / chosen.loss_unit
         weighted = None if penalty is None else chosen.weight_of_penalty(step) * penalty
@@ -241,6 +261,7 @@ class Training:
             self.note_reached()
             if weighted is not None:
                 weighted.backward()
+        average_gradients_(self.parameters)
         if chosen.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, chosen.clip_norm)
         self.optimizer.step()
@@ -262,7 +283,7 @@ class Training:
         self.history.flush()
         if not all(bool(torch.isfinite(p).all()) for p in self.parameters):
             self.history.fail("a weight is not finite")
-        if self.checkpointing.folder is not None:
+        if self.checkpointing.folder is not None and is_first():
             content = {
                 "identity": self.identity,
                 "start": self.start,

@@ -1,0 +1,115 @@
+"""`launch`: a function in several processes that train one model together, by torch's launcher and accelerate.
+
+``accelerate launch`` would do where there are GPUs; on CPUs it starts one process. So torch's launcher, which it uses
+itself, starts them, and in each accelerate makes the process group: by NCCL on GPUs, by gloo on CPUs.
+"""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...arguments import flag, function, whole
+from ...files import write_whole
+from ..processes import die_with, end_, how_it_ended, sigterm_as_exception, worker_environment
+from .pickled import pickled
+from .pool import compute_as_, computing
+
+MOST_PROCESSES = 1_024  # more cannot be meant
+
+
+def launch(work: Callable[[], Any], *, processes: int, cpu: bool | None = None) -> None:
+    """Call a function in several processes at once, whose `fit` then trains one model together.
+
+    Each process has a copy of what the function holds. `fit` takes its share of every batch there, averages gradients,
+    and lets the first process write: the losses are those of one process on the whole batches, to rounding, but for
+    what a model computes across a batch, as a BatchNorm, or draws at random, as a dropout. Give it a folder: after
+    this call, the same `fit` in this process takes the trained weights from there. A function that was killed is
+    gone on with from its checkpoint by the same call.
+
+    Args:
+        work: Takes nothing; what it returns is lost.
+        processes: How many; each has a GPU, or its part of this process's threads.
+        cpu: True uses no GPU; default: where there are fewer GPUs than processes.
+
+    Raises:
+        ModuleNotFoundError: accelerate is not installed.
+        TypeError: the function cannot be pickled, naming what of it.
+        RuntimeError: a process failed, with its error; the others have ended then, too.
+
+    >>> launch(lambda folder: folder, processes=2)
+    Traceback (most recent call last):
+    TypeError: launch: work must be a function that takes nothing, got launch...<lambda>; ...
+    """
+    function("launch: work", work)
+    whole("launch: processes", processes, most=MOST_PROCESSES)
+    if cpu is not None:
+        flag("launch: cpu", cpu)
+    if util.find_spec("accelerate") is None:
+        raise ModuleNotFoundError(
+            "launch needs the package accelerate, which is not installed: pip install 'archlab[accelerate]'"
+        )
+    cpu = torch.cuda.device_count() < processes if cpu is None else cpu
+    own = computing()
+    own |= {"threads": max(1, own["threads"] // processes) if cpu else own["threads"]}
+    with tempfile.TemporaryDirectory(prefix="archlab-") as folder, sigterm_as_exception():
+        write_whole(Path(folder) / "work.pickle", pickled("launch", (own, cpu, work), {"work": work}))
+        given = {"folder": folder, "parent": os.getpid(), "processes": processes}
+        words = [sys.executable, "-c", _call(start), json.dumps(given)]
+        environment = {"OMP_NUM_THREADS": str(own["threads"]), **worker_environment()}
+        process = subprocess.Popen(words, env=environment, start_new_session=True)
+        try:
+            status = process.wait()
+        finally:
+            end_(process)
+        if status:
+            raise RuntimeError(f"launch: {_told(Path(folder)) or how_it_ended(status)}")
+
+
+def start() -> None:
+    """What torch's launcher does, which ends all processes where one fails. It dies with who called `launch`."""
+    from torch.distributed import run
+
+    given = json.loads(sys.argv[1])
+    die_with(given["parent"])
+    words = ["--standalone", f"--nproc-per-node={given['processes']}", "--no-python"]
+    run.main([*words, sys.executable, "-c", _call(take_part), given["folder"], str(os.getpid())])
+
+
+def take_part() -> None:
+    """What each process does."""
+    folder = Path(sys.argv[1])
+    die_with(int(sys.argv[2]))
+    try:
+        from accelerate import PartialState
+
+        own, cpu, work = pickle.loads((folder / "work.pickle").read_bytes())
+        compute_as_(own)
+        state = PartialState(cpu=cpu)
+        work()
+        state.wait_for_everyone()
+        state.destroy_process_group()
+    except BaseException as error:
+        told = f"process {os.environ.get('RANK')} failed: {type(error).__name__}: {error}"
+        write_whole(folder / f"error-{os.environ.get('RANK')}.txt", told.encode())
+        traceback.print_exc()
+        raise
+
+
+def _call(of: Callable[[], None]) -> str:
+    return f"from {of.__module__} import {of.__name__}; {of.__name__}()"
+
+
+def _told(folder: Path) -> str:
+    """The error of the process that failed first; others fail for it."""
+    errors = sorted(folder.glob("error-*.txt"), key=lambda path: path.stat().st_mtime_ns)
+    return errors[0].read_text(encoding="utf-8") if errors else ""

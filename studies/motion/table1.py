@@ -22,7 +22,7 @@ import archlab as al
 from archlab.experiments import OutOfTime, Scratch, command
 from archlab.removal import learn_to_remove, sensitivity
 from archlab.training import Task, cosine, fit
-from studies.device import device
+from studies.device import device, resources
 
 from .data.sources import Sources, find_sources, fingerprint
 from .evaluate.costs import costs
@@ -34,7 +34,7 @@ from .train import training
 from .train.given import fingerprint as fingerprint_of
 from .train.given import given as given_weights
 
-__all__ = ["PRESETS", "ROWS", "cell_for", "depends", "fingerprint", "given", "needs", "report"]
+__all__ = ["PRESETS", "ROWS", "cell_for", "depends", "fingerprint", "given", "needs", "report", "resources"]
 
 PRESETS = ("smoke", "cpu", "gpu", "paper")
 TRAINING, BASELINE = "training of the baseline", "baseline"

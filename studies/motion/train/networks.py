@@ -20,7 +20,7 @@ from safetensors.torch import load_model
 import archlab as al
 from archlab.experiments import Scratch, Wanted, command
 from archlab.report import Column, write_report
-from studies.device import device
+from studies.device import device, resources
 
 from .. import columns
 from ..data.sources import find_sources, fingerprint
@@ -33,7 +33,7 @@ from .family import LARGE_ONLY, NETWORKS, WEIGHTS, budget_for, train
 from .given import fingerprint as fingerprint_of
 from .given import told
 
-__all__ = ["PRESETS", "ROWS", "cell_for", "fingerprint", "given", "needs", "report"]
+__all__ = ["PRESETS", "ROWS", "cell_for", "fingerprint", "given", "needs", "report", "resources"]
 
 PRESETS = ("smoke", "cpu", "gpu", "paper")
 SPEED, COPY = "speed", "copy of B"

@@ -17,7 +17,7 @@ from ..measure.environment import conditions
 from ..training.checkpoint import BadCheckpoint, CheckpointMismatch
 from .cells import SCHEME, Cell, cell_for, name_of, standing
 from .lease import lease
-from .order import ELSEWHERE, FINISHED, OUT_OF_TIME
+from .order import ELSEWHERE, FINISHED, OUT_OF_TIME, WAITS
 from .processes import Terminated
 from .results import as_json, found, obstacle, put_aside, read, values_of
 from .study import Needed, OutOfTime, Scratch
@@ -37,7 +37,7 @@ def run_cell(cell: Cell, deadline: float | None) -> str:
         return FINISHED
     for need in cell.needs.values():
         if not standing(need):
-            return f"waits for {need.label}"
+            return f"{WAITS} {need.label}"
     if deadline is not None and time.monotonic() >= deadline:
         return OUT_OF_TIME
     if hindered := obstacle(cell.results, found(cell.results, f"{cell.key}-*.json")):

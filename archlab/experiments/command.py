@@ -11,6 +11,7 @@ import typer
 from ..arguments import number
 from .cells import cells_of
 from .executors.by_name import EXECUTORS, executor_for
+from .executors.cluster import NoScheduler
 from .runner import NOT_CHOSEN, plan_for, run
 
 TRY_AGAIN = 75  # the exit status, by convention, of what may succeed when it is called again
@@ -22,8 +23,8 @@ def command(study: str | ModuleType | None = None) -> None:
         if __name__ == "__main__":
             command()
 
-    Exit status: 0 finished, 1 a cell failed or the report could not be written, 2 wrong usage, 75 the time limit came
-    first (call it again), 143 stopped by SIGTERM.
+    Exit status: 0 finished, 1 a cell failed, the report could not be written or no scheduler answers, 2 wrong usage, 75
+    the time limit came first (call it again), 143 stopped by SIGTERM.
 
     Args:
         study: Another than the one that runs: its module, or that one's name.
@@ -67,11 +68,15 @@ def command(study: str | ModuleType | None = None) -> None:
             cells_of(plan_for(name, preset, data, seeds, stale, out, scratch, weights))
         except (ValueError, ModuleNotFoundError) as error:
             raise typer.BadParameter(str(error)) from error
-        rows = run(
-            name, preset=preset, data=data, seeds=seeds, workers=workers, executor=executor, stale=stale, only=only,
-            out=out, scratch=scratch, weights=weights, time_limit_s=None if time_limit is None else 60 * time_limit,
-            cell_limit_s=cell_limit_s, scheduler=scheduler,
-        )  # fmt: skip
+        try:
+            rows = run(
+                name, preset=preset, data=data, seeds=seeds, workers=workers, executor=executor, scheduler=scheduler,
+                stale=stale, only=only, out=out, scratch=scratch, weights=weights, cell_limit_s=cell_limit_s,
+                time_limit_s=None if time_limit is None else 60 * time_limit,
+            )  # fmt: skip
+        except NoScheduler as error:
+            print(error, file=sys.stderr)
+            raise typer.Exit(1) from error
         kept = int(rows["stale"].to_numpy().sum()) if len(rows) else 0
         if kept:
             print(f"{kept} rows are of older code and marked stale; --stale rerun makes them anew", file=sys.stderr)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 FINISHED, ELSEWHERE, OUT_OF_TIME = "finished", "running elsewhere", "out of time"  # how a piece ends, or "failed: …"
+WAITS = "waits for"  # so begins the outcome of what lacks another
 POLL_S, ELSEWHERE_S = 0.02, 0.5  # between looks at what runs here, and at what another runner runs
 
 
@@ -61,7 +62,7 @@ def in_order(
             if standing(piece):
                 outcome = FINISHED
             elif lost:
-                outcome = f"waits for {lost[0].label}"
+                outcome = f"{WAITS} {lost[0].label}"
             elif late:
                 outcome = ELSEWHERE if elsewhere else OUT_OF_TIME
             elif elsewhere:

@@ -106,6 +106,7 @@ def test_without_a_scheduler_or_the_package_the_error_says_what_to_do(lab, monke
     monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
     with pytest.raises(ConnectionError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 .*dask scheduler"):
         lab.run(scheduler="tcp://127.0.0.1:9")
+    assert call(lab, "--scheduler", "tcp://127.0.0.1:9") == 1
     monkeypatch.setattr(cluster.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install .archlab.cluster."):
         lab.run(scheduler="tcp://127.0.0.1:9")

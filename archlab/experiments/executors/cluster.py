@@ -18,23 +18,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...arguments import wrong
-from ..cells import Cell
+from ..cells import Cell, standing
 from ..lease import is_held, lease
-from ..order import OUT_OF_TIME
+from ..order import FINISHED, OUT_OF_TIME, WAITS
 from ..processes import worker_environment
 from .cell_process import CellProcess, Job
 from .cells_in_order import cells_in_order
+from .local import here
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 CONNECT_S = 10.0  # that a scheduler may take to answer
 POLL_S, RUNNER_S = 0.1, 1.0  # between looks of a worker at its process, and at whether its runner lives
+SEEN_S = 60.0  # after which a file that was written on one machine is seen on all: network file systems cache
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # Dask's nannies set them to 1
 
 
+class NoScheduler(ConnectionError):
+    """No scheduler answers."""
+
+
 @dataclass(frozen=True)
-class Order:
+class Assignment:
     """What a worker of the cluster is told."""
 
     job: Job
@@ -70,47 +76,56 @@ def cluster(
         cell_limit_s: Seconds after which a cell's process is killed.
 
     Raises:
-        ConnectionError: no scheduler answers there.
+        NoScheduler: at that address.
     """
-    if not cells:
-        return {}
+    if all(standing(cell) for cell in cells):  # that needs no cluster, and no folder that can be written to
+        return here(cells, 0, deadline)
     runner = Path(cells[0].plan.scratch).absolute() / f"runner-{uuid.uuid4().hex}.json"
     until = None if deadline is None else time.time() + deadline - time.monotonic()
     with _connected(scheduler) as client, lease(runner):
         _tell_what_lacks(client, cells)
 
         def begin(cell: Cell, slot: int) -> Callable[[], str | None]:
-            order = Order(
+            sent = Assignment(
                 _absolute(cell), str(runner), until, cell_limit_s, worker_environment()["PYTHONPATH"], os.getcwd(),
                 os.environ.get("OMP_NUM_THREADS"),
             )  # fmt: skip
             future = client.submit(
-                carry_out, order, key=f"{cell.key}-{uuid.uuid4().hex[:8]}", resources=_resources(cell), pure=False
+                run_assigned, sent, key=f"{cell.key}-{uuid.uuid4().hex[:8]}", resources=_resources(cell), pure=False
             )
-            return lambda: _outcome(future, cell, deadline)
+            return _Handed(cell, future, deadline).outcome
 
         return cells_in_order(cells, workers or len(cells), deadline, begin)
 
 
-def carry_out(order: Order) -> str:
+def run_assigned(sent: Assignment) -> str:
     """What a worker of the cluster does: it runs a cell in a process, as long as its runner lives; how it ended."""
     from dask.system import CPU_COUNT
     from distributed import get_worker
 
-    left_s = None if order.until is None else order.until - time.time()
+    left_s = None if sent.until is None else sent.until - time.time()
     if left_s is not None and left_s <= 0:
         return OUT_OF_TIME
-    if not is_held(order.runner):
+    if not is_held(sent.runner):
         return (
-            f"failed: its runner has ended, or {socket.gethostname()} does not see {order.runner}: give --out and "
+            f"failed: its runner has ended, or {socket.gethostname()} does not see {sent.runner}: give --out and "
             "--scratch in folders that all machines share"
         )
     environment = worker_environment()
-    environment["PYTHONPATH"] = os.pathsep.join([order.path, environment["PYTHONPATH"]])
-    threads = order.threads or str(max(1, CPU_COUNT // get_worker().state.nthreads))
-    environment |= dict.fromkeys(THREADS, threads)
+    environment["PYTHONPATH"] = os.pathsep.join([sent.path, environment["PYTHONPATH"]])
+    environment |= dict.fromkeys(THREADS, sent.threads or str(max(1, CPU_COUNT // get_worker().state.nthreads)))
+    begun = time.monotonic()
+    while (outcome := _supervised(sent, left_s, environment)).startswith(WAITS):
+        if time.monotonic() - begun > SEEN_S:
+            break
+        time.sleep(RUNNER_S)  # the runner has seen what it needs; this machine's view of the folders is older
+    return outcome
+
+
+def _supervised(sent: Assignment, left_s: float | None, environment: Mapping[str, str]) -> str:
+    """How a cell's process ended, which does so with its runner."""
     process = CellProcess.begin(
-        order.job, left_s=left_s, limit_s=order.limit_s, environment=environment, folder=order.folder
+        sent.job, left_s=left_s, limit_s=sent.limit_s, environment=environment, folder=sent.folder
     )
     looked = time.monotonic()
     try:
@@ -118,7 +133,7 @@ def carry_out(order: Order) -> str:
             time.sleep(POLL_S)
             if time.monotonic() - looked >= RUNNER_S:
                 looked = time.monotonic()
-                if not is_held(order.runner):
+                if not is_held(sent.runner):
                     return "interrupted: its runner has ended"
         return outcome
     finally:
@@ -133,24 +148,41 @@ def _connected(scheduler: str) -> "Client":
             warnings.simplefilter("ignore")  # of other versions elsewhere, which a cell's process does not see
             return Client(scheduler, timeout=CONNECT_S, set_as_default=False, name="archlab")
     except (OSError, ValueError) as error:
-        raise ConnectionError(
+        raise NoScheduler(
             f"scheduler: no Dask scheduler answers at {scheduler} ({error}); start one with: dask scheduler"
         ) from error
 
 
-def _outcome(future: "Future", cell: Cell, deadline: float | None) -> str | None:
-    """How a cell ended; None while it waits or runs. One that waits for a worker at the deadline does so no longer."""
-    if not future.done():
-        if deadline is None or time.monotonic() < deadline or is_held(cell.lease):
+@dataclass
+class _Handed:
+    """A cell that was handed to the cluster."""
+
+    cell: Cell
+    future: "Future"
+    deadline: float | None
+    ended: float | None = None  # on time.monotonic
+
+    def outcome(self) -> str | None:
+        """How it ended; None while it waits or runs, and until its result is seen here, where folders may lag."""
+        if not self.future.done():
+            return self._late()
+        if self.future.status == "cancelled":
+            return "failed: the scheduler gave it up, or is gone"
+        try:
+            outcome = self.future.result(timeout=CONNECT_S)
+        except Exception as error:  # whatever a worker raises: that it has no archlab, or was killed again and again
+            return f"failed: {type(error).__name__}: {error}"
+        self.ended = self.ended or time.monotonic()
+        if outcome == FINISHED and not standing(self.cell) and time.monotonic() - self.ended < SEEN_S:
             return None
-        future.cancel()
+        return outcome
+
+    def _late(self) -> str | None:
+        """A cell that waits for a worker at the deadline does so no longer."""
+        if self.deadline is None or time.monotonic() < self.deadline or is_held(self.cell.lease):
+            return None
+        self.future.cancel()
         return OUT_OF_TIME
-    if future.status == "cancelled":
-        return "failed: the scheduler gave it up, or is gone"
-    try:
-        return future.result(timeout=CONNECT_S)
-    except Exception as error:  # whatever a worker raises: that it has no archlab, or was killed again and again
-        return f"failed: {type(error).__name__}: {error}"
 
 
 def _absolute(cell: Cell) -> Job:

@@ -1,5 +1,7 @@
 """Several processes that train one model: shares of batches, and what fails in one of them."""
 
+import importlib.util
+import threading
 from dataclasses import dataclass
 
 import pytest
@@ -7,6 +9,11 @@ import torch
 
 from archlab.experiments import launch
 from archlab.training import together
+
+
+NEEDS_ACCELERATE = pytest.mark.skipif(
+    importlib.util.find_spec("accelerate") is None, reason="accelerate is not installed: pip install 'archlab[test]'"
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ def test_in_one_process_a_batch_is_whole():
     assert together.share_of(batch) is batch
 
 
+@NEEDS_ACCELERATE
 def test_what_fails_in_a_process_is_raised():
     """That several train as one does, the guide to a loop of one's own shows."""
 
@@ -57,8 +65,9 @@ def test_what_fails_in_a_process_is_raised():
         launch(work, processes=1, cpu=True)
 
 
+@NEEDS_ACCELERATE
 def test_bad_calls_of_launch(monkeypatch):
-    lock = __import__("threading").Lock()
+    lock = threading.Lock()
     with pytest.raises(TypeError, match="'lock', used in work, a lock, cannot be pickled"):
         launch(lambda: lock, processes=2)
     with pytest.raises(ValueError, match="launch: processes must be a whole number of at least 1, got 0"):

@@ -10,7 +10,6 @@ import torch
 from archlab.experiments import launch
 from archlab.training import together
 
-
 NEEDS_ACCELERATE = pytest.mark.skipif(
     importlib.util.find_spec("accelerate") is None, reason="accelerate is not installed: pip install 'archlab[test]'"
 )

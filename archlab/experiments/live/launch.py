@@ -48,7 +48,8 @@ def launch(work: Callable[[], Any], *, processes: int, cpu: bool | None = None) 
 
     >>> launch(lambda folder: folder, processes=2)
     Traceback (most recent call last):
-    TypeError: launch: work must be a function that takes nothing, got launch...<lambda>; ...
+    TypeError: launch: work must be a function that takes nothing, got <lambda>; <lambda>(folder): missing a required \
+argument: 'folder'
     """
     function("launch: work", work)
     whole("launch: processes", processes, most=MOST_PROCESSES)

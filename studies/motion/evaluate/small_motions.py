@@ -19,6 +19,7 @@ from studies.device import device
 from ..data.generator import REFERENCE_SIZE, VALIDATION_SEED, Generator
 from ..data.noise import quantise
 from ..data.sources import Sources
+from .methods import Seen, of_pairs
 from .quality import Magnifier, unit
 
 MAGNIFIED = 10.0  # pixels: factor · d of the sub-pixel test and of the noise test's small motion
@@ -51,10 +52,14 @@ class Scenes:
     count: int
 
     def at(self, point: Point) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Frames A and B and the target, 1 x 3 x size x size in [-1, 1].
+        """Frames A and B and the target, 1 x 3 x size x size in [-1, 1]."""
+        return ((frames[:1], frames[1:], target) for frames, target in self.shown(point, (0.0, 1.0)))
+
+    def shown(self, point: Point, shifts: tuple[float, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Frames, in which all has moved by so many times its motion, and the target; T and 1 x 3 x size x size.
 
         In the sub-pixel test the background moves as far in another direction; in the noise test it is still. All is
-        rounded to 8 bits as the training data is; noise is on A and B.
+        rounded to 8 bits as the training data is; noise is on the frames.
         """
         generator = Generator(self.sources, self.size, device=device())
         ratio = self.size / REFERENCE_SIZE
@@ -64,11 +69,11 @@ class Scenes:
             moves = point.motion * ratio * np.array([[np.sin(a), np.cos(a)] for a in (angle, angle + turn)])
             moves[1] *= point.test == "sub-pixel"
             back, front = generator.background(draw, moves[1], blurred=False), generator.object(draw, moves[0])
-            frames = generator.render([back, front], (0.0, 1.0, point.factor))
+            drawn = generator.render([back, front], (*shifts, point.factor))
             maker = torch.Generator(generator.device).manual_seed(int(draw.integers(2**62)))
-            a, b, target = (quantise(frame, maker) for frame in frames)
-            a, b = (noisy(frame, point.noise, maker) for frame in (a, b))
-            yield a[None] * 2 - 1, b[None] * 2 - 1, target[None] * 2 - 1
+            *frames, target = (quantise(frame, maker) for frame in drawn)
+            frames = torch.stack([noisy(frame, point.noise, maker) for frame in frames])
+            yield frames * 2 - 1, target[None] * 2 - 1
 
 
 def noisy(image: Tensor, level: float, maker: torch.Generator) -> Tensor:
@@ -79,12 +84,19 @@ def noisy(image: Tensor, level: float, maker: torch.Generator) -> Tensor:
     return (image + normal * (level * image / 255).sqrt()).clamp(0, 1)
 
 
-@torch.inference_mode()
 def measure(magnify: Magnifier, scenes: Scenes) -> pd.DataFrame:
     """Mean SSIM at every point: test, motion, factor, noise, ssim, sd."""
+    return measure_method(of_pairs(magnify), scenes)
+
+
+@torch.inference_mode()
+def measure_method(method: Seen, scenes: Scenes) -> pd.DataFrame:
+    """The same of a method, which may see more than two frames."""
     rows = []
     for point in points():
-        gain = torch.tensor([point.factor], device=device())
-        found = [float(al.ssim(unit(magnify(a, b, gain)), unit(target))) for a, b, target in scenes.at(point)]
+        found = [
+            float(al.ssim(unit(method.show(frames, point.factor)), unit(target)))
+            for frames, target in scenes.shown(point, method.shifts)
+        ]
         rows.append({**point._asdict(), "ssim": float(np.mean(found)), "sd": float(np.std(found))})
     return pd.DataFrame(rows)

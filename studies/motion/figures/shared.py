@@ -1,9 +1,12 @@
-"""What the figures' studies share: rows of `networks` gathered, the words under a report's title, the target zone."""
+"""What the figures' studies share: rows of `networks` gathered, the words under a report's title, the target zone,
+lines of methods."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 
 from archlab.experiments import Scratch, Wanted
 from archlab.report import Column, Picture, Table, plots, table
@@ -14,6 +17,7 @@ from ..train.networks import SPEED, of
 
 REAL_TIME = 25.0  # FPS
 SSIM_THRESHOLD = 0.91  # what the paper's viewers accepted
+LINES = ("-", "-", "-", "-", "-", "--", ":")  # of as many methods as there are colours
 ALLOWED_LOSS = 0.921 - SSIM_THRESHOLD  # of SSIM, where a short training does not come near .91
 
 
@@ -129,3 +133,22 @@ def about(rows: pd.DataFrame) -> str:
         told.append(f"FPS: one streamed frame of {first['frame']}, {first['speed']}, networks interleaved.")
         told.append(f"FPS, H200: {gpu_conditions()}.")
     return " ".join(told)
+
+
+def draw_lines(frame: pd.DataFrame, x: str, y: str, ax: Axes, *, strong: Sequence[str], faint: str = "") -> None:
+    """`y` against `x`, a line a method: those that are `strong` thicker, `faint` grey. The last two are dashed: they
+    may cover the method that they rest on."""
+    left = iter([{"color": colour, "linestyle": style} for colour, style in zip(plots.COLOURS, LINES, strict=True)])
+    for name, rows in frame.groupby("method", sort=False):
+        look: dict[str, Any] = {"color": "0.6", "linestyle": "--"} if name == faint else next(left)
+        width = 1.6 if name in strong else 0.9
+        ax.plot(rows[x], rows[y], linewidth=width, marker="o", markersize=2, label=str(name), **look)
+    ax.tick_params(labelsize=plots.FONT - 1)
+
+
+def legend_above(ax: Axes) -> None:
+    """The legend of one panel over all of its figure."""
+    handles, labels = ax.get_legend_handles_labels()
+    ax.figure.legend(  # pyright: ignore[reportAttributeAccessIssue]
+        handles, labels, loc="outside upper center", ncols=4, fontsize=plots.FONT - 1, frameon=False
+    )

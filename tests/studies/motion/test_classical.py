@@ -83,6 +83,29 @@ def test_the_band_of_a_wave_is_that_of_its_direction_and_has_its_amplitude():
     torch.testing.assert_close(amplitude, torch.full_like(amplitude, 0.3 * share))
 
 
+@pytest.mark.parametrize("orientations", [4, 8])
+def test_octave_bands_are_those_of_plenoptic(orientations):
+    """An independent program of the same pyramid; its bands are turned by a quarter, and weaker by two from each to the
+    next. It keeps them at full size, where ours, of fewer pixels, have the middle of their spectrum."""
+    plenoptic = pytest.importorskip("plenoptic", reason="plenoptic is not installed: it comes with the extra `test`")
+    image = torch.rand(1, 48, 64, dtype=torch.float64)
+    levels, _ = steerable.steerable(image, octaves=1.0, orientations=orientations).levels(image)
+    other = plenoptic.process.SteerablePyramidFreq(
+        (48, 64), height=len(levels), order=orientations - 1, is_complex=True, downsample=False
+    ).double()
+    bands = other(image[:, None])
+    assert len(levels) == 2
+    for scale, level in enumerate(levels):
+        spectrum = torch.fft.fftshift(torch.fft.fft2(bands[scale][:, 0], norm="forward"), dim=(-2, -1))
+        rows, columns = (
+            slice(whole // 2 - side // 2, whole // 2 - side // 2 + side)
+            for whole, side in zip((48, 64), level.shape[-2:], strict=True)
+        )
+        middle = torch.fft.ifftshift(spectrum[..., rows, columns], dim=(-2, -1))
+        wanted = torch.fft.ifft2(middle, norm="forward") * -1j / 2**scale
+        assert (level - wanted).abs().max() < 2e-5 * level.abs().max()
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_laplacian_and_riesz_pyramids_are_exact(size):
     images = torch.rand(2, *size, dtype=torch.float64)

@@ -79,7 +79,7 @@ def _kernel(model: nn.Module, example: Any) -> nn.Module:
 
 def _width(model: nn.Module, example: Any) -> nn.Module:
     widths = {
-        path: getattr(module, "out_channels", None) or module.out_features
+        path: int(getattr(module, "out_features", 0) or getattr(module, "out_channels", 0))
         for path, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
     }

@@ -111,9 +111,14 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> tuple[float, float, 
     """Kendall's τ, and its 95 % bootstrap interval over the pairs; resamples of a single value are left out."""
     draw = np.random.default_rng(0)
     chosen = draw.integers(len(one), size=(RESAMPLED, len(one)))
-    found = [kendalltau(one[c], other[c]).statistic for c in chosen if len(set(c)) > 1]
-    low, high = np.nanpercentile(found, (2.5, 97.5))
-    return float(kendalltau(one, other).statistic), float(low), float(high)
+    taus = [_tau(one[c], other[c]) for c in chosen if len(set(c)) > 1]
+    low, high = np.nanpercentile(taus, (2.5, 97.5))
+    return _tau(one, other), float(low), float(high)
+
+
+def _tau(one: np.ndarray, other: np.ndarray) -> float:
+    found: Any = kendalltau(one, other)
+    return float(found.statistic)
 
 
 def costs_table(rows: pd.DataFrame, by_hand: Sequence[str]) -> Table:

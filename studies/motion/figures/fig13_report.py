@@ -43,8 +43,8 @@ def write(rows: pd.DataFrame, folder: Path, *, command: str, compared: str, by_h
         against_random(networks, compared), against_designed(networks),
         Picture("tradeoff.png", "SSIM against FLOPs"),
         f"FLOPs: the paper's rule, one streamed frame of {STREAMED} x {STREAMED}; the bounds are on multiply-adds. "
-        "Bars: 95 % bootstrap intervals over the held-out samples. Inherited: SSIM on the scenes of the search with "
-        "the weights of a supernet, that was trained by paths from bins of multiply-adds within the bound, or "
+        f"95 % bootstrap intervals over the held-out samples reach about ± {half_interval(networks):.3f}; r1 and so on: "
+        "the random ones. Inherited: SSIM on the scenes of the search with the weights of a supernet that was trained by paths from bins of multiply-adds within the bound, or "
         "by paths drawn option by option; *retrained*: on the same scenes, with weights of its own.",
         main,
         "## What was searched",
@@ -173,14 +173,19 @@ def against_designed(networks: pd.DataFrame) -> str:
     )
 
 
+def half_interval(networks: pd.DataFrame) -> float:
+    """How far the intervals of SSIM reach to either side, of all networks."""
+    return float((networks["ssim_high"] - networks["ssim_low"]).mean() / 2)
+
+
 def draw_tradeoff(networks: pd.DataFrame, path: Path) -> None:
-    """SSIM with its intervals against FLOPs, coloured by how a network was found."""
+    """SSIM against FLOPs, coloured by how a network was found; without the intervals, which would cover each other."""
     ssim, flops = columns.SSIM, columns.COSTS[1]
     names = {ssim.name: ssim.heading, flops.name: flops.heading}
     shown = networks.rename(columns=names).astype({heading: float for heading in names.values()})
-    ax = plots.plt.subplots(figsize=(7.1, 3.4))[1]
-    ax = plots.tradeoff(
-        shown, x=flops.heading, y=ssim.heading, label="row", group="group", error=("ssim_low", "ssim_high"),
-        log=[flops.heading], ax=ax,
-    )  # fmt: skip
+    shown["row"] = shown["row"].str.replace("random ", "r")
+    ax = plots.plt.subplots(figsize=(7.1, 3.6))[1]
+    ax = plots.tradeoff(shown, x=flops.heading, y=ssim.heading, label="row", group="group", log=[flops.heading], ax=ax)
+    found, drawn = ax.get_legend_handles_labels()
+    ax.legend(found, drawn, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=plots.FONT, frameon=False)
     plots.save(ax, path)

@@ -43,9 +43,10 @@ def write(rows: pd.DataFrame, folder: Path, *, command: str, compared: str, by_h
         against_random(networks, compared), against_designed(networks),
         Picture("tradeoff.png", "SSIM against FLOPs"),
         f"FLOPs: the paper's rule, one streamed frame of {STREAMED} x {STREAMED}; the bounds are on multiply-adds. "
-        f"95 % bootstrap intervals over the held-out samples reach about ± {half_interval(networks):.3f}; r1 and so on: "
-        "the random ones. Inherited: SSIM on the scenes of the search with the weights of a supernet that was trained by paths from bins of multiply-adds within the bound, or "
-        "by paths drawn option by option; *retrained*: on the same scenes, with weights of its own.",
+        f"95 % bootstrap intervals over the held-out samples reach about ± {half_interval(networks):.3f}; r1 and so "
+        "on: the random ones. Inherited: SSIM on the scenes of the search with the weights of a supernet that was "
+        "trained by paths from bins of multiply-adds within the bound, or by paths drawn option by option; "
+        "*retrained*: on the same scenes, with weights of its own.",
         main,
         "## What was searched",
         "Kernels of the residual blocks that the winner keeps, in their order. Within: the share of paths drawn option "

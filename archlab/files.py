@@ -22,10 +22,11 @@ ABANDONED_S = 900.0  # without growing, where files have no locks, until a half-
 
 
 @contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+def whole_file(path: str | Path, *, synced: bool = True) -> Iterator[BinaryIO]:
     """A file to write to, which becomes `path` when the block ends; `path` keeps its former content if it raises.
 
-    Several may write the same `path` at once: the last one stands, whole.
+    Several may write the same `path` at once: the last one stands, whole. Where it is `synced`, also after a power cut;
+    else one may take it back, or leave it empty.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +39,8 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
         with file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
             if fcntl is None:  # Windows renames no open file; elsewhere it stays locked until it has its name
                 file.close()
             os.replace(temporary, path)
@@ -47,14 +49,17 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk names none
             error.filename = str(path)
         raise
-    if os.name == "posix":
+    if synced and os.name == "posix":
         with contextlib.suppress(OSError):  # a folder that cannot be read, or a file system that cannot do it
             _sync(path.parent)
 
 
-def write_whole(path: str | Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either its former content or all of the new one, after any crash."""
-    with whole_file(path) as file:
+def write_whole(path: str | Path, content: bytes, *, synced: bool = True) -> None:
+    """Write `content` so that `path` holds either its former content or all of the new one, after any crash.
+
+    Without being `synced`, after any but a power cut: for what may be lost, many times a second.
+    """
+    with whole_file(path, synced=synced) as file:
         file.write(content)
 
 

@@ -19,7 +19,7 @@ from .cells import SCHEME, Cell, cell_for, name_of, standing
 from .lease import lease
 from .order import ELSEWHERE, FINISHED, OUT_OF_TIME, WAITS
 from .processes import Terminated
-from .results import as_json, found, obstacle, put_aside, read, values_of
+from .results import as_json, found, obstacle, put_aside, read, results_of, values_of
 from .study import Needed, OutOfTime, Scratch
 
 
@@ -40,7 +40,7 @@ def run_cell(cell: Cell, deadline: float | None) -> str:
             return f"{WAITS} {need.label}"
     if deadline is not None and time.monotonic() >= deadline:
         return OUT_OF_TIME
-    if hindered := obstacle(cell.results, found(cell.results, f"{cell.key}-*.json")):
+    if hindered := obstacle(cell.results, results_of(cell.results, cell.key)):
         return f"failed: {hindered}"
     try:
         with lease(cell.lease) as still_mine:
@@ -74,7 +74,7 @@ def _attempt(cell: Cell, deadline: float | None) -> str:
             outcome = _keep(cell, [*before, record], values)
         record["outcome"] = outcome
         with contextlib.suppress(OSError):  # it says "began", as of one that was killed
-            write_whole(_path(cell, record), as_json(record))
+            write_whole(_path(cell, record), as_json(record), synced=False)
     return outcome
 
 
@@ -139,7 +139,7 @@ def _begin(cell: Cell) -> dict[str, Any]:
         "began": _now(),
         "outcome": "began",
     }
-    write_whole(_path(cell, record), as_json(record))
+    write_whole(_path(cell, record), as_json(record), synced=False)  # after a power cut it is missed by nobody
     return record
 
 

@@ -43,6 +43,15 @@ def found(folder: Path, glob: str) -> list[Path]:
         return []
 
 
+def results_of(folder: Path, key: str) -> list[Path]:
+    """The results with this key, of whatever code; as `found` has them, sooner, as each cell asks for it often."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    return sorted(folder / name for name in names if name.startswith(f"{key}-") and name.endswith(".json"))
+
+
 def read(path: Path) -> dict[str, Any] | None:
     """What a file of ours holds; None where there is none, or where it cannot be read as such."""
     try:
@@ -75,7 +84,7 @@ def put_aside(path: Path, name: Path) -> Path:
 
 def newest(results: Path, key: str) -> dict[str, Any] | None:
     """The latest result with this key, whatever code it is of."""
-    all_ = [result for path in found(results, f"{key}-*.json") if (result := read_result(path))]
+    all_ = [result for path in results_of(results, key) if (result := read_result(path))]
     return max(all_, key=lambda result: result["ended"]) if all_ else None
 
 

@@ -4,11 +4,13 @@ Nothing here is left to chance or to what ran before in the process: a float32 p
 as without, a convolution not the same with cuDNN's first algorithm as with its best.
 """
 
+import os
 import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +173,7 @@ def conditions(device: torch.device | None = None) -> dict[str, Any]:
         "cuda": torch.version.cuda if cuda else None,
         "python": platform.python_version(),
         "system": platform.system(),
-        "commit": _commit(),
+        "commit": _commit(os.getcwd()),
     }
 
 
@@ -181,8 +183,12 @@ def conditions_of(model: nn.Module) -> dict[str, Any]:
     return {"date": time.strftime("%Y-%m-%d"), **conditions(device)}
 
 
-def _commit() -> str:
-    """The commit that is checked out, with a + where files differ from it."""
+@cache
+def _commit(folder: str) -> str:
+    """The commit that is checked out in the present folder, with a + where files differ from it.
+
+    It is asked for once a process, whose code is that of its start; git takes longer than a small cell.
+    """
     try:
         said = [
             subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()

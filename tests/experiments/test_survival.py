@@ -168,10 +168,10 @@ def full(lab, monkeypatch, part: str) -> None:
     """No more room for files with `part` in their path."""
     write = attempts.write_whole
 
-    def writes(path, content):
+    def writes(path, content, **options):
         if part in str(path):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write(path, content)
+        write(path, content, **options)
 
     monkeypatch.setattr(attempts, "write_whole", writes)
 
@@ -194,7 +194,7 @@ def test_no_cell_runs_whose_result_could_not_be_kept(lab):
     assert missing["b (seed 0)"] == "waits for base (seed 0)" and lab.ran() == []
 
 
-def unwritable(path, *_):
+def unwritable(path, *_, **options):
     raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 

@@ -91,18 +91,22 @@ def cells(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict
 
 
 def workers(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    """The time of one worker over that of two, on equal cells of one thread."""
+    """The time of one worker over that of two, on equal cells of one thread; on a busy machine it is not measured."""
     folder, load, times = scratch.folder / f"{os.getpid()}", os.getloadavg()[0], {}
+    if load > QUIET:
+        told = f"not measured, as the load before was {load:.1f}: it says something below {QUIET:g} only. On an idle "
+        told += "machine delete this row's file in cells/ and call again"
+        return {"ratio": None, "load": load, "told": told}
     for count in (1, 2):
         begun, out = time.monotonic(), folder / str(count)
         run(busy, preset=preset, workers=count, out=out / "reports", scratch=out / "scratch")
         times[count] = time.monotonic() - begun
     ratio = times[1] / times[2]
-    quiet = f"load before {load:.1f}" + ("" if load < QUIET else ", not idle: it says nothing")
     told = (
-        f"{ratio:.2f} times as fast (aim: {AIM_TIMES:g}), {times[1]:.0f} s and {times[2]:.0f} s, {os.cpu_count()} cores"
+        f"{ratio:.2f} times as fast (aim: {AIM_TIMES:g}), {times[1]:.0f} s and {times[2]:.0f} s, "
+        f"{os.cpu_count()} cores, "
     )
-    return {"ratio": ratio, "load": load, "told": f"{told}; {quiet}"}
+    return {"ratio": ratio, "load": load, "told": f"{told}load before {load:.1f}"}
 
 
 def report(rows: pd.DataFrame, folder: Path) -> None:

@@ -17,21 +17,21 @@ from ...experiments.live.pieces import Crew, Piece, Work, crew_for
 from ...experiments.order import FINISHED
 from ...training.kept import Kept
 from .candidates import Candidates
-from .storage import Asked, ask, fail_, found_before, tell_
+from .storage import Asked, Draw, ask, fail_, found_before, tell_
 
 Found = Mapping[str, float]
 Measure = Callable[[Study, Sequence[Asked]], Iterator[Found]]  # of each trial in turn, as far as it comes
 
 
 def run_trials(
-    study: Study, candidates: Candidates, objectives: Mapping[str, str], sampler: Any, count: int, measure: Measure
+    study: Study, candidates: Candidates, objectives: Mapping[str, str], draw: Draw, count: int, measure: Measure
 ) -> bool:
     """Run so many trials, or as many as there is time for; what was begun and not measured has failed.
 
     Returns:
         False where there was nothing left to try.
     """
-    asked = ask(study, candidates, sampler, count)
+    asked = ask(study, candidates, draw, count)
     told = 0
     try:
         for one, found in zip(asked, measure(study, asked), strict=False):
@@ -79,16 +79,16 @@ def _measured_in(
     crew: Crew, judge: "_Judge", study: Study, asked: Sequence[Asked], deadline: float | None, tell: Any
 ) -> Iterator[Found]:
     """What each trial finds in workers. What stands before a trial that failed is told, then that is raised."""
-    before = [found_before(study, one) for one in asked]
-    labels = [json.dumps(one.architecture) for one in asked]
-    missing = dict.fromkeys(label for label, found in zip(labels, before, strict=True) if found is None)
+    missing = dict.fromkeys(json.dumps(one.architecture) for one in asked if found_before(study, one) is None)
     failure = None
     try:
         crew.carry_out([Piece(label) for label in missing], lasting=True, tell=tell, deadline=deadline)
     except Exception as error:
         failure = error
-    for one, label, found in zip(asked, labels, before, strict=True):
+    for one in asked:
+        found = found_before(study, one)
         if found is None:
+            label = json.dumps(one.architecture)
             if not judge.is_measured(label):
                 break
             found = {**_known_and_timed(one), **judge.kept.get(label)}  # timed now, when no worker runs

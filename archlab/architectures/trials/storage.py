@@ -37,6 +37,8 @@ JOURNAL, LOCK = "journal.log", "search.lock"
 FACTS, START = "archlab", "archlab start"  # attributes of a study: what it is known by
 PROCESS, MEASURED = "archlab process", "archlab measured"  # attributes of a trial
 
+Draw = Callable[[int, Sequence[Architecture]], BaseSampler]
+
 
 class Exhausted(Exception):
     """There is no architecture left to try."""
@@ -254,21 +256,19 @@ class Asked:
         return self.candidates.canonical(dict(self.trial.params))
 
 
-def ask(
-    study: Study, candidates: Candidates, sampler: Callable[[int, Sequence[Architecture]], BaseSampler], count: int
-) -> list[Asked]:
+def ask(study: Study, candidates: Candidates, draw: Draw, count: int) -> list[Asked]:
     """Begin trials, so many at most: fewer where there is nothing left to try.
 
     Args:
         study: Of the search.
         candidates: What may be tried.
-        sampler: Makes the sampler of a trial, from the number of complete ones and the architectures begun since.
+        draw: Makes the sampler of a trial, from the number of complete ones and the architectures begun since.
         count: No more than the generation still has.
     """
     asked: list[Asked] = []
     done = len(complete(study))
     while len(asked) < count:
-        study.sampler = sampler(done, [one.architecture for one in asked])
+        study.sampler = draw(done, [one.architecture for one in asked])
         try:
             trial = study.ask(distributions(candidates.options))
         except Exhausted:

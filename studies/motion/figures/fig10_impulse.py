@@ -22,10 +22,10 @@ from archlab.experiments import OutOfTime, Scratch, Wanted, command
 from archlab.report import Picture, plots, table, write_report
 from archlab.training import cosine, fit
 
-from ..data.sources import find_sources, fingerprint
+from ..data.sources import find_sources
 from ..evaluate.quality import HeldOut, evaluate, summary
 from ..train import training
-from ..train.family import budget_for
+from ..train.family import budget_for, fingerprint
 from ..train.networks import JUDGED, PRESETS, of, trained
 from .shared import about
 

@@ -15,10 +15,10 @@ from archlab.experiments import command
 from archlab.report import Column, Table, write_report
 
 from .. import columns
-from ..data.sources import fingerprint
 from ..evaluate.costs import costs
 from ..network.example import STREAMED
 from ..network.models import LINEAR, MagnificationNet, scaled
+from ..train.family import fingerprint
 from ..train.networks import PRESETS
 from .shared import about, cell, draw_tradeoffs, needs, table_of, variants_of
 

@@ -21,12 +21,11 @@ from archlab.experiments import Scratch, Wanted, command
 from archlab.report import Column, Picture, plots, write_report
 
 from .. import columns
-from ..data.sources import fingerprint
 from ..evaluate.costs import costs
 from ..evaluate.gpu_speeds import gpu_fps
 from ..network.example import STREAMED, streamed
 from ..network.models import MagnificationNet
-from ..train.family import NETWORKS
+from ..train.family import NETWORKS, fingerprint
 from ..train.networks import PRESETS, SPEED, of
 from .shared import about, speed_of, variants_of
 

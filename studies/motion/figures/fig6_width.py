@@ -12,8 +12,7 @@ import pandas as pd
 from archlab.experiments import command
 from archlab.report import write_report
 
-from ..data.sources import fingerprint
-from ..train.family import WIDTHS
+from ..train.family import WIDTHS, fingerprint
 from ..train.networks import PRESETS
 from .shared import SSIM_THRESHOLD, about, cell, draw_tradeoffs, needs, table_of, trained_rows, zone
 

@@ -21,9 +21,9 @@ from studies.device import device
 from ..data.generator import Generator
 from ..data.layers import Layer, draw_layer
 from ..data.noise import quantise
-from ..data.sources import find_sources, fingerprint
+from ..data.sources import find_sources
 from ..evaluate.quality import unit
-from ..train.family import budget_for
+from ..train.family import budget_for, fingerprint
 from ..train.networks import PRESETS, trained
 from ..video.files import xt_slice
 from .shared import about, draw_tradeoffs, gathered, needs_of, table_of

@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from archlab.experiments import Scratch, Wanted, command
 from archlab.report import Picture, plots, table, write_report
 
-from ..data.sources import find_sources, fingerprint
+from ..data.sources import find_sources
 from ..evaluate.quality import copy_b
 from ..evaluate.small_motions import MAGNIFIED, NOISE_MOTIONS, Scenes, measure
-from ..train.family import budget_for
+from ..train.family import budget_for, fingerprint
 from ..train.networks import PRESETS, of, trained
 from .shared import about
 

@@ -13,6 +13,7 @@ from archlab.report import Column, Picture, Table, plots, table
 
 from .. import columns
 from ..evaluate.gpu_speeds import gpu_conditions, gpu_fps, gpu_speeds
+from ..train.family import began
 from ..train.networks import SPEED, of
 
 REAL_TIME = 25.0  # FPS
@@ -127,7 +128,7 @@ def about(rows: pd.DataFrame) -> str:
     given = ours["given"].fillna("") if "given" in ours else pd.Series("", index=ours.index)
     if "steps" in ours and (steps := ours.loc[(given == "") & (ours["steps"] > 0), "steps"]).any():
         networks = f"[networks](../../networks/{made['preset']}/report.md)"
-        told.append(f"Networks trained from scratch for {int(steps.iloc[0])} steps each ({networks} says how).")
+        told.append(f"Networks {began(made['preset'])} for {int(steps.iloc[0])} steps each ({networks} says how).")
     told += [f"{name}: {words}" for name, words in zip(ours["row"], given, strict=True) if words]
     if isinstance(first.get("frame"), str):
         told.append(f"FPS: one streamed frame of {first['frame']}, {first['speed']}, networks interleaved.")

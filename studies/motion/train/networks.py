@@ -3,7 +3,7 @@
 ``python -m studies.motion.train.networks --preset smoke|cpu|gpu|paper [--data DIR] [--weights DIR] [--only GLOB]``
 
 ``--weights`` takes networks that were trained elsewhere: ``<name>.safetensors`` with its facts, ``<name>.json``.
-A figure's study runs what it needs of these rows by itself; this command runs all. cpu takes about 90 minutes for the
+A figure's study runs what it needs of these rows by itself; this command runs all. cpu takes about 100 minutes for the
 thirteen trainings on one core, 5 for the speeds. Output: ``reports/networks/<preset>/`` with the weights.
 """
 
@@ -23,13 +23,13 @@ from archlab.report import Column, write_report
 from studies.device import device, resources
 
 from .. import columns
-from ..data.sources import find_sources, fingerprint
+from ..data.sources import find_sources
 from ..evaluate.costs import costs
 from ..evaluate.quality import HeldOut, copy_b, evaluate, summary
 from ..network.example import STREAMED, streamed
 from ..network.models import MagnificationNet
 from . import training
-from .family import LARGE_ONLY, NETWORKS, WEIGHTS, budget_for, train
+from .family import LARGE_ONLY, NETWORKS, WEIGHTS, began, budget_for, fingerprint, train
 from .given import fingerprint as fingerprint_of
 from .given import told
 
@@ -70,10 +70,10 @@ def given(row: dict[str, Any], weights: Path) -> str | None:
 
 def cell_for(row: dict[str, Any]) -> Callable[..., dict[str, Any]]:
     """What makes a row: a training stays valid while how its network is evaluated and timed is edited."""
-    return {"quality": quality, "speed": speed}.get(row.get("what", ""), from_scratch)
+    return {"quality": quality, "speed": speed}.get(row.get("what", ""), training_of)
 
 
-def from_scratch(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+def training_of(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     """One network trained."""
     if row["name"] in LARGE_ONLY and preset in ("smoke", "cpu") and scratch.weights is None:
         return {"steps": 0, "why_not": f"trained at the presets gpu and paper only, not at {preset}"}
@@ -144,7 +144,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write table.md, report.md and the weights of the proposed network."""
     first: dict[str, Any] = {row["row"]: row for row in rows[rows["seed"] == 0].to_dict("records")}
     shown = [name for name in NETWORKS if first[name]["steps"]]
-    folders = rows.attrs["folders"]
+    folders, preset = rows.attrs["folders"], rows.attrs["conditions"]["preset"]
     if KEPT in shown:
         shutil.copy(Path(folders[KEPT]) / WEIGHTS, folder / f"{KEPT}.safetensors")
     speed = pd.DataFrame(first[SPEED]["speeds"])
@@ -161,8 +161,8 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     elsewhere = {name: words for name in shown if (words := told(first[name]))}
     own = next((first[name] for name in shown if name not in elsewhere), None)
     write_report(
-        rows, folder, f"The networks of the figures, preset {rows.attrs['conditions']['preset']}",
-        _trained(own) if own is not None else "",
+        rows, folder, f"The networks of the figures, preset {preset}",
+        _trained(own, preset) if own is not None else "",
         [f"{name}: {words}" for name, words in elsewhere.items()],
         f"Evaluated on {quality['judged']:.0f} held-out samples, {quality['val_data']}; copying frame B gives SSIM "
         f"{copied['ssim']:.3f}. FPS: one streamed frame of {speed['width'].iloc[0]} x {speed['height'].iloc[0]} "
@@ -172,10 +172,10 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     )  # fmt: skip
 
 
-def _trained(row: dict[str, Any]) -> str:
+def _trained(row: dict[str, Any], preset: str) -> str:
     """How the networks were trained that this study trained itself."""
     return (
-        f"Each from scratch, {row['steps']:.0f} steps of {row['batch']:.0f} samples of {row['size']:.0f} "
+        f"Each {began(preset)}: {row['steps']:.0f} steps of {row['batch']:.0f} samples of {row['size']:.0f} "
         f"pixels ({row['patch']:.0f} seen), {row['precision']}, the same samples in the same order; "
         f"{row['train_data']}."
     )

@@ -13,35 +13,18 @@ import archlab as al
 from archlab.capture.recorder import capture
 from studies.motion.network.example import example_for
 from studies.motion.network.models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, baseline, proposed, scaled
-
-
-def coarser(net: MagnificationNet, factor: int) -> MagnificationNet:
-    """The decoder's blocks at a resolution `factor` times lower: 2 is the paper's ¼×, 4 its ⅛×."""
-    return al.scale_resolution(net, example_for(net), span="decoder.blocks", factor=factor)  # type: ignore[return-value]
-
-
-def narrower(net: MagnificationNet, width: int) -> MagnificationNet:
-    """The channels of Fig. 6: all of them in proportion, the most important ones kept."""
-    ratio = width / net.config.width
-    return al.scale_width(net, example_for(net), ratio=ratio, init="prune")  # type: ignore[return-value]
+from studies.motion.train.derive import coarser, derived, linear_encoder, narrower, scaled_net
+from studies.motion.train.family import NETWORKS
 
 
 def real_time(net: MagnificationNet) -> Iterator[tuple[str, nn.Module]]:
     """From the baseline to the real-time network in reading B, as (what was done, the network then)."""
-    example = example_for(net)
-    linear = al.remove(net, example, kinds=["activation", "block"], where="encoder*")
-    yield "encoder without activations and residual blocks", linear
-    single = al.share(linear, example, keep="encoder.shape", drop="encoder.texture")
-    yield "a single branch", single
-    hoisted = al.hoist_padding(single, example, where="encoder*")
-    yield "padding moved to the first layer", hoisted
-    folded = al.fold(hoisted, example, where="encoder*")
-    yield "a single linear layer", folded
-    quarter = al.scale_resolution(folded, example, span="decoder.blocks", factor=2)
+    folded: nn.Module = net
+    for what, folded in linear_encoder(net):
+        yield what, folded
+    quarter = coarser(folded, 2)
     yield "decoder's blocks at a quarter of the resolution", quarter
-    half = al.scale_width(quarter, example, ratio=0.5, init="prune")
-    yield "half the channels", half
-    yield "four times the blocks", al.scale_depth(half, example, span="decoder.blocks.span", count=36, init="preserve")
+    yield "half the channels and four times the blocks", scaled_net(quarter, "decoder.blocks.span")
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +102,7 @@ def test_with_the_blocks_kept_folding_leaves_what_would_cost_more():
 
 def test_reading_b_is_derived_without_replacing_anything(steps):
     assert costs(steps["decoder's blocks at a quarter of the resolution"]) == (902_115, 20.529)
-    net = steps["four times the blocks"]
+    net = steps["half the channels and four times the blocks"]
     assert costs(net) == (730_547, 10.081)
     assert structure(net) == structure(MagnificationNet(scaled(LINEAR["B"])))
     assert [step.name for step in al.recipe(net).steps] == [
@@ -128,7 +111,7 @@ def test_reading_b_is_derived_without_replacing_anything(steps):
 
 
 def test_the_recipe_rebuilds_it_from_a_file(steps, tmp_path):
-    net = steps["four times the blocks"]
+    net = steps["half the channels and four times the blocks"]
     al.save(net, tmp_path / "real_time.safetensors")
     again = al.load(tmp_path / "real_time.safetensors", baseline, example_for(net)).eval()
     frames = example_for(net, 64)
@@ -164,3 +147,19 @@ def test_the_three_readings_cost_what_they_should(reading):
     assert costs(proposed(reading=reading)) == (params, after)
     with pytest.raises(ValueError, match="reading must be one of A, B, C"):
         proposed(reading="D")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["scaled A", "linear C", "width 16"])
+def test_networks_of_the_figures_begin_with_what_the_baseline_has_learned(name):
+    torch.manual_seed(0)
+    start = baseline().eval()
+    net = derived(NETWORKS[name], start)
+    assert net.config == NETWORKS[name]
+    assert torch.equal(net.decoder.conv2.bias, start.decoder.conv2.bias)
+    kept, learned = (set(one.manipulator.conv1.bias.tolist()) for one in (net, start))
+    assert kept <= learned and len(kept) == net.config.width
+
+
+def test_a_network_that_no_pass_leads_to_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"no pass leads from the baseline to Config\(.*manipulator_blocks=2"):
+        derived(Config(manipulator_blocks=2), baseline())

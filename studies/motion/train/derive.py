@@ -1,0 +1,99 @@
+"""The networks of the figures derived from a trained baseline by archlab's passes, as the starts of their trainings.
+
+Nothing but the passes decides which weights stay: `al.scale_width` keeps the channels of largest importance,
+`al.scale_depth` puts in blocks that change nothing, `al.remove`, `al.share`, `al.hoist_padding` and `al.fold` turn the
+encoder into one layer. What no weight of the baseline stands for (the layers at a change of resolution) is new.
+"""
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import nn
+
+import archlab as al
+
+from ..network.example import example_for
+from ..network.models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, scaled
+
+FACTORS = {QUARTER: 2, EIGHTH: 4}  # how much coarser the blocks of the decoder run: the paper's ¼× and ⅛×
+
+
+def derived(config: Config, net: MagnificationNet) -> MagnificationNet:
+    """The network of `config` with what `net`, a baseline, has learned.
+
+    Raises ValueError where no pass leads from `net` to `config`.
+    """
+    if config == net.config:
+        return carried(net, config)
+    if config in FACTORS:
+        return carried(coarser(net, FACTORS[config]), config)
+    if config == Config(width=config.width):
+        return carried(narrower(net, config.width), config)
+    for reading, linear in LINEAR.items():
+        if config not in (linear, scaled(linear)):
+            continue
+        *_, (_, single) = linear_encoder(net)
+        start = carried(coarser(single, 2), LINEAR["B"])
+        if reading != "B":
+            start = redesigned(start, linear)
+        return start if config == linear else carried(scaled_net(start), config)
+    raise ValueError(f"no pass leads from the baseline to {config}")
+
+
+def coarser(net: nn.Module, factor: int) -> MagnificationNet:
+    """The decoder's blocks at a resolution `factor` times lower."""
+    return cast(MagnificationNet, al.scale_resolution(net, example_for(net), span="decoder.blocks", factor=factor))
+
+
+def narrower(net: MagnificationNet, width: int) -> MagnificationNet:
+    """The channels of Fig. 6: all of them in proportion, the most important ones kept."""
+    ratio = width / net.config.width
+    return cast(MagnificationNet, al.scale_width(net, example_for(net), ratio=ratio, init="prune"))
+
+
+def linear_encoder(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """From the residual encoder to one linear layer, as (what was done, the network then)."""
+    example = example_for(net)
+    linear = al.remove(net, example, kinds=["activation", "block"], where="encoder*")
+    yield "encoder without activations and residual blocks", linear
+    single = al.share(linear, example, keep="encoder.shape", drop="encoder.texture")
+    yield "a single branch", single
+    hoisted = al.hoist_padding(single, example, where="encoder*")
+    yield "padding moved to the first layer", hoisted
+    yield "a single linear layer", al.fold(hoisted, example, where="encoder*")
+
+
+def scaled_net(net: nn.Module, blocks: str = "decoder.blocks") -> nn.Module:
+    """Half the channels, the most important ones, and four times the blocks in the decoder, the new ones identities."""
+    example = example_for(net)
+    half = al.scale_width(net, example, ratio=0.5, init="prune")
+    count = 4 * len(cast(nn.Sequential, net.get_submodule(blocks)))
+    return al.scale_depth(half, example, span=blocks, count=count, init="preserve")
+
+
+def carried(net: nn.Module, config: Config) -> MagnificationNet:
+    """The network of `config`, which has the same ops as `net` under other names, with the weights of `net`."""
+    new = MagnificationNet(config)
+    new.load_state_dict(dict(zip(new.state_dict(), net.state_dict().values(), strict=True)))
+    return new
+
+
+def redesigned(net: MagnificationNet, config: Config) -> MagnificationNet:
+    """Reading A or C of the linear encoder from B, by hand: the middle of the one kernel, and a convolution behind the
+    strided one that begins as the identity. What else both have is kept."""
+    new = MagnificationNet(config)
+    kept, state = net.state_dict(), new.state_dict()
+    with torch.no_grad():
+        for name, tensor in state.items():
+            if name in kept and kept[name].shape == tensor.shape:
+                tensor.copy_(kept[name])
+        for layer in new.decoder.merge[2::2]:
+            nn.init.dirac_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        (kernel, _), *more = config.encoder
+        if not more:
+            margin = (net.encoder.layers[0].kernel_size[0] - kernel) // 2
+            new.encoder.layers[0].weight.copy_(net.encoder.layers[0].weight[..., margin:-margin, margin:-margin])
+            new.encoder.layers[0].bias.copy_(net.encoder.layers[0].bias)
+    return new

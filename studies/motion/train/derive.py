@@ -6,6 +6,7 @@ encoder into one layer. What no weight of the baseline stands for (the layers at
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -20,25 +21,23 @@ FACTORS = {QUARTER: 2, EIGHTH: 4}  # how much coarser the blocks of the decoder 
 
 
 def derived(config: Config, net: MagnificationNet) -> MagnificationNet:
-    """The network of `config` with what `net`, a baseline, has learned.
+    """The network of `config` with what `net`, the one before it, has learned.
 
-    Raises ValueError where no pass leads from `net` to `config`.
+    Raises ValueError where no pass leads from one to the other.
     """
     if config == net.config:
         return carried(net, config)
-    if config in FACTORS:
+    if config in FACTORS and net.config == Config():
         return carried(coarser(net, FACTORS[config]), config)
-    if config == Config(width=config.width):
+    if config == replace(net.config, width=config.width):
         return carried(narrower(net, config.width), config)
-    for reading, linear in LINEAR.items():
-        if config not in (linear, scaled(linear)):
-            continue
+    if config in LINEAR.values() and net.config == QUARTER:
         *_, (_, single) = linear_encoder(net)
-        start = carried(coarser(single, 2), LINEAR["B"])
-        if reading != "B":
-            start = redesigned(start, linear)
-        return start if config == linear else carried(scaled_net(start), config)
-    raise ValueError(f"no pass leads from the baseline to {config}")
+        start = carried(single, LINEAR["B"])
+        return start if config == LINEAR["B"] else redesigned(start, config)
+    if config == scaled(net.config):
+        return carried(scaled_net(net), config)
+    raise ValueError(f"no pass leads from {net.config} to {config}")
 
 
 def coarser(net: nn.Module, factor: int) -> MagnificationNet:

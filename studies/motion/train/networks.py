@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import Any
 
 import pandas as pd
-from safetensors.torch import load_model
 
 import archlab as al
 from archlab.experiments import Scratch, Wanted, command
@@ -29,7 +28,7 @@ from ..evaluate.quality import HeldOut, copy_b, evaluate, summary
 from ..network.example import STREAMED, streamed
 from ..network.models import MagnificationNet
 from . import training
-from .family import LARGE_ONLY, NETWORKS, WEIGHTS, began, budget_for, fingerprint, train
+from .family import LARGE_ONLY, NETWORKS, PARENTS, WEIGHTS, began, budget_for, fingerprint, load, train
 from .given import fingerprint as fingerprint_of
 from .given import told
 
@@ -60,7 +59,9 @@ SECONDS = {"smoke": 0.2, "cpu": 8.0, "gpu": 1.0, "paper": 2.0}
 
 
 def needs(row: dict[str, Any]) -> list[str]:
-    return [row["network"]] if row.get("network") in NETWORKS else []
+    """The network that is judged; before a training, the one that it starts from."""
+    needed = row.get("network") or PARENTS.get(row["name"])
+    return [needed] if needed in NETWORKS else []
 
 
 def given(row: dict[str, Any], weights: Path) -> str | None:
@@ -104,12 +105,8 @@ def speed(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict
 
 def trained(name: str, scratch: Scratch, *, key: Wanted | None = None) -> MagnificationNet | None:
     """The network `name` with the weights of its cell, which the caller's row needed; None where it was not trained."""
-    found = scratch.needed[key or of(name)]
-    if not found.values["steps"]:
-        return None
-    net = training.new_network(NETWORKS[name], seed=0)
-    load_model(net, str(found.folder / WEIGHTS))
-    return net.eval()
+    key = key or of(name)
+    return load(name, scratch, key) if scratch.needed[key].values["steps"] else None
 
 
 def of(row: str) -> tuple[ModuleType, str]:

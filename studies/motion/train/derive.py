@@ -7,7 +7,7 @@ encoder into one layer. What no weight of the baseline stands for (the layers at
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -81,18 +81,17 @@ def carried(net: nn.Module, config: Config) -> MagnificationNet:
 def redesigned(net: MagnificationNet, config: Config) -> MagnificationNet:
     """Reading A or C of the linear encoder from B, by hand: the middle of the one kernel, and a convolution behind the
     strided one that begins as the identity. What else both have is kept."""
-    new = MagnificationNet(config)
-    kept, state = net.state_dict(), new.state_dict()
+    new: Any = MagnificationNet(config)
+    kept = net.state_dict()
     with torch.no_grad():
-        for name, tensor in state.items():
+        for name, tensor in new.state_dict().items():
             if name in kept and kept[name].shape == tensor.shape:
                 tensor.copy_(kept[name])
         for layer in new.decoder.merge[2::2]:
             nn.init.dirac_(layer.weight)
             nn.init.zeros_(layer.bias)
-        (kernel, _), *more = config.encoder
-        if not more:
-            margin = (net.encoder.layers[0].kernel_size[0] - kernel) // 2
-            new.encoder.layers[0].weight.copy_(net.encoder.layers[0].weight[..., margin:-margin, margin:-margin])
-            new.encoder.layers[0].bias.copy_(net.encoder.layers[0].bias)
+        if len(new.encoder.layers) == 1:
+            whole, (middle,) = kept["encoder.layers.0.weight"], new.encoder.layers
+            margin = (whole.shape[-1] - middle.weight.shape[-1]) // 2
+            middle.weight.copy_(whole[..., margin:-margin, margin:-margin])
     return new

@@ -32,7 +32,7 @@ from .shared import about
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
 ROWS = [{"name": "baseline"}, {"name": "linear encoder"}]
-TUNE = {"smoke": 5, "cpu": 300, "gpu": 1000, "paper": 100_000}  # steps after the activations are gone
+TUNE = {"smoke": 5, "cpu": 1500, "gpu": 1000, "paper": 100_000}  # steps after the activations are gone
 PATCHES = {"smoke": 4_000, "cpu": 40_000, "gpu": 100_000, "paper": 100_000}
 SIDE = 19  # pixels: wider than what the linear filters turn out to need
 # Of the mean power. Neighbouring pixels are alike, which leaves the finest detail undecided: of .001, .01, .05 and .2

@@ -199,10 +199,11 @@ def draw(rows: pd.DataFrame, folders: dict[str, Path], path: Path) -> None:
         pictures = {TITLES.get(n, n): folders[n] / f"{n if clip == 'rendered' else clip}.npy" for n in names} | more
         for ax in column:
             ax.axis("off")
+        if not any(file.is_file() for file in pictures.values()):
+            continue  # the clip was not at hand
         for ax, (title, file) in zip(column, pictures.items(), strict=False):
-            if file.is_file():
-                ax.imshow(np.load(file), interpolation="nearest", aspect="auto")
-                ax.set_title(f"{clip}: {title}", fontsize=plots.FONT)
+            ax.imshow(np.load(file), interpolation="nearest", aspect="auto")
+            ax.set_title(f"{clip}: {title}", fontsize=plots.FONT)
     plots.save(panels[0, 0], path)
 
 

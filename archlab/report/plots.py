@@ -209,8 +209,8 @@ def tradeoff(
         if bars is not None:
             far = bars.loc[rows.index]
             drawn = ax.errorbar(
-                rows[x], rows[y], xerr=None if over is None else [far["left"], far["right"]],
-                yerr=[far["down"], far["up"]], fmt="none", ecolor=colour, elinewidth=0.7, zorder=2,
+                rows[x], rows[y], xerr=None if over is None else far[["left", "right"]].to_numpy().T,
+                yerr=far[["down", "up"]].to_numpy().T, fmt="none", ecolor=colour, elinewidth=0.7, zorder=2,
             )  # fmt: skip
             lines += [ends for bar in drawn[2] for ends in bar.get_segments()]
         ax.scatter(rows[x], rows[y], color=colour, s=16, zorder=3, label=printable(str(name)))

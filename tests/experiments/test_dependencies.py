@@ -314,7 +314,7 @@ REAL_EDITS = {
     "table 1's report": ((table1_report.__name__, "def report(", "def report(more, "), {}),
     "the networks' report": ((networks.__name__, "def report(", "def report(more, "), {}),
     "how figures are drawn": ((shared.__name__, "def draw_tradeoff(", "def draw_tradeoff(more, "), {}),
-    "figure 8's curves": ((fig8_noise.__name__, "def draw_curves(", "def draw_curves(more, "), {}),
+    "figure 8's curves": ((shared.__name__, "def draw_small_motions(", "def draw_small_motions(more, "), {}),
     "resnet20's report": ((removal_report.__name__, "def write(", "def write(more, "), {}),
     "tables": (("archlab.report.tables", "def table(", "def table(more, "), {}),
 }  # fmt: skip

@@ -21,6 +21,7 @@ import archlab as al
 from studies.device import device
 
 from ..data.generator import REFERENCE_SIZE, VALIDATION_SEED, Batch, Generator
+from ..data.layers import Layer
 from ..data.sources import Sources
 
 Magnifier = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -112,10 +113,7 @@ def displacements(
     most = 10.0 * size / REFERENCE_SIZE
     rows = []
     for photo in range(photos):
-        draw = np.random.default_rng((VALIDATION_SEED, photo, size))
-        layer = generator.background(draw, np.zeros(2), blurred=False)
-        angle = draw.uniform(0, 2 * np.pi)
-        direction = np.array([np.sin(angle), np.cos(angle)])
+        layer, direction = moving_photo(generator, photo)
         for factor in factors:
             for wanted in np.linspace(0, most, steps + 1)[1:]:
                 moved = layer._replace(motion=direction * wanted / factor)
@@ -127,6 +125,14 @@ def displacements(
                     row[name] = float(_flow(a, frame) @ direction)
                 rows.append(row)
     return pd.DataFrame(rows)
+
+
+def moving_photo(generator: Generator, photo: int) -> tuple[Layer, np.ndarray]:
+    """A whole photo at rest, and a direction (y, x) of length 1 for it to move along: both fixed by its number."""
+    draw = np.random.default_rng((VALIDATION_SEED, photo, generator.size))
+    layer = generator.background(draw, np.zeros(2), blurred=False)
+    angle = draw.uniform(0, 2 * np.pi)
+    return layer, np.array([np.sin(angle), np.cos(angle)])
 
 
 def _flow(frame: Tensor, moved: Tensor) -> np.ndarray:

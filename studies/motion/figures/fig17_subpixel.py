@@ -9,18 +9,17 @@ those with the trained weights of this repository. Output: ``reports/fig17_subpi
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 
 from archlab.experiments import Scratch, command
-from archlab.report import Picture, plots, table, write_report
+from archlab.report import Picture, write_report
 
 from ..data.sources import find_sources, fingerprint
 from ..evaluate.methods import LEARNED, NAMES, TITLES, method, of_pairs
 from ..evaluate.methods import rows as rows_of
 from ..evaluate.quality import copy_b
-from ..evaluate.small_motions import MAGNIFIED, NOISE_MOTIONS, Scenes, measure_method
-from .shared import draw_lines, legend_above
+from ..evaluate.small_motions import Scenes, measure_method
+from .shared import draw_small_motions, points_of, small_motions_table
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "report"]
 
@@ -47,16 +46,10 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
 
 def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write curves.png, points.csv, table.md and report.md."""
-    first = rows[rows["seed"] == 0]
-    frames = [pd.DataFrame(row["points"]).assign(method=row["row"]) for row in first.to_dict("records")]
-    frame = pd.concat(frames, ignore_index=True)
-    frame.to_csv(folder / "points.csv", index=False)
-    draw(frame, folder / "curves.png")
-    frame["part"] = frame["test"] + frame["motion"].map(lambda d: f" {d:g} px").where(frame["test"] == "noise", "")
+    frame, one = points_of(rows, "method", folder), rows[rows["seed"] == 0].iloc[0]
     frame["method"] = frame["method"].map(lambda name: TITLES.get(name, name))
-    means = frame.pivot_table(index="method", columns="part", values="ssim", sort=False)
-    means_table = table(means.reset_index(), better=dict.fromkeys(means.columns, "higher"))
-    one = first.iloc[0]
+    draw_small_motions(frame, folder / "curves.png", strong=[TITLES[name] for name in LEARNED], faint=COPY)
+    means_table = small_motions_table(frame, "method")
     write_report(
         rows, folder, "Figure 17: small motions and noise, all methods",
         f"SSIM on {one['scenes']} scenes of {one['size']} x {one['size']} pixels ({one['val_data']}), the same at "
@@ -67,25 +60,6 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         [f"{part}: {words}." for part, words in WORDS.items()],
         command=f"python -m {__name__}", tables={"table": means_table},
     )  # fmt: skip
-
-
-def draw(frame: pd.DataFrame, path: Path) -> None:
-    """Three panels, one legend over them."""
-    _, panels = plt.subplots(1, 3, figsize=(7.1, 2.9), layout="constrained", sharey=True)
-    parts = {f"(a) sub-pixel, factor · d = {MAGNIFIED:g} px": ("sub-pixel", None, "motion", "motion d [pixels at 384]")}
-    parts |= {
-        f"({'bc'[i]}) noise, d = {d:g} px": ("noise", d, "noise", "noise factor") for i, d in enumerate(NOISE_MOTIONS)
-    }
-    for ax, (title, (test, motion, x, label)) in zip(panels, parts.items(), strict=True):
-        part = frame[(frame["test"] == test) & ((motion is None) | (frame["motion"] == motion))]
-        part = part.assign(method=part["method"].map(lambda name: TITLES.get(name, name)))
-        draw_lines(part, x, "ssim", ax, strong=[TITLES[name] for name in LEARNED], faint=COPY)
-        ax.set_title(title, fontsize=plots.FONT)
-        ax.set_xscale("log")
-        ax.set_xlabel(label, fontsize=plots.FONT)
-    panels[0].set_ylabel("SSIM", fontsize=plots.FONT)
-    legend_above(panels[0])
-    plots.save(panels[0], path)
 
 
 if __name__ == "__main__":

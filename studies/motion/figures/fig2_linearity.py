@@ -24,9 +24,9 @@ from ..data.generator import VALIDATION_SEED, Generator
 from ..data.sources import Sources, find_sources, fingerprint
 from ..evaluate.methods import LEARNED, NAMES, TITLES, Seen, method
 from ..evaluate.methods import rows as rows_of
-from ..evaluate.quality import line, unit
+from ..evaluate.quality import line, moving_photo, unit
 from ..evaluate.tracking import corners, displacements
-from .shared import draw_lines, legend_above
+from .shared import draw_lines, legend_above, points_of
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "report"]
 
@@ -58,10 +58,7 @@ def measured(seen: Seen | None, pictures: Sources, size: int, photos: int) -> pd
     generator = Generator(pictures, size, seed=VALIDATION_SEED, device=device())
     rows = []
     for photo in range(photos):
-        draw = np.random.default_rng((VALIDATION_SEED, photo, size))
-        layer = generator.background(draw, np.zeros(2), blurred=False)
-        angle = draw.uniform(0, 2 * np.pi)
-        direction = np.array([np.sin(angle), np.cos(angle)])
+        layer, direction = moving_photo(generator, photo)
         first = grey(generator.render([layer], (0.0,))[0] * 2 - 1)
         points = corners(first, TRACKED, margin=size // 8)
         for motion in MOTIONS:
@@ -95,10 +92,7 @@ def summary(points: pd.DataFrame) -> dict[str, float]:
 
 def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write curves.png, points.csv, table.md and report.md."""
-    first = rows[rows["seed"] == 0]
-    frames = [pd.DataFrame(row["points"]).assign(method=row["row"]) for row in first.to_dict("records")]
-    frame = pd.concat(frames, ignore_index=True)
-    frame.to_csv(folder / "points.csv", index=False)
+    frame, first = points_of(rows, "method", folder), rows[rows["seed"] == 0]
     draw(frame, folder / "curves.png")
     lines = []
     for name, points in frame.groupby("method", sort=False):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -13,6 +14,7 @@ from archlab.report import Column, Picture, Table, plots, table
 
 from .. import columns
 from ..evaluate.gpu_speeds import gpu_conditions, gpu_fps, gpu_speeds
+from ..evaluate.small_motions import MAGNIFIED, NOISE_MOTIONS
 from ..train.family import began
 from ..train.networks import SPEED, of
 
@@ -134,6 +136,41 @@ def about(rows: pd.DataFrame) -> str:
         told.append(f"FPS: one streamed frame of {first['frame']}, {first['speed']}, networks interleaved.")
         told.append(f"FPS, H200: {gpu_conditions()}.")
     return " ".join(told)
+
+
+def points_of(rows: pd.DataFrame, by: str, folder: Path) -> pd.DataFrame:
+    """What the cells of the first seed hold in "points", a column `by` saying of which row; kept in points.csv."""
+    first = rows[rows["seed"] == 0].to_dict("records")
+    frame = pd.concat([pd.DataFrame(row["points"]).assign(**{by: row["row"]}) for row in first], ignore_index=True)
+    frame.to_csv(folder / "points.csv", index=False)
+    return frame
+
+
+def small_motions_table(frame: pd.DataFrame, by: str) -> Table:
+    """The mean SSIM over the points of each test of `small_motions`, a row for each `by`."""
+    tests = frame["motion"].map(lambda d: f" {d:g} px").where(frame["test"] == "noise", "")
+    frame = frame.assign(part=frame["test"] + tests)
+    means = frame.pivot_table(index=by, columns="part", values="ssim", sort=False)
+    return table(means.reset_index(), better=dict.fromkeys(means.columns, "higher"))
+
+
+def draw_small_motions(frame: pd.DataFrame, path: Path, *, strong: Sequence[str], faint: str) -> None:
+    """SSIM against motion and noise, at the points of `small_motions`: three panels, one legend over them. "method" is
+    what a line is of; `strong` and `faint` as for `draw_lines`."""
+    _, panels = plt.subplots(1, 3, figsize=(7.1, 2.9), layout="constrained", sharey=True)
+    parts = {f"(a) sub-pixel, factor · d = {MAGNIFIED:g} px": ("sub-pixel", None, "motion", "motion d [pixels at 384]")}
+    parts |= {
+        f"({'bc'[i]}) noise, d = {d:g} px": ("noise", d, "noise", "noise factor") for i, d in enumerate(NOISE_MOTIONS)
+    }
+    for ax, (title, (test, motion, x, label)) in zip(panels, parts.items(), strict=True):
+        part = frame[(frame["test"] == test) & ((motion is None) | (frame["motion"] == motion))]
+        draw_lines(part, x, "ssim", ax, strong=strong, faint=faint)
+        ax.set_title(title, fontsize=plots.FONT)
+        ax.set_xscale("log")
+        ax.set_xlabel(label, fontsize=plots.FONT)
+    panels[0].set_ylabel("SSIM", fontsize=plots.FONT)
+    legend_above(panels[0])
+    plots.save(panels[0], path)
 
 
 def draw_lines(frame: pd.DataFrame, x: str, y: str, ax: Axes, *, strong: Sequence[str], faint: str = "") -> None:

@@ -23,10 +23,11 @@ class AveragedAdam(torch.optim.Adam):
         found = super().step(closure)
         for group in self.param_groups:
             for p in group["params"]:
-                state = self.state[p]
+                if not (state := self.state[p]):
+                    continue  # no gradient has reached it yet: its mean is what it is
                 if "mean" not in state:
                     state["mean"] = p.clone()
-                done = int(state["step"]) if "step" in state else 0
+                done = int(state["step"])
                 state["mean"].lerp_(p, 1 - min(group["decay"], (1 + done) / (10 + done)))
         return found
 
@@ -35,4 +36,4 @@ class AveragedAdam(torch.optim.Adam):
         """Put the means in place of the weights."""
         for group in self.param_groups:
             for p in group["params"]:
-                p.copy_(self.state[p]["mean"])
+                p.copy_(self.state[p].get("mean", p))

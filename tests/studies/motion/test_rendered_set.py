@@ -117,6 +117,17 @@ def test_adam_keeps_the_mean_of_the_weights_through_a_checkpoint():
     assert torch.equal(whole, p) and 0 < p[0] < 1.2, "the mean lags behind"
 
 
+def test_the_mean_of_a_weight_that_gets_its_first_gradient_late_begins_there():
+    late, never = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.ones(2))
+    optimizer = AveragedAdam([late, never], decay=0.9)
+    optimizer.step()
+    late.grad = torch.ones(2)
+    optimizer.step()
+    first = late.detach().clone()
+    optimizer.use_means_()
+    assert torch.equal(late, first) and late[0] != 0 and torch.equal(never, torch.ones(2))
+
+
 def test_a_training_draws_from_the_set_and_ends_with_the_mean(tmp_path):
     budget = training.Budget(size=40, batch=2, steps=4, lr=1e-3, precision="fp32", patch=16, rendered=5, average=0.9)
     scratch = Scratch(tmp_path / "cell", shared=tmp_path / "shared")

@@ -7,7 +7,7 @@ model that is as it was without a word.
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -91,15 +91,19 @@ PASSES: dict[str, Try] = {
     "wider, preserved": lambda model, example: al.scale_width(model, example, ratio=1.5, init="preserve"),
     "coarser": _coarser,
 }
-COLUMNS = (*PASSES, "cpu_s", "error")
 
 
 def reshaped(name: str) -> dict[str, Any]:
     """The row of the family of that id: by pass, what came of it."""
-    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    return outcomes(name, PASSES)
+
+
+def outcomes(name: str, tries: Mapping[str, Try]) -> dict[str, Any]:
+    """What came of each of `tries` on the family of that id, and how long all took."""
+    row: dict[str, Any] = {**dict.fromkeys(tries), "cpu_s": None, "error": None}
     started = time.process_time()
     made = seeded(family(name))
-    for title, tried in PASSES.items():
+    for title, tried in tries.items():
         row[title] = outcome(made, tried)
     row["cpu_s"] = round(time.process_time() - started, 2)
     return row

@@ -7,7 +7,6 @@ that equals the supernet at another one and costs what the space says; or the re
 `study`, each in a process of its own. Output: ``reports/supernets/cpu/``.
 """
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from archlab.capture.example import run_example, tensors_in
 from archlab.experiments import Scratch, command
 from archlab.report import table, write_report
 
-from .families import families, family, seeded
+from .families import families
 from .isolation import isolated
-from .reshaping import NoSpan, Try, outcome
+from .reshaping import NoSpan, Try, outcomes
 from .study import LIMIT_S, fingerprint
 
 __all__ = ["PRESETS", "ROWS", "cell", "depends", "fingerprint", "report"]
@@ -53,13 +52,7 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
 
 def searched(name: str) -> dict[str, Any]:
     """By kind of choice, what came of a supernet of the family of that id."""
-    row: dict[str, Any] = {**dict.fromkeys(CHOICES), "cpu_s": None, "error": None}
-    started = time.process_time()
-    made = seeded(family(name))
-    for kind, tried in CHOICES.items():
-        row[kind] = outcome(made, tried)
-    row["cpu_s"] = round(time.process_time() - started, 2)
-    return row
+    return outcomes(name, CHOICES)
 
 
 def _optional(model: nn.Module, example: Any) -> nn.Module:

@@ -47,7 +47,7 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
 def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write curves.png, points.csv, table.md and report.md."""
     frame, one = points_of(rows, "method", folder), rows[rows["seed"] == 0].iloc[0]
-    frame["method"] = frame["method"].map(lambda name: TITLES.get(name, name))
+    frame["method"] = frame["method"].replace(TITLES)
     draw_small_motions(frame, folder / "curves.png", strong=[TITLES[name] for name in LEARNED], faint=COPY)
     means_table = small_motions_table(frame, "method")
     write_report(

@@ -48,7 +48,7 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
 def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write curves.png, points.csv, table.md and report.md."""
     frame, one = points_of(rows, "network", folder), rows[rows["seed"] == 0].iloc[0]
-    named = frame.assign(method=frame["network"].map(lambda name: RESOLUTIONS.get(name, name)))
+    named = frame.assign(method=frame["network"].replace(RESOLUTIONS))
     draw_small_motions(named, folder / "curves.png", strong=[], faint=COPY)
     means_table = small_motions_table(frame, "network")
     write_report(

@@ -18,6 +18,8 @@ from .test_runner import call
 if importlib.util.find_spec("distributed") is None:
     pytest.skip("Dask's distributed is not installed: pip install 'archlab[cluster]'", allow_module_level=True)
 
+pytestmark = pytest.mark.xdist_group("cluster")  # one scheduler for all of them
+
 MORE = """
 import torch
 from torch.utils.data import DataLoader
@@ -58,7 +60,7 @@ def started(*words, folder):
 
 
 @pytest.fixture(scope="module")
-def scheduler(tmp_path_factory):
+def started_scheduler(tmp_path_factory):
     """The address of a scheduler with one worker, of two cells at once and one GPU by its word."""
     folder = tmp_path_factory.mktemp("cluster")
     told = folder / "scheduler.json"
@@ -71,6 +73,16 @@ def scheduler(tmp_path_factory):
                 assert time.monotonic() < until, (folder / "dask_scheduler.log").read_text()
                 time.sleep(0.1)
             yield json.loads(told.read_text())["address"]
+
+
+@pytest.fixture
+def scheduler(started_scheduler):
+    """The same, once its worker is there: it takes a while to start, and again after it was killed."""
+    from distributed import Client
+
+    with Client(started_scheduler, set_as_default=False) as client:
+        client.wait_for_workers(1, timeout=60)
+    return started_scheduler
 
 
 def test_cells_run_on_a_cluster_and_outlive_a_worker_that_is_killed(lab, scheduler, monkeypatch, capfd):

@@ -57,6 +57,7 @@ from .removal.learn import Removal, learn_to_remove
 from .removal.merge.remove_to_merge import remove_to_merge
 from .removal.scores import scores
 from .removal.sensitivity import sensitivity
+from .report.fronts import hypervolume, pareto
 from .report.tables import Column, table
 from .training.task import Task
 
@@ -68,12 +69,12 @@ __version__ = VERSION
 __all__ = [
     "ACTIVATIONS", "KINDS", "BackboneMissing", "Call", "Column", "Cost", "Recipe", "Removal", "Search", "Site",
     "Sites", "Space", "Speed", "Step", "Study", "Task", "apply", "choose", "compare", "cost", "discard", "either",
-    "estimate_norms_", "fold", "fvcore_cost", "hoist_padding", "interval", "kernel", "lambda_path", "learn_to_remove",
-    "load", "lpips", "lpips_network", "omega_parameters", "omegas", "one_path", "optional", "penalty", "plot",
-    "project_", "psnr", "recipe", "remove", "remove_at_random", "remove_greedily", "remove_to_merge", "replace", "run",
-    "sample_", "save", "scale_depth", "scale_resolution", "scale_width", "scores", "search", "sensitivity",
-    "set_architecture_", "set_omegas_", "share", "sites", "space", "speed", "ssim", "supernet", "sweep_resolution",
-    "sweep_width", "switch", "table", "trade_off", "width",
+    "estimate_norms_", "fold", "fvcore_cost", "hoist_padding", "hypervolume", "interval", "kernel", "lambda_path",
+    "learn_to_remove", "load", "lpips", "lpips_network", "omega_parameters", "omegas", "one_path", "optional",
+    "pareto", "penalty", "plot", "project_", "psnr", "recipe", "remove", "remove_at_random", "remove_greedily",
+    "remove_to_merge", "replace", "run", "sample_", "save", "scale_depth", "scale_resolution", "scale_width", "scores",
+    "search", "sensitivity", "set_architecture_", "set_omegas_", "share", "sites", "space", "speed", "ssim",
+    "supernet", "sweep_resolution", "sweep_width", "switch", "table", "trade_off", "width",
 ]  # fmt: skip
 
 

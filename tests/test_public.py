@@ -15,7 +15,7 @@ DESIGN = (
     "scores compare trade_off lambda_path Removal Task recipe apply save load Recipe Step "
     "supernet space Space kernel optional width either sample_ set_architecture_ one_path estimate_norms_ choose "
     "search Search "
-    "ssim psnr lpips lpips_network BackboneMissing interval table Column plot run Study speed Speed"
+    "ssim psnr lpips lpips_network BackboneMissing interval table Column pareto hypervolume plot run Study speed Speed"
 ).split()
 FUNCTIONS = [name for name in al.__all__ if inspect.isfunction(getattr(al, name))]
 HEAVY = ("matplotlib", "lpips", "torchmetrics", "torchvision", "fvcore", "optuna", "skimage", "scipy")

@@ -16,6 +16,7 @@ from ..arguments import choice, number, shown, text, whole, wrong
 from ..arguments import folder as check_folder
 from ..experiments.live.pieces import check_workers, place_for
 from ..names import closest
+from ..report.fronts import pareto
 from ..training.kept import Kept
 from ..training.progress import bar
 from ..training.task import Task
@@ -243,8 +244,6 @@ def _check_workers(workers: int, candidates: Candidates, sampler: str) -> None:
 
 
 def _told(rows: list[dict[str, Any]], ways: dict[str, str], finished: bool, study: "Study") -> Search:
-    from ..report.plots import pareto
-
     history = pd.DataFrame([row["row"] for row in rows])
     history.attrs["better"] = ways
     if history.empty or not history["feasible"].any():

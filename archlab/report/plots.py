@@ -17,6 +17,7 @@ from ..arguments import choice, file, number, text, whole, wrong
 from ..files import write_whole
 from ..measure.intervals import METHODS
 from ..names import closest, printable
+from .fronts import pareto
 from .labels import place_labels
 from .spread import over_runs
 from .tables import WAYS, check_columns, stated_better
@@ -309,30 +310,6 @@ def breakdown(
     ax.invert_yaxis()
     _labelled(ax, title or value, "").tick_params(axis="y", labelsize=FONT - 2)
     return ax
-
-
-def pareto(frame: pd.DataFrame, better: Mapping[str, str]) -> pd.Series:
-    """Which rows no other row beats by being as good in every column of `better` and better in one.
-
-    Args:
-        frame: a row a candidate.
-        better: by column, whether "higher" or "lower" is better.
-
-    Returns:
-        A boolean Series with the index of `frame`.
-
-    Raises:
-        ValueError: a column is not there, or another word than these.
-
-    >>> pareto(pd.DataFrame({"macs": [1, 2, 3], "quality": [5, 7, 6]}), {"macs": "lower", "quality": "higher"}).tolist()
-    [True, True, False]
-    """
-    check_columns(frame, (), numeric=better)
-    for name, way in better.items():
-        choice(f"better[{name!r}]", way, WAYS)
-    values = pd.DataFrame({name: frame[name] * (1 if way == "higher" else -1) for name, way in better.items()})
-    beaten = [((values >= row).all(axis=1) & (values > row).any(axis=1)).any() for _, row in values.iterrows()]
-    return ~pd.Series(beaten, index=frame.index, dtype=bool)
 
 
 def curve(

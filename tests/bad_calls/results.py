@@ -201,11 +201,22 @@ CALLS = [
             ("breakdown", "most=0", (FRAME,), {"value": "v", "label": "row", "most": 0}, "most", "0"),
             ("curve", "no column", (FRAME,), {"x": "v", "y": "zz"}, "'zz'"),
             ("curve", "no rows", (EMPTY,), {"x": "v", "y": "w"}, "rows to draw"),
-            ("pareto", "another word", (FRAME, {"v": "up"}), {}, "better['v']", "'up'"),
-            ("pareto", "no column", (FRAME, {"zz": "lower"}), {}, "'zz'"),
             ("save", "None", (None, "x.png"), {}, "ax", "None"),
             ("save", "no path", (plt.Axes(plt.Figure(), (0, 0, 1, 1)), None), {}, "path", "None"),
             ("save", "another ending", (plt.Axes(plt.Figure(), (0, 0, 1, 1)), "x.exe"), {}, "path", ".png", "x.exe"),
+        ]
+    ),
+    *(
+        bad(f"{name}: {told}", lambda name=name, a=a: getattr(al, name)(FRAME, *a), *words)
+        for name, told, a, *words in [
+            ("pareto", "another word", ({"v": "up"},), "better['v']", "'up'"),
+            ("pareto", "no column", ({"zz": "lower"},), "'zz'"),
+            ("hypervolume", "another word", ({"v": "up"}, {"v": 0}), "better['v']", "'up'"),
+            ("hypervolume", "no column", ({"zz": "lower"}, {"zz": 0}), "'zz'"),
+            ("hypervolume", "text", ({"row": "lower"}, {"row": 0}), "'row'", "of numbers"),
+            ("hypervolume", "a number", ({"v": "lower"}, 3), "reference", "a dict", "3"),
+            ("hypervolume", "another column", ({"v": "lower"}, {"w": 3}), "reference", "'v'", "'w'"),
+            ("hypervolume", "nan", ({"v": "lower"}, {"v": NAN}), "reference['v']", "nan"),
         ]
     ),
     # studies

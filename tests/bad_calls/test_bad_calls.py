@@ -64,9 +64,7 @@ def test_an_odd_call_is_accepted(row, tmp_path, monkeypatch):
 def test_every_public_function_is_in_the_tables():
     tried = {row.name.partition(":")[0] for row in TABLE if row.words}
     functions = {name for name in al.__all__ if inspect.isroutine(inspect.unwrap(getattr(al, name)))}
-    functions |= {
-        f"plot.{name}" for name in ("omegas", "sensitivity", "tradeoff", "breakdown", "pareto", "curve", "save")
-    }
+    functions |= {f"plot.{name}" for name in ("omegas", "sensitivity", "tradeoff", "breakdown", "curve", "save")}
     functions |= {"Task", "Call", "Column", "Recipe", "fit", "cosine"}
     assert not functions - tried
 

@@ -127,12 +127,6 @@ def test_labels_keep_off_the_bars_of_intervals():
     assert {label.get_text() for label in ax.get_xticklabels(which="both")} >= {"1", "2", "5"}, "no powers of ten"
 
 
-def test_pareto_minds_which_way_is_better_and_keeps_ties():
-    frame = pd.DataFrame({"ms": [1, 2, 2, 3], "error": [4, 3, 3, 3.5]})
-    assert plots.pareto(frame, {"ms": "lower", "error": "lower"}).tolist() == [True, True, True, False]
-    assert plots.pareto(frame, {"ms": "higher", "error": "lower"}).tolist() == [False, True, True, True]
-
-
 def test_save_writes_the_file_and_closes_the_figure(tmp_path):
     ax = plots.curve(pd.DataFrame({"step": [0, 1], "loss": [1.0, 0.5]}), x="step", y="loss", name="net")
     plots.save(ax, tmp_path / "curve.png")

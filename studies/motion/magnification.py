@@ -119,7 +119,7 @@ def _blended(frames: Iterator[np.ndarray | Tensor], magnified: Iterator[np.ndarr
     rows, columns = slice(top, top + height), slice(left, left + width)
     share = np.minimum.outer(_rise(height), _rise(width))[..., None]
     for frame, image in zip(frames, magnified, strict=True):
-        still = np.asarray(frame)
+        still = _array(frame)
         if top + height > still.shape[0] or left + width > still.shape[1]:
             raise ValueError(
                 f"mask {left} {top} {width} {height} (left, top, width, height) does not lie in frames of "
@@ -145,4 +145,9 @@ def beside(frames: Frames, magnify: Magnification) -> Iterator[np.ndarray]:
     [(4, 12, 3), (4, 12, 3)]
     """
     left, given = tee(frames)  # which keeps as many frames as a filter waits for
-    return (np.concatenate([frame, image], axis=1) for frame, image in zip(left, magnify(given), strict=True))
+    return (np.concatenate([_array(frame), image], axis=1) for frame, image in zip(left, magnify(given), strict=True))
+
+
+def _array(frame: np.ndarray | Tensor) -> np.ndarray:
+    """A frame, which may lie on a GPU, as an array."""
+    return frame.cpu().numpy() if isinstance(frame, Tensor) else frame

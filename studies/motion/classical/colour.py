@@ -4,14 +4,16 @@ YIQ in floats. Ports that go through an 8-bit LAB lose the sub-level changes tha
 where they take its scale for that of the float one.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
-YIQ = (  # NTSC, inverted to all digits where it is applied
+YIQ = (  # NTSC
     (0.299, 0.587, 0.114),
     (0.595716, -0.274453, -0.321263),
     (0.211456, -0.522591, 0.311135),
 )
+RGB = np.linalg.inv(YIQ).tolist()
 
 
 def to_yiq(rgb: Tensor) -> Tensor:
@@ -26,5 +28,4 @@ def to_yiq(rgb: Tensor) -> Tensor:
 
 def to_rgb(yiq: Tensor) -> Tensor:
     """YIQ to RGB, N x 3 x H x W."""
-    inverse = torch.linalg.inv(torch.tensor(YIQ, dtype=torch.float64)).to(yiq)
-    return torch.einsum("ij,njhw->nihw", inverse, yiq)
+    return torch.einsum("ij,njhw->nihw", yiq.new_tensor(RGB), yiq)

@@ -139,7 +139,7 @@ def working_device(device: torch.device | str | None) -> torch.device:
     """`device`, or the first GPU, where there is one. Raises ValueError for what is no cpu or cuda device here."""
     try:
         where = first_device() if device is None else torch.device(device)
-    except RuntimeError as error:  # a word that torch does not know
+    except (RuntimeError, TypeError) as error:  # what torch does not know
         raise ValueError(f"device must be a cpu or cuda device, got {device!r}") from error
     if where.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be a cpu or cuda device, got {str(where)!r}")

@@ -155,6 +155,53 @@ def test_factor_1_shows_the_frame_whatever_the_reference(trained):
     assert np.abs(static.astype(int) - video[1]).mean() < 15
 
 
+class Elsewhere(torch.Tensor):
+    """Pixels that, as those of a GPU, are an array only after they were fetched."""
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+BAND = {"band": (1.0, 3.0), "rate": 10.0}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"model": "net.safetensors", "mode": mode, **BAND} for mode in ("butter", "fir")),
+        {"model": "net.safetensors", "mode": "dynamic", "mask": (4, 2, 10, 9)},
+        {"model": "linear", "drift_s": 2.0, "rate": 10.0},
+        {"model": "phase", "axis": 30.0},
+        {"model": "riesz", "mode": "fir", "axis": 30.0, **BAND},
+        {"model": "acceleration", **BAND},
+        {"model": "jerk", **BAND},
+    ],
+    ids=lambda options: "-".join(str(options[key]) for key in ("model", "mode", "mask", "axis") if key in options),
+)
+def test_all_is_done_where_the_frames_are_put(options, tmp_path, monkeypatch):
+    """Whatever a step makes, it makes on the device that was asked for: not on torch's default one, here one without
+    data. Frames may lie on another device before."""
+    monkeypatch.chdir(tmp_path)
+    save_model(MagnificationNet(Config(width=4)), "net.safetensors")
+    video = clip(3, 17, 20)
+    wanted = list(all_models.magnification(video, factor=5, device="cpu", **options))
+    given = [torch.from_numpy(image).as_subclass(Elsewhere) for image in video]
+    shown = all_models.magnification(given, factor=5, device="cpu", **options)
+    with torch.device("meta"):
+        shown = list(shown)
+    assert all(np.array_equal(image, other) for image, other in zip(shown, wanted, strict=True))
+
+
+def test_frames_of_a_gpu_are_shown_beside_their_magnification():
+    video = clip(2, 16, 16)
+    given = [torch.from_numpy(image).as_subclass(Elsewhere) for image in video]
+    shown = list(all_models.beside(given, lambda frames: (np.zeros((16, 16, 3), np.uint8) for _ in frames)))
+    assert np.array_equal(shown[1][:, :16], video[1]) and shown[1].shape == (16, 32, 3)
+
+
 class Counting(MagnificationNet):
     encoded = 0
 
@@ -246,6 +293,7 @@ def test_arrays_and_tensors_of_any_layout_are_frames():
         ({"precision": "bf16"}, "precision='bf16': cpu has no instructions for it and would be slower: use 'auto'"),
         ({"device": "meta"}, "device must be a cpu or cuda device, got 'meta'"),
         ({"device": "gpu"}, "device must be a cpu or cuda device, got 'gpu'"),
+        ({"device": 0.5}, "device must be a cpu or cuda device, got 0.5"),
         ({"device": "cuda:99"}, r"device='cuda:99': (torch finds no CUDA|there are \d+ CUDA)"),
     ],
 )
@@ -468,6 +516,7 @@ def test_the_command_line_magnifies_a_part_of_a_video(command, capsys):
             ("in.mp4", "out.mp4", "--model", "linear", "--axis", "0"),
             "model linear does not tell axes apart, got axis 0: use phase, riesz, acceleration, jerk",
         ),
+        (("in.mp4", "out.mp4", "--device", "gpu"), "device must be a cpu or cuda device, got 'gpu'"),
         (
             ("in.mp4", "out.mp4", "--model", "linear", "--mask", "0", "0", "5", "0"),
             "mask must be left, top, width and height of a box in pixels, got (0, 0, 5, 0)",

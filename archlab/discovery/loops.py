@@ -17,20 +17,24 @@ from .site import Skipped
 def by_line(found: list[Found], flow: Flow) -> dict[tuple, list[Found]]:
     """What was found, by container, entry, location, dropped operand, head and child, in the order it ran.
 
-    A location without an occurrence stands for every one. The kind is that of the first run: what is a branch in one
-    can be a join in another, where an operand is another value.
+    A location without an occurrence stands for every one. The kind is that of the first run, and so is the operand of a
+    join: what is a branch in one run can be a join in another, and of a join another operand can be the lighter one.
     """
     issuers = _issuers(flow.record)
     lines: dict[tuple, list[Found]] = {}
     for f in found:
-        execution, location, module = f.issued(flow)
-        key = execution.module, execution.entry, location.every, f.dropped, f.part, module
-        lines.setdefault(key, []).append(f)
+        execution, location, _ = f.issued(flow)
+        lines.setdefault((execution.module, execution.entry, location.every), []).append(f)
     groups: dict[tuple, list[Found]] = {}
-    for (path, entry, every, *rest), line in lines.items():
-        alike = len(issuers[path, entry, every]) == 1 and _turns_are_alike(line, flow)
+    for (path, entry, every), line in lines.items():
+        turns = list({f.source: f for f in line}.values())
+        alike = len(issuers[path, entry, every]) == 1 and _turns_are_alike(turns, flow)
+        joined: dict[tuple, tuple[int, ...]] = {}  # which operand of a join goes; by part and child
         for f in line:
-            groups.setdefault((path, entry, every if alike else f.issued(flow)[1], *rest), []).append(f)
+            _, location, module = f.issued(flow)
+            dropped = joined.setdefault((f.part, module), f.dropped) if alike and f.kind is Kind.JOIN else f.dropped
+            key = path, entry, every if alike else location, dropped, f.part, module
+            groups.setdefault(key, []).append(f)
     return dict(sorted(groups.items(), key=lambda item: item[1][0].order))
 
 

@@ -50,6 +50,8 @@ EXPLAINED = {
     "proposals get no input and no gradient",
     "transformers.mamba": "two SiLU gates, off by default, run in code that is not the mixer's own (its kernels are "
     "wrapped), where they are seen but cannot be met again; all other sites are switched and removed",
+    "timm.fasternet": "its partial convolutions set one of two methods as their `forward` on the instance, where a "
+    "rewritten one would not be called; all other sites are switched and removed",
 }
 LIBRARIES = ("torch", "torchvision", "timm", "transformers")
 ABOUT = (

@@ -125,3 +125,31 @@ def test_a_line_that_is_a_join_in_one_turn_and_a_branch_in_another_is_one_site()
     assert [(site.kind.value, site.calls) for site in found] == [("join", 2)]
     thin = al.remove(net, example, kinds="join")
     assert torch.equal(thin(example), net.a(net.a(example)))
+
+
+class Crossing(nn.Module):
+    """One line of code for the sums of two ways, the lighter of which is now the one and now the other operand."""
+
+    def __init__(self, shared: bool):
+        super().__init__()
+        self.light = nn.ModuleList([nn.Linear(4, 4)] * 2 if shared else [nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.heavy = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+
+    def forward(self, x):
+        for turn in range(2):
+            ways = self.light[turn](x), self.heavy(x)
+            x = ways[turn] + ways[1 - turn]
+        return x
+
+
+def test_a_line_whose_turns_have_weights_of_their_own_has_a_join_for_each_with_its_lighter_operand():
+    net, example = Crossing(shared=False).eval(), torch.randn(2, 4)
+    joins = al.sites(net, example, kinds="join")
+    assert [(site.calls, site.target.dropped) for site in joins] == [(1, (0,)), (1, (1,))]
+    assert torch.equal(al.remove(net, example, kinds="join")(example), net.heavy(net.heavy(example)))
+
+
+def test_a_line_whose_turns_are_alike_has_one_join_at_the_first_one_s_lighter_operand():
+    net, example = Crossing(shared=True).eval(), torch.randn(2, 4)
+    assert [(site.calls, site.target.dropped) for site in al.sites(net, example, kinds="join")] == [(2, (0,))]
+    assert torch.equal(al.remove(net, example, kinds="join")(example), net.light[1](net.heavy(example)))

@@ -36,6 +36,7 @@ from .together import (
     any_process,
     average_gradients_,
     check_same_step,
+    check_same_weights,
     is_first,
     share_of,
     wait_for_all,
@@ -186,6 +187,7 @@ class Training:
                 check_same(path, saved, self.model, self.identity, self.start)
                 self._restore_(path, saved)
         check_same_step(self.steps_done, self.device)
+        check_same_weights(self.model)
         self.begun = self.saved_at = time.monotonic()
 
     def _restore_(self, path: Path, saved: dict[str, Any]) -> None:

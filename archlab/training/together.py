@@ -94,10 +94,31 @@ def check_same_step(step: int, device: torch.device) -> None:
         )
 
 
+def check_same_weights(model: nn.Module) -> None:
+    """Raise ValueError where processes begin with other weights: the mean of their gradients would be of no network."""
+    if process_count() == 1:
+        return
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    sums = torch.stack([_sum_of_bytes(parameter) for parameter in parameters])
+    told = torch.cat([sums, -sums])
+    distributed.all_reduce(told, distributed.ReduceOp.MAX)
+    most, least = told.split(len(sums))
+    if (other := (most != -least).nonzero().flatten().tolist()) != []:
+        raise ValueError(
+            f"model: the processes begin with other weights, {len(other)} of {len(names)} parameters, the first "
+            f"{names[other[0]]!r}; build the model with the same seed in each, or load the same file"
+        )
+
+
 def wait_for_all() -> None:
     """Wait until every process is here."""
     if process_count() > 1:
         distributed.barrier()
+
+
+def _sum_of_bytes(tensor: Tensor) -> Tensor:
+    """A whole number that is the same for the same values, on any device: a sum of floats is not."""
+    return tensor.detach().reshape(-1).view(torch.uint8).sum(dtype=torch.int64)
 
 
 def _tensors(value: Any) -> Iterable[Tensor]:

@@ -48,6 +48,11 @@ def test_a_sound_row(entry):
     assert row["omegas"] == row["local"] == sum(counted.values()) + row["norm"] + row["head"]
 
 
+def test_a_cache_without_the_heads_that_went_is_no_difference():
+    row = checks.check("transformers.gpt2")
+    assert row["error"] is None and row["head"] == 8 and row["difference_at_one"] == 0
+
+
 def made_up(*rows: dict) -> pd.DataFrame:
     """Rows as the runner gives them, of what `checks` or `isolated` returned."""
     named = [{"row": f"tests.{'abc'[i]}", "part": "sites", "variant": "tiny", **row} for i, row in enumerate(rows)]

@@ -1,7 +1,9 @@
 """Several processes that train one model: shares of batches, and what fails in one of them."""
 
+import copy
 import importlib.util
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -51,6 +53,24 @@ def test_what_cannot_be_shared_out_evenly_is_refused(batch, error, second_of_thr
 def test_in_one_process_a_batch_is_whole():
     batch = [torch.zeros(5), torch.zeros(3)]
     assert together.share_of(batch) is batch
+
+
+def test_processes_that_begin_with_other_weights_are_refused(monkeypatch):
+    """The other process is the second model: what it tells is reduced with what the first does."""
+    told = []
+    monkeypatch.setattr(together, "process_count", lambda: 2)
+    monkeypatch.setattr(together.distributed, "all_reduce", lambda tensor, op: told.append(tensor.clone()))
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)).to(torch.bfloat16)
+    net.register_parameter("scale", torch.nn.Parameter(torch.tensor(1.0)))
+    together.check_same_weights(net)
+    other = copy.deepcopy(net)
+    other.scale.data.neg_()
+    for each, error in ((net, None), (other, r"model: .* 1 of 5 parameters, the first 'scale'; build .* same seed")):
+        monkeypatch.setattr(
+            together.distributed, "all_reduce", lambda tensor, op: tensor.copy_(torch.maximum(tensor, told[0]))
+        )
+        with nullcontext() if error is None else pytest.raises(ValueError, match=error):
+            together.check_same_weights(each)
 
 
 @NEEDS_ACCELERATE

@@ -81,6 +81,8 @@ def whole(bounds: Bounds) -> MagnificationNet:
 
 def supernet(name: str, *, seed: int) -> nn.Module:
     """The supernet of a set of bounds, a key of `BOUNDS`, untrained: its weights fixed by `seed`."""
+    if name not in BOUNDS:
+        raise ValueError(f"supernet: name must be one of the sets of bounds {', '.join(BOUNDS)}, got {name!r}")
     net = copy.deepcopy(_built(name, seed))
     return net.to(device(), memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 

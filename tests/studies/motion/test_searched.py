@@ -21,6 +21,11 @@ def test_networks_with_all_blocks_cost_what_the_bounds_were_checked_with(name, m
     assert sum(blocks[:3]) == 7 and blocks[3] == (18 if name == "d" else 9)
 
 
+def test_a_set_of_bounds_that_is_none_is_named():
+    with pytest.raises(ValueError, match="one of the sets of bounds a, b, c, d, got 'e'"):
+        supernet("e", seed=0)
+
+
 def test_a_space_reaches_from_no_block_to_kernels_of_seven(net):
     space = al.space(net)
     assert [macs * TO_G for macs in space.macs_range] == pytest.approx([4.53, 26.96], abs=0.005)

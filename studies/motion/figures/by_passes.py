@@ -1,0 +1,106 @@
+"""Networks that archlab's passes make of the baseline for fewer FLOPs than the proposed one has, against it.
+
+``python -m studies.motion.figures.by_passes --preset smoke|cpu [--data DIR] [--time-limit MINUTES]``
+
+From the trained baseline: channels go, then the encoder's residual blocks (Table 1: nearly for nothing) and of the
+decoder's those that cost the loss least. Each is trained as `networks` trains its own, three times, without the
+perceptual term that the proposed one has. cpu takes about 5 minutes of one core a run. Output:
+``reports/by_passes/<preset>/``.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+import archlab as al
+from archlab.experiments import Scratch, Wanted, command
+from archlab.report import Column, Picture, plots, table, write_report
+from studies.device import device
+
+from .. import columns
+from ..data.sources import find_sources
+from ..evaluate.costs import costs
+from ..evaluate.quality import HeldOut, evaluate, summary
+from ..network.example import example_for
+from ..network.models import Config, MagnificationNet, baseline
+from ..train import training
+from ..train.derive import derived
+from ..train.family import budget_for, fingerprint
+from ..train.networks import JUDGED, of
+
+__all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
+
+PRESETS = ("smoke", "cpu")
+RUNS = 3
+PAPER = ("proposed", "baseline")  # of `networks`, to compare with: the first is to be beaten
+MADE = {"16 channels": (16, 9), "20 channels": (20, 4)}  # channels, and the blocks of the decoder that stay
+ROWS = [
+    *({"name": name, "network": name, "run": 0} for name in PAPER),
+    *(
+        {"name": f"{name}, run {run}", "network": name, "width": width, "decoder_blocks": blocks, "run": run}
+        for name, (width, blocks) in MADE.items()
+        for run in range(RUNS)
+    ),
+]
+SCORED = 8  # batches that the blocks are scored on
+
+
+def needs(row: dict[str, Any]) -> list[Wanted]:
+    return [of(f"quality of {row['network']}")] if row["network"] in PAPER else []
+
+
+def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    """One network made, trained and judged; of the paper's, what `networks` found."""
+    if row["network"] in PAPER:
+        return dict(scratch.needed[of(f"quality of {row['network']}")].values)
+    budget = budget_for(preset)
+    task = training.task_for(scratch, budget, seed=row["run"])
+    net = made(row["width"], row["decoder_blocks"], task).to(device(), memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    values = training.train_(net, task, budget, scratch, title=row["network"])
+    al.save(net, scratch.folder / "net.safetensors")
+    samples = HeldOut(find_sources(scratch.data, "val"), budget.size, JUDGED[preset])
+    return values | costs(net) | summary(evaluate(net.eval(), samples, data=scratch.data))
+
+
+def made(width: int, decoder_blocks: int, task: al.Task) -> MagnificationNet:
+    """The trained baseline with these channels, without the encoder's blocks, with these of the decoder's blocks."""
+    whole = baseline(pretrained=True)
+    scored = al.scores(whole, task, kinds="block", where="decoder*", batches=SCORED, progress=False)
+    cheap = scored.sort_values("delta_task_loss")["site"].head(len(scored) - decoder_blocks)
+    narrow = derived(Config(width=width), whole)
+    gone = ["encoder*", *cheap]
+    return al.remove(narrow, example_for(narrow), kinds="block", where=gone)  # pyright: ignore[reportReturnType]
+
+
+def report(rows: pd.DataFrame, folder: Path) -> None:
+    """Write table.md, tradeoff.png and report.md."""
+    flops, ssim = columns.COSTS[1], columns.SSIM
+    quality = (replace(column, change=False) for column in columns.QUALITY)
+    found = table(rows, columns=[Column("network", "network"), *columns.COSTS, *quality], over="run")
+    names = {flops.name: flops.heading, ssim.name: ssim.heading}
+    ax = plots.tradeoff(
+        rows.rename(columns=names), x=flops.heading, y=ssim.heading, label="network", over="run",
+        better={flops.heading: "lower", ssim.heading: "higher"},
+    )  # fmt: skip
+    plots.save(ax, folder / "tradeoff.png")
+    write_report(
+        rows, folder, "Fewer FLOPs than the proposed network, by passes", ABOUT, found,
+        Picture("tradeoff.png", "SSIM against FLOPs; bars are standard deviations over the runs"),
+        command=f"python -m {__name__}", tables={"table": found},
+    )  # fmt: skip
+
+
+ABOUT = (
+    "*16 channels*: all nine blocks of the decoder stay; *20 channels*: the four that cost the loss most to remove. "
+    "Neither has residual blocks in its encoder. Each starts from the trained baseline and has as many steps as each "
+    "network of `networks`; the proposed one goes on from three others, so that it has had four times as many since "
+    "the baseline, the last of them with a perceptual loss. One run of the paper's networks, three of the others, each "
+    "on other samples."
+)
+
+
+if __name__ == "__main__":
+    command()

@@ -45,7 +45,7 @@ ROWS = [
         for run in range(RUNS)
     ),
 ]
-SCORED = 8  # batches that the blocks are scored on
+SCORED = 8  # batches, and held-out samples, that the blocks are scored on
 
 
 def needs(row: dict[str, Any]) -> list[Wanted]:
@@ -57,11 +57,17 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
     if row["network"] in PAPER:
         return dict(scratch.needed[of(f"quality of {row['network']}")].values)
     budget = budget_for(preset)
-    task = training.task_for(scratch, budget, seed=row["run"])
-    net = made(row["width"], row["decoder_blocks"], task).to(device(), memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    samples = HeldOut(find_sources(scratch.data, "val"), budget.size, JUDGED[preset])
+
+    def quality(net: Any) -> dict[str, float]:
+        few = replace(samples, count=SCORED)
+        return {"SSIM": float(evaluate(net.eval(), few, perceptual=False)["ssim"].mean())}
+
+    task = training.task_for(scratch, budget, seed=row["run"], quality=quality)
+    net: Any = made(row["width"], row["decoder_blocks"], task)
+    net = net.to(device(), memory_format=torch.channels_last)
     values = training.train_(net, task, budget, scratch, title=row["network"])
     al.save(net, scratch.folder / "net.safetensors")
-    samples = HeldOut(find_sources(scratch.data, "val"), budget.size, JUDGED[preset])
     return values | costs(net) | summary(evaluate(net.eval(), samples, data=scratch.data))
 
 

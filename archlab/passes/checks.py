@@ -18,6 +18,7 @@ from ..capture.copies import copied, devices_of, structural_copy
 from ..capture.example import fresh, moved, run_example, tensors_in, varied
 from ..capture.modes import no_fused_layers, random_states_kept, seed_all
 from ..capture.record import Capture
+from ..capture.recorder import capture
 from .recipe import Equality, Step, modes_of, recipe, with_step
 
 EXACT, CLOSE = 1e-10, 1e-5  # relative differences that a pass allows itself in float64 and in the model's own dtype
@@ -206,6 +207,36 @@ def finish(
         **modes_of(model),
     )
     return with_step(made, recipe(model), step)
+
+
+def outputs_are_counted(model: nn.Module, example: Any, before: Capture, after: Capture, *, otherwise: str) -> bool:
+    """Whether outputs have other sizes than before because they hang on values, as the number of boxes found does.
+
+    Raises ValueError, beginning with `otherwise`, where they have for another reason.
+    """
+    shapes = [list(record.output_shapes) for record in (before, after)]
+    if shapes[0] == shapes[1]:
+        return False
+    if not _sizes_hang_on_values(model, example):
+        raise ValueError(f"{otherwise} the outputs would have the shapes {shapes[1]}, not {shapes[0]}")
+    return True
+
+
+def _sizes_hang_on_values(model: nn.Module, example: Any) -> bool:
+    """Whether `model` makes outputs of other sizes with other weights."""
+    sizes = capture(model, example).output_shapes
+    for seed in range(3):
+        other = copied(model)
+        with torch.no_grad(), random_states_kept((), seed=seed):
+            for p in other.parameters():
+                if p.is_floating_point():
+                    p.mul_(torch.randn(p.shape).to(p))
+        try:
+            if capture(other, example).output_shapes != sizes:
+                return True
+        except Exception:  # what a model raises whose values make no sense
+            continue
+    return False
 
 
 def compared(reference: Observed, result: Observed, *, allowed: float, what: str, changed: Collection[str] = ()) -> str:

@@ -365,3 +365,35 @@ def test_spans_in_the_wrong_order_and_names_taken_before():
     assert "a_before" in names and "b_after" in names
     with pytest.raises(ValueError, match="the factory needs a name"):
         al.replace(net, "0", lambda: nn.Identity())
+
+
+class Finds(nn.Module):
+    """Gives as many numbers as are above the mean, as a detector gives as many boxes as it finds."""
+
+    def __init__(self):
+        super().__init__()
+        blocks = [nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()) for _ in range(3)]
+        self.stem, self.body, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Sequential(*blocks), nn.Conv2d(4, 1, 1)
+
+    def forward(self, x):
+        scores = self.head(self.body(self.stem(x)))
+        return scores[scores > scores.mean()]
+
+
+@pytest.mark.parametrize(
+    "reshaped",
+    [
+        lambda net, x: al.scale_resolution(net, x, span="body", factor=2),
+        lambda net, x: al.scale_depth(net, x, span="body", count=5),
+        lambda net, x: al.scale_depth(net, x, span="body", count=1),
+        lambda net, x: al.scale_width(net, x, ratio=0.5),
+    ],
+    ids=["coarser", "deeper", "shallower", "narrower"],
+)
+def test_outputs_as_long_as_what_was_found_may_change_in_length(reshaped):
+    torch.manual_seed(3)
+    net, x = Finds().eval(), torch.randn(1, 1, 16, 16)
+    new = reshaped(net, x)
+    assert new(x).shape != net(x).shape and new(x).dim() == 1
+    again = al.apply(al.recipe(new), net, x)
+    assert [p.shape for p in again.parameters()] == [p.shape for p in new.parameters()]

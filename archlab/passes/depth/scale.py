@@ -12,7 +12,7 @@ from ...capture.example import varied
 from ...capture.record import Capture
 from ...capture.recorder import capture
 from ...rewrite.module_tree import renew_methods_, with_modules
-from ..checks import compared, finish, observe
+from ..checks import compared, finish, observe, outputs_are_counted
 from ..recipe import Equality
 from ..switch_state import refuse_switched
 from .layers import call_of, reset_, start_as_identity_
@@ -95,12 +95,13 @@ def scale_depth(
             f"scale_depth: {uncalled[0]} is not called: the code around {span!r} names the blocks it calls"
         )
     pairs = aligned(outputs[0], outputs[-1], have, count)
-    shapes = [_shapes(r, at) for r, at in zip((record, after), pairs, strict=True)] if pairs else [None, ()]
-    if pairs is None or shapes[0] != shapes[1]:
+    if pairs is None:
         raise ValueError(
             f"scale_depth: with {count} blocks the outputs have the shapes {after.output_shapes}, not "
             f"{record.output_shapes}"
         )
+    alike = [replace(r, output_shapes=_shapes(r, at)) for r, at in zip((record, after), pairs, strict=True)]
+    counted = outputs_are_counted(model, example, *alike, otherwise=f"scale_depth: with {count} blocks")
     equality, checked = Equality.NONE, "blocks were dropped" if count < have else "the new blocks are fresh"
     if new and init == "preserve":
         # In evaluation mode: dropout of the new blocks would draw other numbers.
@@ -112,8 +113,8 @@ def scale_depth(
     changed = [prefix + name for name in new or names[count:]]
     return finish(
         made, model, name="scale_depth", options={"span": span, "count": count, "init": init},
-        before=replace(record, output_shapes=shapes[0]), after=replace(after, output_shapes=shapes[1]),
-        equality=equality, checked=checked, found=[prefix + n for n in [*names, *new]], taken=changed, skipped=skipped,
+        before=alike[0], after=alike[1], counted=counted, equality=equality, checked=checked,
+        found=[prefix + n for n in [*names, *new]], taken=changed, skipped=skipped,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from ...capture.modes import failed_in
 from ...capture.record import Capture
 from ...capture.recorder import capture
 from ...names import Where, chosen, closest
-from ..checks import finish
+from ..checks import finish, outputs_are_counted
 from ..recipe import Equality
 from ..switch_state import refuse_switched
 from .axes import Axis
@@ -23,7 +23,7 @@ from .flow import Flow, uncalled_layers
 from .importance import Importance
 from .resize import Init, Resizing, checked, resize_
 from .rules import RULES
-from .verify import preserved, sizes_hang_on_values
+from .verify import preserved
 
 Ratio = float | Mapping[str, float]
 MOST_CHANNELS, MOST_RATIO = 2**16, 100  # of a layer, and of new to old ones: more cannot be meant
@@ -248,12 +248,8 @@ def _made(
             f"scale_width: with {', '.join(resizing.modules[:6])} changed the model does not run: "
             f"{type(error).__name__} in {failed_in(error)}: {str(error).splitlines()[0]}"
         ) from error
-    counted = after.output_shapes != record.output_shapes and sizes_hang_on_values(model, example, record)
-    if after.output_shapes != record.output_shapes and not counted:
-        raise ValueError(
-            f"scale_width: the outputs would have the shapes {after.output_shapes}, not {record.output_shapes}: "
-            f"leave out one of {', '.join(resizing.modules)}"
-        )
+    changed = ", ".join(resizing.modules)
+    counted = outputs_are_counted(model, example, record, after, otherwise=f"scale_width: with {changed} changed")
     if init == "preserve":
         try:
             told = preserved(model, new, example, resizing)

@@ -19,16 +19,18 @@ from studies.device import device
 from ..classical.acceleration import JerkAware
 from ..classical.methods import METHODS, magnified, phase
 from ..magnification import ACCELERATION
-from ..network.models import PRETRAINED, PRETRAINED_PROPOSED
+from ..network.models import PRETRAINED, PRETRAINED_LIGHTWEIGHT, PRETRAINED_PROPOSED
 from ..network.weights import network
 from ..video.temporal import STATIC, Filter, Finite
 from .quality import Magnifier
 
-LEARNED = {"baseline": PRETRAINED, "proposed": PRETRAINED_PROPOSED}  # and their weights
+# And their weights. The last stands for Singh et al. (2023), as `network.models.lightweight` says.
+LEARNED = {"baseline": PRETRAINED, "proposed": PRETRAINED_PROPOSED, "lightweight": PRETRAINED_LIGHTWEIGHT}
 NAMES = (*LEARNED, *METHODS, *ACCELERATION)
 TITLES = {
-    "baseline": "baseline (learned)", "proposed": "proposed (learned)", "linear": "linear, 2012",
-    "phase": "phase, 2013", "riesz": "Riesz, 2014", "acceleration": "acceleration, 2017", "jerk": "jerk-aware, 2018",
+    "baseline": "baseline (learned)", "proposed": "proposed (learned)",
+    "lightweight": "12 channels (for Singh 2023)", "linear": "linear, 2012", "phase": "phase, 2013",
+    "riesz": "Riesz, 2014", "acceleration": "acceleration, 2017", "jerk": "jerk-aware, 2018",
 }  # fmt: skip
 PERIOD = 8  # frames of the sway
 PEAK = PERIOD + PERIOD // 4  # the frame that counts: a whole sway before it, and after it as much as filters wait for

@@ -20,7 +20,8 @@ from ..train.networks import SPEED, of
 
 REAL_TIME = 25.0  # FPS
 SSIM_THRESHOLD = 0.91  # what the paper's viewers accepted
-LINES = ("-", "-", "-", "-", "-", "--", ":")  # of as many methods as there are colours
+# Of the lines of as many methods: colours and styles.
+LOOKS = tuple(zip((*plots.COLOURS, "#8C510A"), ("-", "-", "-", "-", "-", "-", "--", ":"), strict=True))
 ALLOWED_LOSS = 0.921 - SSIM_THRESHOLD  # of SSIM, where a short training does not come near .91
 
 
@@ -176,7 +177,7 @@ def draw_small_motions(frame: pd.DataFrame, path: Path, *, strong: Sequence[str]
 def draw_lines(frame: pd.DataFrame, x: str, y: str, ax: Axes, *, strong: Sequence[str], faint: str = "") -> None:
     """`y` against `x`, a line a method: those that are `strong` thicker, `faint` grey. The last two are dashed: they
     may cover the method that they rest on."""
-    left = iter([{"color": colour, "linestyle": style} for colour, style in zip(plots.COLOURS, LINES, strict=True)])
+    left = iter({"color": colour, "linestyle": style} for colour, style in LOOKS)
     for name, rows in frame.groupby("method", sort=False):
         look: dict[str, Any] = {"color": "0.6", "linestyle": "--"} if name == faint else next(left)
         width = 1.6 if name in strong else 0.9

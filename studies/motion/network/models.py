@@ -16,7 +16,8 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 
 REPORTS = Path(__file__).resolve().parents[3] / "reports"
-PRETRAINED = Path(__file__).resolve().parents[1] / "weights" / "baseline.safetensors"  # its facts beside it
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"  # with their facts beside them
+PRETRAINED, PRETRAINED_LIGHTWEIGHT = WEIGHTS / "baseline.safetensors", WEIGHTS / "lightweight.safetensors"
 PRETRAINED_PROPOSED = REPORTS / "networks" / "cpu" / "proposed.safetensors"
 
 
@@ -200,6 +201,24 @@ def baseline(*, width: int = 32, pretrained: bool = False) -> MagnificationNet:
     net = MagnificationNet(Config(width=width))
     if pretrained:
         load_model(net, PRETRAINED)
+    return net
+
+
+LIGHTWEIGHT = Config(width=12)
+
+
+def lightweight(*, pretrained: bool = False) -> MagnificationNet:
+    """A baseline of 12 channels and 138,099 parameters, in place of the network of Singh et al. (WACV 2023).
+
+    An approximation: that network is a baseline with fewer channels and about 120,000 parameters by what the paper
+    says of it; its layers, code and weights are not public. So nothing but its size and its means are here.
+
+    `pretrained`: with the weights that row "width 12" of `studies.motion.train.networks` has at the cpu preset, in half
+    precision. Raises FileNotFoundError where they are not there.
+    """
+    net = MagnificationNet(LIGHTWEIGHT)
+    if pretrained:
+        load_model(net, PRETRAINED_LIGHTWEIGHT)
     return net
 
 

@@ -1,6 +1,7 @@
 """Networks with their weights: by name where a study here trained them, or from a file, whose design is found.
 
-The baseline is in `studies/motion/weights`, with its facts; the proposed network beside the report of `networks`.
+The baseline and the lightweight network are in `studies/motion/weights`, with their facts; the proposed one beside the
+report of `networks`.
 """
 
 from dataclasses import replace
@@ -12,14 +13,14 @@ from safetensors.torch import load_model
 
 import archlab as al
 
-from .models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, baseline, proposed, scaled
+from .models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, baseline, lightweight, proposed, scaled
 
-TRAINED = {"baseline": baseline, "proposed": proposed}
+TRAINED = {"baseline": baseline, "proposed": proposed, "lightweight": lightweight}
 DESIGNS = (Config(), QUARTER, EIGHTH, *LINEAR.values(), *map(scaled, LINEAR.values()))  # at any width
 
 
 def network(weights: str) -> MagnificationNet:
-    """The network that `weights` names: ``baseline`` or ``proposed`` (trained here), or a safetensors file.
+    """The network that `weights` names: one of `TRAINED` (here, by a study), or a safetensors file.
 
     A file holds the weights of one of `DESIGNS` at any width, or a thinned baseline that `archlab.save` wrote. Raises
     ValueError where it is neither, FileNotFoundError where it is missing.

@@ -57,7 +57,7 @@ def test_a_raised_factor_brings_out_as_much_as_is_asked_for(design):
 
 def test_every_method_shows_the_frame_that_counts(pictures):
     """Without gain, that frame itself; with some, what has moved further."""
-    assert list(NAMES) == [row["name"] for row in rows()] and all(len(row["weights"]) == 12 for row in rows()[:2])
+    assert list(NAMES) == [row["name"] for row in rows()] and all(len(row["weights"]) == 12 for row in rows()[:3])
     generator = Generator(pictures, 48, device="cpu")
     layer = generator.background(np.random.default_rng(1), np.array([0.3, 0.4]), blurred=False)
     for name in ("phase", "acceleration"):
@@ -143,7 +143,7 @@ def test_reports_draw_what_their_rows_hold(tmp_path, vibration):
     curve = [{**p._asdict(), "ssim": 0.5, "sd": 0.1} for p in points()]
     about = {"size": 48, "scenes": 1, "val_data": "samples", "points": curve}
     fig17_subpixel.report(made_up([{"row": row["name"], **about} for row in fig17_subpixel.ROWS]), tmp_path)
-    assert len(pd.read_csv(tmp_path / "points.csv")) == 8 * 57
+    assert len(pd.read_csv(tmp_path / "points.csv")) == 9 * 57
     true = vars(fig19_vibration.judged(vibration.target, vibration))
     rows, folders = [], {}
     for row in fig19_vibration.ROWS:

@@ -1,9 +1,20 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from studies.motion.network import models
-from studies.motion.network.models import EIGHTH, LINEAR, QUARTER, MagnificationNet, baseline, proposed, scaled
+from studies.motion.network.models import (
+    EIGHTH,
+    LINEAR,
+    QUARTER,
+    MagnificationNet,
+    baseline,
+    lightweight,
+    proposed,
+    scaled,
+)
 from studies.motion.train.given import given
 
 
@@ -90,6 +101,14 @@ def test_the_trained_baseline_is_small_and_of_one_width():
     assert parameters(net) == 966_979 and not torch.equal(net.decoder.conv2.weight, baseline().decoder.conv2.weight)
     with pytest.raises(ValueError, match="of width 32, got width=16"):
         baseline(width=16, pretrained=True)
+
+
+def test_what_stands_for_singh_is_a_trained_baseline_of_about_their_size():
+    net = lightweight(pretrained=True)
+    assert parameters(net) == 138_099 and net.config == replace(baseline().config, width=12)
+    assert not torch.equal(net.decoder.conv2.weight, lightweight().decoder.conv2.weight)
+    found = given(models.WEIGHTS, "lightweight")
+    assert found is not None and found.facts["steps"] == 2500 and "Singh" in found.facts["network"]
 
 
 def test_the_trained_proposed_network_is_in_the_repository():

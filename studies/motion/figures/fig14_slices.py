@@ -194,7 +194,7 @@ def draw(rows: pd.DataFrame, folders: dict[str, Path], path: Path) -> None:
     true = {"true magnification": somewhere / "target.npy"}
     lines = [("rendered", true), ("bunny", {})]
     names = list(rows["row"])
-    _, panels = plt.subplots(len(names) + 1, len(lines), figsize=(7.1, 8.5), layout="constrained")
+    _, panels = plt.subplots(len(names) + 1, len(lines), figsize=(7.1, 9.4), layout="constrained")
     for column, (clip, more) in zip(panels.T, lines, strict=True):
         pictures = {TITLES.get(n, n): folders[n] / f"{n if clip == 'rendered' else clip}.npy" for n in names} | more
         for ax in column:

@@ -218,14 +218,14 @@ def draw(rows: pd.DataFrame, folders: dict[str, Path], path: Path) -> None:
     somewhere = folders[rows["row"].iloc[0]]
     pictures = {"the clip": np.load(somewhere / "input.npy"), "true magnification": np.load(somewhere / "target.npy")}
     pictures |= {TITLES[name]: np.load(folders[name] / f"{name}.npy") for name in rows["row"] if name in TITLES}
-    _, panels = plt.subplots(3, 3, figsize=(7.1, 5.0), layout="constrained")
+    _, panels = plt.subplots(2, 5, figsize=(7.1, 3.8), layout="constrained")
     for ax, (name, picture) in zip(panels.flat, pictures.items(), strict=True):
         ax.imshow(picture, interpolation="nearest", aspect="auto")
-        ax.set_title(name, fontsize=plots.FONT)
+        ax.set_title(name.replace(" (", "\n("), fontsize=plots.FONT)
         ax.set_xticks([])
         ax.set_yticks([])
-    panels[2, 0].set_xlabel("time", fontsize=plots.FONT)
-    panels[2, 0].set_ylabel("y", fontsize=plots.FONT)
+    panels[1, 0].set_xlabel("time", fontsize=plots.FONT)
+    panels[1, 0].set_ylabel("y", fontsize=plots.FONT)
     plots.save(panels[0, 0], path)
 
 

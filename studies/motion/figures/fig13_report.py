@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.stats import kendalltau
 
 import archlab as al
 from archlab.report import Column, Picture, Table, plots, table, write_report
@@ -15,9 +13,8 @@ from archlab.report import Column, Picture, Table, plots, table, write_report
 from .. import columns
 from ..network.example import STREAMED
 from ..network.searched import BOUNDS, told
-from .shared import SSIM_THRESHOLD
+from .shared import SSIM_THRESHOLD, rank_correlation
 
-RESAMPLED = 1000
 DESIGNED = "designed by hand"
 GROUPS = {"NAS": "found by the search", "random": "random within its bound"}
 INHERITED = {"inherited_bins": "bins", "inherited_uniform": "uniform"}
@@ -106,20 +103,6 @@ def ranks_table(networks: pd.DataFrame) -> Table:
             tau, low, high = rank_correlation(both[inherited].to_numpy(float), both[trained].to_numpy(float))
             lines.append({"supernet trained by": how, "retrained, on": on, "τ": tau, "low": low, "high": high})
     return table(pd.DataFrame(lines), digits={"τ": 2, "low": 2, "high": 2})
-
-
-def rank_correlation(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
-    """Kendall's τ, and its 95 % bootstrap interval over the pairs; resamples of a single value are left out."""
-    draw = np.random.default_rng(0)
-    chosen = draw.integers(len(one), size=(RESAMPLED, len(one)))
-    taus = [_tau(one[c], other[c]) for c in chosen if len(set(c)) > 1]
-    low, high = np.nanpercentile(taus, (2.5, 97.5))
-    return _tau(one, other), float(low), float(high)
-
-
-def _tau(one: np.ndarray, other: np.ndarray) -> float:
-    found: Any = kendalltau(one, other)
-    return float(found.statistic)
 
 
 def costs_table(rows: pd.DataFrame, by_hand: Sequence[str]) -> Table:

@@ -1,13 +1,15 @@
 """What the figures' studies share: rows of `networks` gathered, the words under a report's title, the target zone,
-lines of methods."""
+lines of methods, correlation of ranks."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from scipy.stats import kendalltau
 
 from archlab.experiments import Scratch, Wanted
 from archlab.report import Column, Picture, Table, plots, table
@@ -20,6 +22,7 @@ from ..train.networks import SPEED, of
 
 REAL_TIME = 25.0  # FPS
 SSIM_THRESHOLD = 0.91  # what the paper's viewers accepted
+RESAMPLED = 1000
 # Of the lines of as many methods: colours and styles.
 LOOKS = tuple(zip((*plots.COLOURS, "#8C510A"), ("-", "-", "-", "-", "-", "-", "--", ":"), strict=True))
 ALLOWED_LOSS = 0.921 - SSIM_THRESHOLD  # of SSIM, where a short training does not come near .91
@@ -191,3 +194,17 @@ def legend_above(ax: Axes) -> None:
     ax.figure.legend(  # pyright: ignore[reportAttributeAccessIssue]
         handles, labels, loc="outside upper center", ncols=4, fontsize=plots.FONT - 1, frameon=False
     )
+
+
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
+    """Kendall's τ, and its 95 % bootstrap interval over the pairs; resamples of a single value are left out."""
+    draw = np.random.default_rng(0)
+    chosen = draw.integers(len(one), size=(RESAMPLED, len(one)))
+    taus = [_tau(one[c], other[c]) for c in chosen if len(set(c)) > 1]
+    low, high = np.nanpercentile(taus, (2.5, 97.5))
+    return _tau(one, other), float(low), float(high)
+
+
+def _tau(one: np.ndarray, other: np.ndarray) -> float:
+    found: Any = kendalltau(one, other)
+    return float(found.statistic)

@@ -21,8 +21,8 @@ from studies.motion.figures import (
     fig11_ablation,
     fig13_nas,
 )
-from studies.motion.figures.fig13_report import networks_of, rank_correlation, ranks_table
-from studies.motion.figures.shared import zone
+from studies.motion.figures.fig13_report import networks_of, ranks_table
+from studies.motion.figures.shared import rank_correlation, zone
 from studies.motion.network.models import MagnificationNet, baseline, proposed
 from studies.motion.train import networks
 from studies.motion.train.family import NETWORKS

@@ -1,9 +1,9 @@
 """Magnify a stream of frames with any of the models that are compared here, by name: learned or classical."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -110,16 +110,14 @@ def within(frames: Frames, magnify: Magnification, box: Box) -> Iterator[np.ndar
     left, top, width, height = box
     if min(left, top) < 0 or min(width, height) < 1:
         raise ValueError(f"mask must be left, top, width and height of a box in pixels, got {box}")
-    given, kept = tee(frames)
-    return _blended(kept, magnify(given), box)
+    return _blended(_with_its_image(frames, magnify), box)
 
 
-def _blended(frames: Iterator[np.ndarray | Tensor], magnified: Iterator[np.ndarray], box: Box) -> Iterator[np.ndarray]:
+def _blended(pairs: Iterator[tuple[np.ndarray, np.ndarray]], box: Box) -> Iterator[np.ndarray]:
     left, top, width, height = box
     rows, columns = slice(top, top + height), slice(left, left + width)
     share = np.minimum.outer(_rise(height), _rise(width))[..., None]
-    for frame, image in zip(frames, magnified, strict=True):
-        still = _array(frame)
+    for still, image in pairs:
         if top + height > still.shape[0] or left + width > still.shape[1]:
             raise ValueError(
                 f"mask {left} {top} {width} {height} (left, top, width, height) does not lie in frames of "
@@ -144,10 +142,23 @@ def beside(frames: Frames, magnify: Magnification) -> Iterator[np.ndarray]:
     >>> [frame.shape for frame in beside(clip, iter)]
     [(4, 12, 3), (4, 12, 3)]
     """
-    left, given = tee(frames)  # which keeps as many frames as a filter waits for
-    return (np.concatenate([_array(frame), image], axis=1) for frame, image in zip(left, magnify(given), strict=True))
+    return (np.concatenate(pair, axis=1) for pair in _with_its_image(frames, magnify))
+
+
+def _with_its_image(frames: Frames, magnify: Magnification) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each of `frames`, fetched where it lies on a GPU, and what `magnify` makes of it.
+
+    No more frames are kept than a filter waits for; `itertools.tee` would keep 57, which are 350 MB of full HD.
+    """
+    waiting: deque[np.ndarray | Tensor] = deque()
+
+    def noted() -> Iterator[np.ndarray | Tensor]:
+        for frame in frames:
+            waiting.append(frame)
+            yield frame
+
+    return ((_array(waiting.popleft()), image) for image in magnify(noted()))
 
 
 def _array(frame: np.ndarray | Tensor) -> np.ndarray:
-    """A frame, which may lie on a GPU, as an array."""
     return frame.cpu().numpy() if isinstance(frame, Tensor) else frame

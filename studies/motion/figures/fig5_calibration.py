@@ -202,7 +202,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         ranks_table,
         f"The paper's human study, by which SSIM {SSIM_THRESHOLD} is a score of 3 of 5, cannot be repeated: there are "
         "no viewers here, and no measure above is calibrated to a score. So the threshold stays an option, the "
-        f"`SSIM_THRESHOLD` of these studies, taken from the paper. Networks that reach it: {', '.join(over) or 'none'}; "
+        f"`SSIM_THRESHOLD` of these studies, taken from the paper. Networks with that: {', '.join(over) or 'none'}; "
         f"the best has {best['ssim']:.3f}.",
         command=f"python -m {__name__}", about=about(rows), tables={"table": main, "agreement": ranks_table},
     )  # fmt: skip

@@ -1,14 +1,18 @@
 """The magnifier's fast path shows what the plain network shows: each frame encoded once, any size, any mode."""
 
 import doctest
+import gc
+import os
 import runpy
 import signal
 import sys
 import warnings
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
+from subprocess import Popen
 from unittest.mock import Mock
 
 import numpy as np
@@ -21,6 +25,7 @@ from skimage.io import imread
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import archlab as al
+import studies
 from studies.motion import magnification as all_models
 from studies.motion.network import models
 from studies.motion.network.models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, baseline
@@ -200,6 +205,29 @@ def test_frames_of_a_gpu_are_shown_beside_their_magnification():
     given = [torch.from_numpy(image).as_subclass(Elsewhere) for image in video]
     shown = list(all_models.beside(given, lambda frames: (np.zeros((16, 16, 3), np.uint8) for _ in frames)))
     assert np.array_equal(shown[1][:, :16], video[1]) and shown[1].shape == (16, 32, 3)
+
+
+def bytes_of_tensors():
+    """Of those that were made since `gc.freeze`."""
+    gc.collect()
+    return sum(thing.nbytes for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
+
+
+@pytest.mark.parametrize("model", ["net.safetensors", "phase", "jerk"])
+def test_a_long_clip_takes_no_more_memory_than_a_short_one(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_model(MagnificationNet(Config(width=4)), "net.safetensors")
+    video, options = clip(4, 16, 16), BAND | ({} if model == "jerk" else {"mode": "fir"})
+    magnified = partial(all_models.magnification, model=model, factor=5, device="cpu", mask=(2, 2, 9, 9), **options)
+    shown, held = all_models.beside((torch.from_numpy(np.array(video[n % 4])) for n in count()), magnified), []
+    gc.collect()
+    gc.freeze()
+    try:
+        for number, _ in zip(range(40), shown, strict=False):
+            held += [bytes_of_tensors()] if number in (20, 39) else []
+    finally:
+        gc.unfreeze()
+    assert held[0] == held[1] > 16 * 16 * 3, "after 10 frames the filter is full, and what waits for it"
 
 
 class Counting(MagnificationNet):
@@ -552,6 +580,24 @@ def test_the_command_line_has_the_classical_methods_side_by_side_with_the_input(
     picture = imread("out.png")[..., :3]
     assert picture.shape == (9, 112, 3)
     assert np.abs(picture.astype(int) - [image[7] for image in written]).mean() < 5
+
+
+def test_two_processes_at_once_write_what_one_writes_one_after_the_other(command):
+    """Each with threads of its own, the other as many as there are cores."""
+    save_model(MagnificationNet(Config(width=4)), "net.safetensors")
+    band = ("--mode", "fir", "--band", "1", "3", "--device", "cpu")
+    first = ("first.mp4", "at once 1.mp4", "--model", "net.safetensors", "--precision", "fp32", *band)
+    second = ("second.mp4", "at once 2.mp4", "--model", "phase", *band)
+    for number, words in enumerate((first, second)):
+        save_video(clip(6 - number, 40, 40 + 8 * number), words[0], 10)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment["PYTHONPATH"] = str(Path(studies.__file__).parents[1])
+    with Popen([sys.executable, "-m", "studies.motion.magnify", *first], env=environment) as other:
+        assert command(*second) == 0
+    assert other.returncode == 0
+    for number, words in enumerate((first, second), start=1):
+        assert command(words[0], f"in order {number}.mp4", *words[2:]) == 0
+        assert Path(f"in order {number}.mp4").read_bytes() == Path(words[1]).read_bytes()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

@@ -210,8 +210,8 @@ LIGHTWEIGHT = Config(width=12)
 def lightweight(*, pretrained: bool = False) -> MagnificationNet:
     """A baseline of 12 channels and 138,099 parameters, in place of the network of Singh et al. (WACV 2023).
 
-    An approximation: that network is a baseline with fewer channels and about 120,000 parameters by what the paper
-    says of it; its layers, code and weights are not public. So nothing but its size and its means are here.
+    An approximation: known of that network are its size, about 120,000 parameters, and that it is a baseline with fewer
+    channels. Its layers are not public in detail, and neither code nor weights were found.
 
     `pretrained`: with the weights that row "width 12" of `studies.motion.train.networks` has at the cpu preset, in half
     precision. Raises FileNotFoundError where they are not there.

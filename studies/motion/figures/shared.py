@@ -9,7 +9,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from scipy.stats import kendalltau
 
 from archlab.experiments import Scratch, Wanted
 from archlab.report import Column, Picture, Table, plots, table
@@ -200,11 +199,17 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> tuple[float, float, 
     """Kendall's τ, and its 95 % bootstrap interval over the pairs; resamples of a single value are left out."""
     draw = np.random.default_rng(0)
     chosen = draw.integers(len(one), size=(RESAMPLED, len(one)))
-    taus = [_tau(one[c], other[c]) for c in chosen if len(set(c)) > 1]
-    low, high = np.nanpercentile(taus, (2.5, 97.5))
-    return _tau(one, other), float(low), float(high)
+    low, high = np.nanpercentile(kendalls_tau(one[chosen], other[chosen]), (2.5, 97.5))
+    return float(kendalls_tau(one, other)), float(low), float(high)
 
 
-def _tau(one: np.ndarray, other: np.ndarray) -> float:
-    found: Any = kendalltau(one, other)
-    return float(found.statistic)
+def kendalls_tau(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """τ-b along the last axis, NaN where all are alike; scipy's takes a second for a thousand resamples.
+
+    >>> kendalls_tau(np.array([1, 2, 3, 4]), np.array([1, 2, 4, 3])).round(3)
+    np.float64(0.667)
+    """
+    signs = [np.sign(values[..., :, None] - values[..., None, :]) for values in (one, other)]
+    both, first, second = ((a * b).sum(axis=(-2, -1)) for a, b in (signs, signs[:1] * 2, signs[1:] * 2))
+    with np.errstate(invalid="ignore"):
+        return both / np.sqrt(first * second)

@@ -234,7 +234,7 @@ def test_a_list_with_an_entry_a_block_may_grow_and_other_outputs_may_not():
     x = torch.randn(1, 6, 4)
     made = al.scale_depth(Net(False), x, span="blocks", count=4, init="preserve")
     assert len(made(x)["hidden"]) == 5
-    with pytest.raises(ValueError, match="with 4 blocks the outputs have the shapes"):
+    with pytest.raises(ValueError, match="with 4 blocks the outputs would have the shapes"):
         al.scale_depth(Net(True), x, span="blocks", count=4)
 
 

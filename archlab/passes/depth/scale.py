@@ -97,7 +97,7 @@ def scale_depth(
     pairs = aligned(outputs[0], outputs[-1], have, count)
     if pairs is None:
         raise ValueError(
-            f"scale_depth: with {count} blocks the outputs have the shapes {after.output_shapes}, not "
+            f"scale_depth: with {count} blocks the outputs would have the shapes {after.output_shapes}, not "
             f"{record.output_shapes}"
         )
     alike = [replace(r, output_shapes=_shapes(r, at)) for r, at in zip((record, after), pairs, strict=True)]

@@ -157,7 +157,12 @@ def _with_its_image(frames: Frames, magnify: Magnification) -> Iterator[tuple[np
             waiting.append(frame)
             yield frame
 
-    return ((_array(waiting.popleft()), image) for image in magnify(noted()))
+    def paired(magnified: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for image in magnified:
+            yield _array(waiting.popleft()), image
+        assert not waiting, "there is an image for each frame"
+
+    return paired(magnify(noted()))
 
 
 def _array(frame: np.ndarray | Tensor) -> np.ndarray:

@@ -176,7 +176,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     frame, one = points(first), first.iloc[0]
     frame.to_csv(folder / "points.csv", index=False)
     draw_frames(first, {name: Path(path) for name, path in rows.attrs["folders"].items()}, folder / "frames.png")
-    draw(frame, first, folder / "calibration.png")
+    draw(frame, folder / "calibration.png")
     main, ranks = table_of(first, frame), agreement(frame)
     ranks_table = table(ranks, digits=dict.fromkeys(ranks.columns[1:], 2))
     best = first.iloc[-1]
@@ -231,7 +231,7 @@ def draw_frames(rows: pd.DataFrame, folders: dict[str, Path], path: Path) -> Non
     plots.save(panels[0, 0], path)
 
 
-def draw(frame: pd.DataFrame, rows: pd.DataFrame, path: Path) -> None:
+def draw(frame: pd.DataFrame, path: Path) -> None:
     """Figure 5: each measure against SSIM on synthetic samples, thin lines the clips, the thick one their mean."""
     drawn = [name for name in MEASURES if frame[name].notna().any()]
     _, panels = plt.subplots(1, len(drawn), figsize=(7.1, 2.6), layout="constrained", squeeze=False)

@@ -40,6 +40,7 @@ from .passes.depth.scale import scale_depth
 from .passes.discard import discard, remove
 from .passes.fold.fold import fold
 from .passes.fold.hoist_padding import hoist_padding
+from .passes.fold.upsampling import fold_upsampling
 from .passes.recipe import Recipe, Step, recipe
 from .passes.replace import replace
 from .passes.replay import apply
@@ -67,14 +68,14 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 __all__ = [
-    "ACTIVATIONS", "KINDS", "BackboneMissing", "Call", "Column", "Cost", "Recipe", "Removal", "Search", "Site",
-    "Sites", "Space", "Speed", "Step", "Study", "Task", "apply", "choose", "compare", "cost", "discard", "either",
-    "estimate_norms_", "fold", "fvcore_cost", "hoist_padding", "hypervolume", "interval", "kernel", "lambda_path",
-    "learn_to_remove", "load", "lpips", "lpips_network", "omega_parameters", "omegas", "one_path", "optional",
-    "pareto", "penalty", "plot", "project_", "psnr", "recipe", "remove", "remove_at_random", "remove_greedily",
-    "remove_to_merge", "replace", "run", "sample_", "save", "scale_depth", "scale_resolution", "scale_width", "scores",
-    "search", "sensitivity", "set_architecture_", "set_omegas_", "share", "sites", "space", "speed", "ssim",
-    "supernet", "sweep_resolution", "sweep_width", "switch", "table", "trade_off", "width",
+    "ACTIVATIONS", "KINDS", "BackboneMissing", "Call", "Column", "Cost", "Recipe", "Removal", "Search", "Site", "Sites",
+    "Space", "Speed", "Step", "Study", "Task", "apply", "choose", "compare", "cost", "discard", "either",
+    "estimate_norms_", "fold", "fold_upsampling", "fvcore_cost", "hoist_padding", "hypervolume", "interval", "kernel",
+    "lambda_path", "learn_to_remove", "load", "lpips", "lpips_network", "omega_parameters", "omegas", "one_path",
+    "optional", "pareto", "penalty", "plot", "project_", "psnr", "recipe", "remove", "remove_at_random",
+    "remove_greedily", "remove_to_merge", "replace", "run", "sample_", "save", "scale_depth", "scale_resolution",
+    "scale_width", "scores", "search", "sensitivity", "set_architecture_", "set_omegas_", "share", "sites", "space",
+    "speed", "ssim", "supernet", "sweep_resolution", "sweep_width", "switch", "table", "trade_off", "width",
 ]  # fmt: skip
 
 

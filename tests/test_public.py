@@ -10,9 +10,9 @@ import archlab as al
 
 DESIGN = (
     "Call Site Sites ACTIVATIONS KINDS sites cost Cost fvcore_cost sensitivity switch penalty omega_parameters "
-    "project_ omegas set_omegas_ discard remove fold hoist_padding share scale_resolution sweep_resolution "
-    "sweep_width scale_width scale_depth replace learn_to_remove remove_greedily remove_at_random remove_to_merge "
-    "scores compare trade_off lambda_path Removal Task recipe apply save load Recipe Step "
+    "project_ omegas set_omegas_ discard remove fold fold_upsampling hoist_padding share scale_resolution "
+    "sweep_resolution sweep_width scale_width scale_depth replace learn_to_remove remove_greedily remove_at_random "
+    "remove_to_merge scores compare trade_off lambda_path Removal Task recipe apply save load Recipe Step "
     "supernet space Space kernel optional width either sample_ set_architecture_ one_path estimate_norms_ choose "
     "search Search "
     "ssim psnr lpips lpips_network BackboneMissing interval table Column pareto hypervolume plot run Study speed Speed"

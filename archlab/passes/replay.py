@@ -10,6 +10,7 @@ from .depth.scale import scale_depth
 from .discard import apply_discard
 from .fold.fold import apply_fold
 from .fold.hoist_padding import apply_hoist_padding
+from .fold.upsampling import apply_fold_upsampling
 from .recipe import Recipe, apply_steps
 from .replace import apply_replace
 from .resolution.scale import apply_scale_resolution
@@ -23,6 +24,7 @@ PASSES: dict[str, Callable[..., nn.Module]] = {
     "switch": apply_switch,
     "discard": apply_discard,
     "fold": apply_fold,
+    "fold_upsampling": apply_fold_upsampling,
     "hoist_padding": apply_hoist_padding,
     "share": share,
     "scale_resolution": apply_scale_resolution,

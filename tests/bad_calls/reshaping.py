@@ -7,6 +7,8 @@ import archlab as al
 
 from .rows import INF, NAN, NET, Net, X, bad, good, soft
 
+UP = nn.Sequential(nn.Conv2d(X.shape[1], 2, 1), nn.Upsample(scale_factor=2), nn.Conv2d(2, 2, 3))
+
 
 def width(**options):
     return al.scale_width(NET, X, **options)
@@ -32,6 +34,7 @@ SWITCHED = {
     "share": lambda m: al.share(m, X, keep="head", drop="tail"),
     "scale_depth": lambda m: al.scale_depth(m, X, span="blocks", count=3),
     "hoist_padding": lambda m: al.hoist_padding(m, X),
+    "fold_upsampling": lambda m: al.fold_upsampling(m, X),
     "scale_resolution": lambda m: al.scale_resolution(m, X, span="blocks"),
     "switch": lambda m: al.switch(m, X, kinds="skip"),
 }
@@ -193,6 +196,9 @@ CALLS = [
     bad("fold: where=3", lambda: al.fold(NET, X, where=3), "where", "3"),
     bad("hoist_padding: where='nope'", lambda: al.hoist_padding(NET, X, where="nope"), "'nope'", "head"),
     bad("hoist_padding: nothing to hoist", lambda: al.hoist_padding(NET, X), "no padding"),
+    bad("fold_upsampling: nothing to fold", lambda: al.fold_upsampling(NET, X), "no nearest upsampling"),
+    bad("fold_upsampling: where='nope'", lambda: al.fold_upsampling(UP, X, where="nope"), "'nope'", "there is 2"),
+    bad("fold_upsampling: where=3", lambda: al.fold_upsampling(UP, X, where=3), "where", "3"),
     bad("hoist_padding: cost='time'", lambda: al.hoist_padding(NET, X, cost="time"), "cost", "'time'"),
     *(
         bad(f"share: keep={keep!r}, drop={drop!r}", lambda k=keep, d=drop: al.share(NET, X, keep=k, drop=d), *words)

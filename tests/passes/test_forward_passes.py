@@ -35,6 +35,8 @@ def test_passes_run_a_plain_model_a_few_times_only():
     assert runs(lambda: al.switch(net, x, kinds="activation", granularity="channel")) <= 3
     assert runs(lambda: al.remove(net, x, kinds="activation")) <= 4
     assert runs(lambda: al.fold(net, x)) <= 8
+    upsampled = nn.Sequential(Plain(), nn.Upsample(scale_factor=2), nn.Conv2d(3, 3, 3)).eval()
+    assert runs(lambda: al.fold_upsampling(upsampled, x)) <= 6
     assert runs(lambda: al.scale_resolution(net, x, span="body.0")) <= 4
     soft = al.switch(net, x, kinds="activation")
     al.set_omegas_(soft, 1.0)

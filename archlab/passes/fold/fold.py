@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ...capture.record import Capture, Op
@@ -17,13 +16,13 @@ from ...names import Where
 from ...rewrite.module_tree import drop_unreached, with_modules
 from ...rewrite.rewrite import CannotRewrite, attempt, trace_other_modes
 from ...rewrite.target import Edit, How, target_of
-from ..checks import CLOSE, EXACT, Observed, compared, difference, finish, in_double, observe
+from ..checks import EXACT, Observed, compared, difference, finish, in_double, observe
 from ..recipe import Equality
 from ..switch_state import refuse_switched
 from .chains import Chains, Link, by_location, find_chains, link_at, real_layer
 from .cost_model import CostModel, pricing
 from .linear import NotExact, identity, plus, then
-from .modules import module_of
+from .modules import merged_tolerance, module_of
 from .plan import LayerCost, Segment, keep_matching, plan_chains, plan_sums, sum_of
 
 Round = dict[str, list[list[str]]]  # "chains" and "sums", as a recipe keeps them
@@ -229,16 +228,10 @@ def _checked(reference: _Reference, state: _State, changed: Collection[str]) -> 
     """How equal the model is to the original, in words. Raises AssertionError where it is not."""
     start = reference.start
     if start.double_ran is None or state.double_ran is None:
-        within = compared(start.ran, state.ran, allowed=_own_tolerance(start.model), what="merged", changed=changed)
+        within = compared(start.ran, state.ran, allowed=merged_tolerance(start.model), what="merged", changed=changed)
         return f"equal within {within} (relative)"
     within = compared(start.double_ran, state.double_ran, allowed=EXACT, what="merged", changed=changed)
     return f"equal within {within} (relative) in float64"
-
-
-def _own_tolerance(model: nn.Module) -> float:
-    """What rounding may change where the model does not run in float64."""
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} or {torch.float32}
-    return max(CLOSE, *(20 * torch.finfo(dtype).eps for dtype in dtypes))
 
 
 def _nothing(found: Collection[str], skipped: Mapping[str, str], where: Any) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checks import CLOSE
 from .linear import Layer, NotExact, as_convolution, swapped
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -114,3 +115,9 @@ def module_of(layer: Layer, like: Tensor) -> nn.Module:
     if like.dim() == made.weight.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
         made = made.to(memory_format=torch.channels_last)
     return made
+
+
+def merged_tolerance(model: nn.Module) -> float:
+    """What rounding may change, of weights that were merged too, where a model does not run in float64."""
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} or {torch.float32}
+    return max(CLOSE, *(20 * torch.finfo(dtype).eps for dtype in dtypes))

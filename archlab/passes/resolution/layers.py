@@ -120,12 +120,14 @@ class Resample(nn.Module):
         return pool(x, round(1 / self.factor), ceil_mode=True)
 
 
-def shuffled(x: Tensor, dims: int) -> Tensor:
-    """N x (C 2^dims) x spatial as N x C x twice the grid: torch's pixel shuffle, for any number of dimensions."""
+def shuffled(x: Tensor, dims: int, factor: int = 2) -> Tensor:
+    """N x (C factor^dims) x spatial as N x C x `factor` times the grid: torch's pixel shuffle, for any number of
+    dimensions."""
     n, channels, *sides = x.shape
-    x = x.reshape(n, channels // 2**dims, *[2] * dims, *sides)
+    channels //= factor**dims
+    x = x.reshape(n, channels, *[factor] * dims, *sides)
     order = [axis for pair in zip(range(2 + dims, 2 + 2 * dims), range(2, 2 + dims), strict=True) for axis in pair]
-    return x.permute(0, 1, *order).reshape(n, channels // 2**dims, *(2 * side for side in sides))
+    return x.permute(0, 1, *order).reshape(n, channels, *(factor * side for side in sides))
 
 
 def unshuffled(x: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .classical.acceleration import acceleration, jerk_aware
 from .classical.methods import METHODS, magnified_video, phase, riesz_phase
+from .network.fast import upsampling_folded
 from .network.weights import TRAINED, network
-from .video.magnifier import check_factor, magnify
+from .video.magnifier import check_factor, magnify, working_device
 from .video.temporal import Band, Filter, check_band, temporal_filter
 
 ACCELERATION: dict[str, Callable[[float, float], Filter]] = {"acceleration": acceleration, "jerk": jerk_aware}
@@ -89,7 +90,10 @@ def magnification(
     else:
         filter = temporal_filter("static" if mode is None else mode, rate=rate, band=band, drift_s=drift_s)
     if model not in (*METHODS, *ACCELERATION):
-        return magnify(network(model), frames, factor=factor, filter=filter, device=device, **execution)
+        net = network(model)
+        if working_device(device).type == "cpu":
+            net = upsampling_folded(net)
+        return magnify(net, frames, factor=factor, filter=filter, device=device, **execution)
     unused = [f"{name} {value}" for name, value in execution.items() if value not in ("auto", "fp32", "eager")]
     if unused:
         raise ValueError(f"model {model} runs eagerly in single precision; for a network only: {', '.join(unused)}")

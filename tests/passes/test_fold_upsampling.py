@@ -171,6 +171,22 @@ def test_what_is_not_the_same_is_refused_with_the_reason(why):
     assert why in str(caught.value)
 
 
+def test_a_module_that_upsamples_for_others_too_stays_for_them():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.conv = nn.Upsample(scale_factor=2), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(self.up(x)) + self.up(x)
+
+    torch.manual_seed(0)
+    net = Net()
+    made = al.fold_upsampling(net, IMAGE)
+    assert type(made.up) is nn.Upsample and not isinstance(made.conv, nn.Conv2d)
+    assert torch.allclose(made(IMAGE), net(IMAGE), atol=1e-6)
+
+
 def test_a_convolution_of_other_maps_too_is_left():
     class Net(nn.Module):
         def __init__(self):

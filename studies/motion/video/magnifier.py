@@ -17,6 +17,7 @@ from torch import Tensor
 
 from studies.device import device as first_device
 
+from ..network.fast import pad_by_ring_
 from ..network.models import MagnificationNet
 from .files import check_frame
 from .stream import (
@@ -70,7 +71,8 @@ def magnify(
             comes out as the network reconstructs it. Frames of a filter with a delay come so much later; its memory
             holds the shapes of as many frames as it has taps.
         device: default: the first GPU, where there is one.
-        precision: ``"auto"`` is fp16 on a GPU; on a CPU bf16 where it has instructions for that, else fp32.
+        precision: ``"auto"`` is fp16 on a GPU; on a CPU bf16 where it has AMX, without which bf16 is slower there, else
+            fp32.
         execution: ``"eager"``; ``"compile"``, torch.compile for the size at hand; ``"graph"``, a CUDA graph. The latter
             two get ready when the first frame is shown.
 
@@ -88,6 +90,7 @@ def magnify(
     dtype = half_of(where) if precision == "auto" else DTYPES[precision]
     own = copy.deepcopy(net).eval().requires_grad_(False).to(where, dtype)
     own = own.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    own = pad_by_ring_(own)
     return _magnified(Stream(own, float(factor), coarsest_stride(net), filter, where, dtype), frames, execution)
 
 

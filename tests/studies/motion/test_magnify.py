@@ -142,9 +142,9 @@ def test_the_stated_tolerance_of_half_precision_holds(trained, precision, most, 
     assert 0 < difference.mean() <= mean and difference.max() <= most
 
 
-def test_auto_is_half_precision_where_the_cpu_has_it(monkeypatch):
+def test_auto_is_half_precision_where_that_is_faster_on_the_cpu(monkeypatch):
     for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(streaming, "_cpu_has_bf16", lambda has=has: has)
+        monkeypatch.setattr(streaming, "_cpu_has_amx", lambda has=has: has)
         assert streaming.half_of(torch.device("cpu")) == dtype
         seen = []
         net = MagnificationNet(TINY)

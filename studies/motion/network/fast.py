@@ -1,0 +1,83 @@
+"""The networks made faster for inference on a CPU, with the same output: no upsampled maps, and no padded copies.
+
+torch pads a map with a mirrored border into a new one and convolves that. At full HD these copies took a quarter of the
+proposed network's time on a CPU. Here a large map is convolved with the zeros that the convolution itself pads with,
+and the ring of outputs that saw them is computed again, of four narrow strips with their mirrored border.
+"""
+
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import archlab as al
+
+from .example import example_for
+from .models import MagnificationNet
+
+# Positions of a map from which on the ring is faster; measured on one core of a Xeon with AVX-512, channels last, fp32:
+# 3 x 3 of 32 channels at 270 x 480 16.4 ms instead of 19.0, at 1080 x 1920 (to 16 channels) 195 instead of 337; 7 x 7
+# of 16 channels at 540 x 960 83 instead of 87. At 24 x 24 it takes 1.6 times as long.
+LARGE = 2**16
+SIDE = 32  # pixels of the frames that `upsampling_folded` is checked on
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def upsampling_folded(net: MagnificationNet) -> MagnificationNet:
+    """A copy of `net` by `al.fold_upsampling`, the same within rounding; `net` itself where nothing can be folded, as
+    in one that was saved so."""
+    try:
+        folded = al.fold_upsampling(net, example_for(net, SIDE))
+    except ValueError:
+        return net
+    assert isinstance(folded, MagnificationNet)
+    return folded
+
+
+def pad_by_ring_(net: Net) -> Net:
+    """Let the convolutions of `net` that it can be done to be `RingConv2d`, in place; structure and weights stay.
+
+    Those of stride, dilation and groups 1 whose border is mirrored or replicated by less than the kernel is wide.
+    """
+    for module in net.modules():
+        if type(module) is nn.Conv2d and _has_ring(module):
+            module.__class__ = RingConv2d
+    return net
+
+
+class RingConv2d(nn.Conv2d):
+    """A convolution with a mirrored or replicated border that pads no copy of a large map. Only for inference on a CPU:
+    of a small map, elsewhere, and where gradients are asked for it does what nn.Conv2d does."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        height, width = input.shape[-2:]
+        large = input.dim() == 4 and height * width >= LARGE and min(height, width) > max(self.kernel_size)
+        if large and input.device.type == "cpu" and not torch.is_grad_enabled():
+            assert isinstance(self.padding, tuple)
+            return with_ring(input, weight, bias, padding=self.padding, mode=self.padding_mode)
+        return super()._conv_forward(input, weight, bias)
+
+
+def with_ring(x: Tensor, weight: Tensor, bias: Tensor | None, *, padding: tuple[int, ...], mode: str) -> Tensor:
+    """``conv2d(pad(x, mode), weight, bias)`` with stride 1, of a map that is larger than the kernel."""
+    (above, left), (rows, columns) = padding, (side - 1 for side in weight.shape[2:])
+    made = F.conv2d(x, weight, bias, padding=padding)
+    if above:
+        top, bottom = x[:, :, :rows], x[:, :, x.shape[2] - rows :]
+        made[:, :, :above] = F.conv2d(F.pad(top, (left, left, above, 0), mode=mode), weight, bias)
+        made[:, :, -above:] = F.conv2d(F.pad(bottom, (left, left, 0, above), mode=mode), weight, bias)
+    if left:
+        inner = made[:, :, above : made.shape[2] - above]
+        first, last = x[..., :columns], x[..., x.shape[3] - columns :]
+        inner[..., :left] = F.conv2d(F.pad(first, (left, 0, 0, 0), mode=mode), weight, bias)
+        inner[..., -left:] = F.conv2d(F.pad(last, (0, left, 0, 0), mode=mode), weight, bias)
+    return made
+
+
+def _has_ring(conv: nn.Conv2d) -> bool:
+    plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1 and isinstance(conv.padding, tuple)
+    room = {"reflect": 1, "replicate": 0}.get(conv.padding_mode)  # what is mirrored lies inside of the strip
+    if not plain or room is None or not any(conv.padding):
+        return False
+    return all(not p or p + room < k for p, k in zip(conv.padding, conv.kernel_size, strict=True))

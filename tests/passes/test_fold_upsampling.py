@@ -157,7 +157,7 @@ REFUSED = {
     "not by one factor": (Code(lambda x: F.interpolate(x, scale_factor=(2, 3))), ()),
     "the call gives its factor": (Code(lambda x, n: F.interpolate(x, scale_factor=n)), (2,)),
     "looked at": (Code(looked_at), ()),
-    "no plain convolution": (Code(lambda x: twice(x).relu()), ()),
+    "relu, which is no plain convolution": (Code(lambda x: twice(x).relu()), ()),
     "changed in place": (Code(lambda x: twice(x).add_(1)), ()),
     "The example runs no nearest upsampling": (Code(lambda x: x), ()),
 }
@@ -171,7 +171,7 @@ def test_what_is_not_the_same_is_refused_with_the_reason(why):
     assert why in str(caught.value)
 
 
-def test_a_module_that_upsamples_for_others_too_stays_for_them():
+def test_a_module_that_upsamples_for_others_too_stays():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -180,11 +180,8 @@ def test_a_module_that_upsamples_for_others_too_stays_for_them():
         def forward(self, x):
             return self.conv(self.up(x)) + self.up(x)
 
-    torch.manual_seed(0)
-    net = Net()
-    made = al.fold_upsampling(net, IMAGE)
-    assert type(made.up) is nn.Upsample and not isinstance(made.conv, nn.Conv2d)
-    assert torch.allclose(made(IMAGE), net(IMAGE), atol=1e-6)
+    with pytest.raises(ValueError, match="add, which is no plain convolution, reads its output"):
+        al.fold_upsampling(Net(), IMAGE)
 
 
 def test_a_convolution_of_other_maps_too_is_left():

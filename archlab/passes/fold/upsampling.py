@@ -195,7 +195,7 @@ def _readers(ops: Sequence[Op], chains: Chains, owner: Mapping[str, Link]) -> tu
             if path in chains.skipped:
                 raise NotExact(f"{path}, which reads it, is none that can be merged: {chains.skipped[path]}")
             if path not in owner or owner[path].layer.form != "conv" or not owner[path].layer.dims:
-                raise NotExact(f"a {reader.name} that is no plain convolution reads its output")
+                raise NotExact(f"{reader.name}, which is no plain convolution, reads its output")
             found[path] = None
     if not found:
         raise NotExact("nothing reads its output")
@@ -257,19 +257,17 @@ def _without(
 ) -> Rewritten:
     """A copy of `model` with the convolutions `taken` on the coarse grid and without their upsamplings, and what `run`
     gave of it."""
-    record, new = chains.flow.record, dict[str, nn.Module]()
+    new: dict[str, nn.Module] = {}
     for path in taken:
         old: Any = model.get_submodule(path)
         factor = found.convolutions[path][0].factor
         layer, cut = phases(layer_of(old), factor)
         new[path] = PhaseConv(module_of(layer, old.weight), factor, cut).train(old.training)
-    gone = {op for up in ups for op in up.ops}
-    used = {op.call.module for op in record.ops if op.call is not None and op not in gone}
     edits = []
     for up in ups:
         paths = {op.call.module if op.call is not None else "" for op in up.ops}
-        if all(path not in used and type(model.get_submodule(path)) in _UPSAMPLING for path in paths):
+        if all(type(model.get_submodule(path)) in _UPSAMPLING for path in paths):
             new |= {path: nn.Identity() for path in paths}
         else:
             edits.append(Edit(target_of(up.address, up.ops, chains.flow)))
-    return rewrite(with_modules(model, new), example, edits, record=record, run=run)
+    return rewrite(with_modules(model, new), example, edits, record=chains.flow.record, run=run)

@@ -70,7 +70,7 @@ def phases(layer: Layer, factor: int) -> tuple[Layer, Cut]:
         for t in range(k):
             for b in range(factor):
                 chosen[t, b, (b + d * t) // factor] = 1
-        weight = torch.tensordot(weight, chosen, dims=([2], [0]))  # its phases and taps come last
+        weight = torch.einsum("abi...,ipt->ab...pt", weight, chosen)  # its phases and taps come last
     if torch.Size(kernel).numel() >= torch.Size(layer.kernel).numel():
         raise NotExact("its kernel covers as many positions of the coarse grid")
     outer, inner = range(2, 2 + 2 * layer.dims, 2), range(3, 3 + 2 * layer.dims, 2)

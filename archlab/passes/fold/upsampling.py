@@ -73,7 +73,7 @@ def fold_upsampling(model: nn.Module, example: Any, *, where: Where = None) -> n
     paths = list(found.convolutions)
     wanted = chosen(paths, where, names=lambda path: [path], what="convolution behind a nearest upsampling")
     taken = _together(found, wanted)
-    skipped = found.skipped | {path: found.why(path, taken) for path in wanted if path not in taken}
+    skipped = {**found.skipped, **{path: found.why(path, taken) for path in wanted if path not in taken}}
     if not taken:
         why = "; ".join(f"{address}: {reason}" for address, reason in list(skipped.items())[:6])
         raise ValueError(f"no upsampling to fold. {why or 'The example runs no nearest upsampling'}")

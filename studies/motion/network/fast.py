@@ -76,8 +76,8 @@ def with_ring(x: Tensor, weight: Tensor, bias: Tensor | None, *, padding: tuple[
 
 
 def _has_ring(conv: nn.Conv2d) -> bool:
-    plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1 and isinstance(conv.padding, tuple)
+    plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1
     room = {"reflect": 1, "replicate": 0}.get(conv.padding_mode)  # what is mirrored lies inside of the strip
-    if not plain or room is None or not any(conv.padding):
+    if isinstance(conv.padding, str) or not plain or room is None or not any(conv.padding):
         return False
     return all(not p or p + room < k for p, k in zip(conv.padding, conv.kernel_size, strict=True))

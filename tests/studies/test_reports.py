@@ -12,9 +12,11 @@ import pytest
 REPORTS = Path(__file__).resolve().parents[2] / "reports"
 STUDIES = (
     "studies.motion.table1", "studies.motion.train.networks", "studies.classify.resnet20", "studies.removal.study",
+    "studies.removal.merging",
     *(f"studies.motion.figures.{name}" for name in
-      ("fig1_cost", "fig6_width", "fig7_resolution", "fig8_noise", "fig10_impulse", "fig11_ablation", "fig13_nas",
-       "fig2_linearity", "fig5_calibration", "fig14_slices", "fig17_subpixel", "fig19_vibration", "real_time")),
+      ("by_passes", "fig1_cost", "fig6_width", "fig7_resolution", "fig8_noise", "fig10_impulse", "fig11_ablation",
+       "fig13_nas", "fig2_linearity", "fig5_calibration", "fig14_slices", "fig17_subpixel", "fig19_vibration",
+       "real_time")),
 )  # fmt: skip
 
 

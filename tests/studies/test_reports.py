@@ -16,7 +16,7 @@ STUDIES = (
     *(f"studies.motion.figures.{name}" for name in
       ("by_passes", "fig1_cost", "fig6_width", "fig7_resolution", "fig8_noise", "fig10_impulse", "fig11_ablation",
        "fig13_nas", "fig2_linearity", "fig5_calibration", "fig14_slices", "fig17_subpixel", "fig19_vibration",
-       "real_time")),
+       "full_hd", "real_time")),
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from ..names import printable
 from .tables import Table, check_columns
 
 NOTES = "notes.md"  # written by hand: a reading of this very run
+NAMED = 12  # rows of older code are named up to so many
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,12 @@ def conditions_line(rows: pd.DataFrame, command: str) -> str:
     given = f", weights {made['weights']}" if made.get("weights") else ""
     told = f"`{command} --preset {made['preset']}`, data {made['data']}{given}, {made['seeds']} seed(s), {device}, "
     told += f"torch {made['torch']}, commit {made['commit']}."
-    stale = rows.loc[rows["stale"].astype(bool), "row"] if "stale" in rows else []
-    return told + (f" Of code that has changed since: {', '.join(dict.fromkeys(stale))}." if len(stale) else "")
+    stale = list(dict.fromkeys(rows.loc[rows["stale"].astype(bool), "row"])) if "stale" in rows else []
+    if not stale:
+        return told
+    every = rows["row"].nunique()
+    named = ", ".join(stale) if len(stale) <= NAMED else f"{len(stale)} of {every} rows (stale in rows.csv)"
+    return f"{told} Of code that has changed since: {'all rows' if len(stale) == every > 1 else named}."
 
 
 def _pictures(part: Part) -> list[Picture]:

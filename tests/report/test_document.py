@@ -33,6 +33,17 @@ def test_parts_stand_in_order_under_how_they_were_made(rows, tmp_path):
     assert (tmp_path / "other.tex").read_text().startswith(r"\begin{tabular}")
 
 
+@pytest.mark.parametrize(
+    ("older", "said"),
+    [(2, "since: r0, r1."), (14, "since: 14 of 20 rows (stale in rows.csv)."), (20, "since: all rows.")],
+)
+def test_rows_of_older_code_are_named_while_they_are_few(rows, older, said, tmp_path):
+    many = pd.DataFrame({"row": [f"r{n}" for n in range(20)], "stale": [n < older for n in range(20)]})
+    many.attrs |= rows.attrs
+    write_report(many, tmp_path, "Title", command="python -m s")
+    assert f"Of code that has changed {said}" in (tmp_path / "report.md").read_text()
+
+
 def test_notes_are_appended_and_stay(rows, tmp_path):
     (tmp_path / "notes.md").write_text("## Reading\n\nIt is so.\n")
     for _ in range(2):

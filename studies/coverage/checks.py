@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import archlab as al
 from archlab.capture.example import run_example, tensors_in
+from archlab.passes.depth.outputs import left_of
 
 from .families import Family, family, seeded
 from .witness import overlooked, witness
@@ -98,16 +99,22 @@ def _one(row: dict[str, Any], soft: nn.Module, example: Any, *, cached: bool) ->
     row["bypassed"] += (bypassed := sum(way == "bypassed" for way in how))
     row["physical"] += len(how) - bypassed
     with torch.no_grad():
-        both = list(zip(_outputs(soft, example), _outputs(thin, example), strict=False))
+        made, wanted = _output(soft, example), _output(thin, example)
+    places = zip(*left_of(made, wanted), strict=True)
+    both = [(tensors_in(made)[a], tensors_in(wanted)[b]) for a, b in places]
     compared = [(a, b) for n, (a, b) in enumerate(both) if not cached or n == 0 or a.shape == b.shape]
-    difference = max((_relative(a, b) for a, b in compared), default=0.0)
+    difference = max((_relative(a, b) for a, b in compared if a.is_floating_point()), default=0.0)
     row["difference_at_one"] = max(row["difference_at_one"], difference)
     row["equal_at_one"] &= difference <= TOLERANCE
 
 
 def _outputs(model: nn.Module, example: Any) -> list[Tensor]:
+    return [t for t in tensors_in(_output(model, example)) if t.is_floating_point()]
+
+
+def _output(model: nn.Module, example: Any) -> Any:
     torch.manual_seed(0)
-    return [t for t in tensors_in(run_example(model, example)) if t.is_floating_point()]
+    return run_example(model, example)
 
 
 def _relative(made: Tensor, wanted: Tensor) -> float:

@@ -159,7 +159,7 @@ def sound(row: Mapping[Any, Any]) -> bool:
 
 def _totals(rows: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
     def total(*columns: str) -> int:
-        return sum(row.get(column) or 0 for row in rows for column in columns)
+        return int(sum(row.get(column) or 0 for row in rows for column in columns))  # floats beside empty cells
 
     return {
         "families": len(rows),

@@ -119,7 +119,11 @@ def outcome(made: Made, tried: Try) -> str:
         return f"none: {error}"
     except Exception as error:
         return f"{'refused' if is_refusal(error) else 'failed'}: {_short(error)}"
-    if _same(model, result):
+    try:
+        same = _same(model, result)
+    except Exception as error:  # raised by the __repr__ of a module that shows a parameter which is gone
+        return f"failed: the result cannot be printed: {_short(error)}"
+    if same:
         return "failed: the model is as it was, without a word"
     step = al.recipe(result).steps[-1]
     taken, found = len(step.taken), len(step.found)

@@ -119,6 +119,7 @@ def drop_unreached(
                 _put(model, names[path], unreached[path])
             continue
         _remember_emptied(emptied)
+        _keep_printable(owner for owner, _, _ in emptied)
         return ran
     assert failed is not None
     raise failed
@@ -150,6 +151,15 @@ def _remember_emptied(emptied: Iterable[tuple[nn.Module, str, Tensor]]) -> None:
             for method in (runner for runner in runners.values() if isinstance(runner, Method)):
                 if isinstance(tensor, nn.Parameter):
                     method.stand_ins[name] = nn.Parameter(tensor.detach().to("meta"), requires_grad=False)
+
+
+def _keep_printable(owners: Iterable[nn.Module]) -> None:
+    """Let modules that show a parameter which is gone show nothing of their own: printing the model would raise."""
+    for owner in owners:
+        try:
+            owner.extra_repr()
+        except Exception:  # whatever the class raises that misses what it shows
+            owner.extra_repr = str  # str() is "", and a class, unlike a lambda, can be copied and pickled
 
 
 def _put(model: nn.Module, paths: Iterable[str], module: nn.Module) -> None:

@@ -1,5 +1,7 @@
 """fold: norms, scales and shifts however they are written, layers at several sizes; and the reason where not."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -153,3 +155,24 @@ def test_a_functional_convolution_is_named_as_what_it_is():
 
     with pytest.raises(ValueError, match=r"conv2d\.0: a conv2d by a parameter of the code around it"):
         al.fold(filled(Net()), X)
+
+
+class Root(nn.Module):
+    """An RMSNorm that shows its weight when it is printed, as those of language models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(4))
+
+    def forward(self, x):
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+    def extra_repr(self):
+        return str(tuple(self.weight.shape))
+
+
+def test_a_norm_whose_weight_went_into_the_next_layer_can_be_printed():
+    net, x = nn.Sequential(nn.Linear(4, 4), Root(), nn.Linear(4, 2)).eval(), torch.randn(3, 4)
+    folded = al.fold(net, x)
+    assert folded[1].weight is None and torch.allclose(folded(x), net(x), atol=1e-6)
+    assert repr(copy.deepcopy(folded)) == repr(folded) == repr(net).replace("Root((4,))", "Root()")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+import torch._dynamo  # takes seconds, the first time
 from torch import nn
 
 import archlab as al

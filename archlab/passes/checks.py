@@ -209,17 +209,24 @@ def finish(
     return with_step(made, recipe(model), step)
 
 
-def outputs_are_counted(model: nn.Module, example: Any, before: Capture, after: Capture, *, otherwise: str) -> bool:
+def outputs_are_counted(
+    model: nn.Module, example: Any, before: Capture, after: Capture, *, changed: str, remedy: str
+) -> bool:
     """Whether outputs have other sizes than before because they hang on values, as the number of boxes found does.
 
-    Raises ValueError, beginning with `otherwise`, where they have for another reason.
+    Raises ValueError where they have for another reason, saying what was `changed`, and the `remedy`.
     """
     shapes = [list(record.output_shapes) for record in (before, after)]
     if shapes[0] == shapes[1]:
         return False
     if not _sizes_hang_on_values(model, example):
-        raise ValueError(f"{otherwise} the outputs would have the shapes {shapes[1]}, not {shapes[0]}")
+        raise ValueError(f"{changed} the outputs would have the shapes {shapes[1]}, not {shapes[0]}: {remedy}")
     return True
+
+
+def sizes_told(counted: bool) -> str:
+    """What a step says of the sizes of the outputs, where values are not compared."""
+    return "how large the outputs are hangs on their values" if counted else "the outputs keep their shapes"
 
 
 def _sizes_hang_on_values(model: nn.Module, example: Any) -> bool:

@@ -15,7 +15,7 @@ from ..rewrite.inject import free_name
 from ..rewrite.module_tree import drop_unreached
 from ..rewrite.rewrite import rewrite
 from ..rewrite.target import Edit, Rewire, target_of
-from .checks import finish, observe, outputs_are_counted
+from .checks import finish, observe, outputs_are_counted, sizes_told
 from .recipe import Equality
 from .resolution.layers import Resample
 from .switch_state import refuse_switched
@@ -81,11 +81,14 @@ def share(model: nn.Module, example: Any, *, keep: str, drop: str) -> nn.Module:
     rewritten = rewrite(prepared, example, edits, record=record, run=lambda net: capture(net, example))
     new, after = rewritten.model, rewritten.ran
     drop_unreached(new, record, after, lambda net: observe(net, example))
-    counted = outputs_are_counted(model, example, record, after, otherwise=f"share: with {keep} for {drop}")
+    counted = outputs_are_counted(
+        model, example, record, after, changed=f"share: with {keep} for {drop}",
+        remedy="the output of neither may be what the model returns",
+    )  # fmt: skip
     gone = sorted(record.reached()[0] - after.reached()[0])
     return finish(
         new, model, name="share", options={"keep": keep, "drop": drop}, before=record, after=after,
-        equality=Equality.NONE, checked="values change; the outputs keep their shapes",
+        equality=Equality.NONE, checked=f"values change; {sizes_told(counted)}",
         found=[keep, drop], taken=[drop], skipped=dict.fromkeys(gone, "reached no more"), how=rewritten.how,
         counted=counted,
     )  # fmt: skip

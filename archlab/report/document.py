@@ -113,9 +113,10 @@ def conditions_line(rows: pd.DataFrame, command: str) -> str:
     stale = list(dict.fromkeys(rows.loc[rows["stale"].astype(bool), "row"])) if "stale" in rows else []
     if not stale:
         return told
-    every = rows["row"].nunique()
-    named = ", ".join(stale) if len(stale) <= NAMED else f"{len(stale)} of {every} rows (stale in rows.csv)"
-    return f"{told} Of code that has changed since: {'all rows' if len(stale) == every > 1 else named}."
+    every, named = rows["row"].nunique(), ", ".join(stale)
+    if len(stale) > NAMED:
+        named = "all rows" if len(stale) == every else f"{len(stale)} of {every} rows (stale in rows.csv)"
+    return f"{told} Of code that has changed since: {named}."
 
 
 def _pictures(part: Part) -> list[Picture]:

@@ -99,11 +99,12 @@ def check_same_weights(model: nn.Module) -> None:
     if process_count() == 1:
         return
     names, parameters = zip(*model.named_parameters(), strict=True)
-    sums = torch.stack([_sum_of_bytes(parameter) for parameter in parameters])
+    sums = torch.stack([_sum_of_bytes(parameter).to(parameters[0].device) for parameter in parameters])
     told = torch.cat([sums, -sums])
     distributed.all_reduce(told, distributed.ReduceOp.MAX)
     most, least = told.split(len(sums))
-    if (other := (most != -least).nonzero().flatten().tolist()) != []:
+    other = (most != -least).nonzero().flatten().tolist()
+    if other:
         raise ValueError(
             f"model: the processes begin with other weights, {len(other)} of {len(names)} parameters, the first "
             f"{names[other[0]]!r}; build the model with the same seed in each, or load the same file"
@@ -117,7 +118,8 @@ def wait_for_all() -> None:
 
 
 def _sum_of_bytes(tensor: Tensor) -> Tensor:
-    """A whole number that is the same for the same values, on any device: a sum of floats is not."""
+    """A whole number that is the same for the same values on any device, as a sum of floats is not; other values have
+    another one, but by chance."""
     return tensor.detach().reshape(-1).view(torch.uint8).sum(dtype=torch.int64)
 
 

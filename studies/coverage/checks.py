@@ -100,8 +100,8 @@ def _one(row: dict[str, Any], soft: nn.Module, example: Any, *, cached: bool) ->
     row["physical"] += len(how) - bypassed
     with torch.no_grad():
         made, wanted = _output(soft, example), _output(thin, example)
-    places = zip(*left_of(made, wanted), strict=True)
-    both = [(tensors_in(made)[a], tensors_in(wanted)[b]) for a, b in places]
+    here, there = tensors_in(made), tensors_in(wanted)
+    both = [(here[a], there[b]) for a, b in zip(*left_of(made, wanted), strict=True)]
     compared = [(a, b) for n, (a, b) in enumerate(both) if not cached or n == 0 or a.shape == b.shape]
     difference = max((_relative(a, b) for a, b in compared if a.is_floating_point()), default=0.0)
     row["difference_at_one"] = max(row["difference_at_one"], difference)

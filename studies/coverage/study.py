@@ -48,8 +48,6 @@ LIMIT_S = 600.0  # after which one row is given up; reshaping maxvit took more t
 EXPLAINED = {
     "torchvision.mask_rcnn": "with random weights it finds no box, so that its mask head and the losses behind its "
     "proposals get no input and no gradient",
-    "transformers.mamba": "two SiLU gates, off by default, run in code that is not the mixer's own (its kernels are "
-    "wrapped), where they are seen but cannot be met again; all other sites are switched and removed",
     "timm.fasternet": "its partial convolutions set one of two methods as their `forward` on the instance, where a "
     "rewritten one would not be called; all other sites are switched and removed",
 }
@@ -68,7 +66,8 @@ OF_RESHAPING = (
     "The same families, each pass on a new copy: `fold` after all activations are removed; two blocks more and all but "
     "one less of the largest stack of blocks; half and 1.5 times the width, fresh, pruned and preserved; one block on "
     "half the resolution. *Partly*: some layers stay, each with its reason on the step; *none*: there is nothing that "
-    "the pass is for; *failed*: a raw error, or a model that stays as it was without a word."
+    "the pass is for; *failed*: a raw error, a model that stays as it was without a word, or a result that cannot be "
+    "printed."
 )
 OF_SITUATIONS = (
     "Each is a model of a few lines after a public bug report. *Right*: the result is what a hand-written model gives. "

@@ -374,9 +374,11 @@ class Finds(nn.Module):
         super().__init__()
         blocks = [nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()) for _ in range(3)]
         self.stem, self.body, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Sequential(*blocks), nn.Conv2d(4, 1, 1)
+        self.beside = nn.Conv2d(4, 4, 1)
 
     def forward(self, x):
-        scores = self.head(self.body(self.stem(x)))
+        x = self.stem(x)
+        scores = self.head(self.body(x) + self.beside(x))
         return scores[scores > scores.mean()]
 
 
@@ -387,13 +389,29 @@ class Finds(nn.Module):
         lambda net, x: al.scale_depth(net, x, span="body", count=5),
         lambda net, x: al.scale_depth(net, x, span="body", count=1),
         lambda net, x: al.scale_width(net, x, ratio=0.5),
+        lambda net, x: al.share(net, x, keep="beside", drop="body"),
     ],
-    ids=["coarser", "deeper", "shallower", "narrower"],
+    ids=["coarser", "deeper", "shallower", "narrower", "shared"],
 )
 def test_outputs_as_long_as_what_was_found_may_change_in_length(reshaped):
-    torch.manual_seed(3)
+    torch.manual_seed(1)
     net, x = Finds().eval(), torch.randn(1, 1, 16, 16)
     new = reshaped(net, x)
     assert new(x).shape != net(x).shape and new(x).dim() == 1
+    assert "keep their shapes" not in al.recipe(new).steps[-1].checked
     again = al.apply(al.recipe(new), net, x)
     assert [p.shape for p in again.parameters()] == [p.shape for p in new.parameters()]
+
+
+def test_an_output_within_the_span_is_refused_in_words():
+    class Shows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = conv(), conv()
+
+        def forward(self, x):
+            inner = self.a(x)
+            return self.b(inner), inner
+
+    with pytest.raises(ValueError, match=r"on another grid the outputs would have .*must not lie within the span"):
+        al.scale_resolution(Shows(), IMAGE, span=("a", "b"))

@@ -95,13 +95,13 @@ def scale_depth(
             f"scale_depth: {uncalled[0]} is not called: the code around {span!r} names the blocks it calls"
         )
     pairs = aligned(outputs[0], outputs[-1], have, count)
+    changed, remedy = f"scale_depth: with {count} blocks", "what it returns for each block must be a list"
     if pairs is None:
         raise ValueError(
-            f"scale_depth: with {count} blocks the outputs would have the shapes {after.output_shapes}, not "
-            f"{record.output_shapes}"
+            f"{changed} the outputs would have the shapes {after.output_shapes}, not {record.output_shapes}: {remedy}"
         )
     alike = [replace(r, output_shapes=_shapes(r, at)) for r, at in zip((record, after), pairs, strict=True)]
-    counted = outputs_are_counted(model, example, *alike, otherwise=f"scale_depth: with {count} blocks")
+    counted = outputs_are_counted(model, example, *alike, changed=changed, remedy=remedy)
     equality, checked = Equality.NONE, "blocks were dropped" if count < have else "the new blocks are fresh"
     if new and init == "preserve":
         # In evaluation mode: dropout of the new blocks would draw other numbers.
@@ -110,11 +110,11 @@ def scale_depth(
             for net, at in zip((model, made), pairs, strict=True)
         )
         equality, checked = Equality.EXACT, f"equal within {compared(old, deep, allowed=0.0, what='deepened')}"
-    changed = [prefix + name for name in new or names[count:]]
+    taken = [prefix + name for name in new or names[count:]]
     return finish(
         made, model, name="scale_depth", options={"span": span, "count": count, "init": init},
         before=alike[0], after=alike[1], counted=counted, equality=equality, checked=checked,
-        found=[prefix + n for n in [*names, *new]], taken=changed, skipped=skipped,
+        found=[prefix + n for n in [*names, *new]], taken=taken, skipped=skipped,
     )  # fmt: skip
 
 

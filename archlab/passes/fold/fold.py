@@ -56,6 +56,7 @@ def fold(model: nn.Module, example: Any, *, where: Where = None, cost: CostModel
     Raises:
         ValueError: where nothing is merged.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 3))
     >>> fold(net.eval(), torch.zeros(1, 3, 9, 9))
     Sequential(

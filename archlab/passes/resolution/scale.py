@@ -18,7 +18,7 @@ from ...rewrite.inject import free_name
 from ...rewrite.module_tree import with_modules
 from ...rewrite.rewrite import CannotRewrite, rewrite
 from ...rewrite.target import Edit, How, Wrap, target_of
-from ..checks import finish, outputs_are_counted
+from ..checks import finish, outputs_are_counted, sizes_told
 from ..recipe import Equality
 from ..switch_state import refuse_switched
 from .layers import DOWN, UP, Coarser, Down, DownStage, Finer, Rescaled, Up, UpStage
@@ -188,12 +188,15 @@ def apply_scale_resolution(
                 f"scale_resolution: on the other grid {span!r} makes {call.out_shapes[0][2:]} of "
                 f"{call.in_shapes[0][2:]}: it has a size of its own"
             )
-    counted = outputs_are_counted(model, example, record, changed, otherwise=f"scale_resolution: with {span!r} resized")
+    counted = outputs_are_counted(
+        model, example, record, changed, changed=f"scale_resolution: with {span!r} on another grid",
+        remedy="what the model returns must not lie within the span",
+    )  # fmt: skip
     options = {"span": span if isinstance(span, str) else list(span), "factor": factor, "down": down, "up": up}
     return finish(
         new, model, name="scale_resolution", options=options | {"kernel": kernel, "activation": activation},
         before=record, after=changed, equality=Equality.NONE,
-        checked="the new layers are fresh; the outputs keep their shapes", found=[first, last], taken=[first, last],
+        checked=f"the new layers are fresh; {sizes_told(counted)}", found=[first, last], taken=[first, last],
         how=how, counted=counted,
     )  # fmt: skip
 

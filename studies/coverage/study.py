@@ -6,7 +6,7 @@ One row a family: sites of each kind, completeness against the autograd graph, e
 removed model at omega = 1, gradients, how sites were rewritten, seconds, error. One more a family: what of it can be
 folded, deepened, widened, narrowed and run coarser. And one row a situation from a public bug report, done right or
 refused by name. Each row runs in a process of its own with a time limit, so that neither a crash nor a hang stops the
-sweep. On two cores the rows of sites take about 50 minutes, those of reshaping 60 to 90. Output:
+sweep. Beside other work the rows of sites took 50 minutes of two cores, those of reshaping 95. Output:
 ``reports/coverage/cpu/``, each count in its rows.csv.
 """
 

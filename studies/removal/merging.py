@@ -3,7 +3,7 @@
 ``python -m studies.removal.merging --preset smoke|cpu --seeds 2 --data DIR [--only "VDSR*"] [--time-limit MINUTES]``
 
 Every way has the same training steps and weights to begin with; what could be merged is, at the end (`al.fold`, after
-`al.hoist_padding`). DIR: studies/guides/studies.md. cpu takes about 25 minutes of one core with two seeds.
+`al.hoist_padding`). DIR: studies/guides/studies.md. cpu took an hour of wall time with two seeds, beside other work.
 Output: ``reports/merging/<preset>/``.
 """
 

@@ -86,7 +86,9 @@ def _made(cell: Cell, deadline: float | None) -> Any:
     for name, need in cell.needs.items():
         result = standing(need)
         assert result is not None
-        needed[name] = Needed(result["values"], need.home / result["content"])
+        needed[name] = Needed(
+            result["values"], need.home / result["content"], need.results / f"{need.key}-{result['content']}.json"
+        )
     data, weights = (None if path is None else Path(path) for path in (plan.data, plan.weights))
     shared = Path(plan.scratch).parents[1] / "shared"
     scratch = Scratch(folder, data, deadline, needed, None if cell.given is None else weights, shared)

@@ -61,7 +61,19 @@ class Needed:
     """A finished cell that another needs: the values it returned, and the folder it worked in."""
 
     values: Mapping[str, Any]
-    folder: Path
+    worked_in: Path
+    result: Path | None = None  # the file that holds the values
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are that the cell left. Raises FileNotFoundError where they did not come with its result."""
+        if not self.worked_in.is_dir():
+            remedy = "" if self.result is None else f"; delete {self.result}, and the row is made again with its files"
+            raise FileNotFoundError(
+                f"{self.worked_in}: the files of a row that this one needs are not there, as its result was made on "
+                f"another machine or its scratch folder was deleted{remedy}"
+            )
+        return self.worked_in
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import importlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,6 +162,16 @@ def test_what_needs_a_missing_cell_waits(lab, monkeypatch):
     monkeypatch.setenv("BEHAVE_base", "fail")
     missing = lab.run().attrs["missing"]
     assert missing["b (seed 0)"] == "waits for base (seed 0)" and lab.ran() == ["base 0"]
+
+
+def test_files_that_did_not_come_with_a_result_are_told_with_what_makes_them_again(lab, monkeypatch):
+    lab.run(only="base")
+    shutil.rmtree(lab.folder / "scratch")  # as in a clone, where results are committed and scratch is not
+    monkeypatch.setenv("BEHAVE_b", "exec scratch.needed['base'].folder")
+    failed = lab.run(only="b").attrs["missing"]["b (seed 0)"]
+    assert "its result was made on another machine" in failed
+    Path(re.search("delete (.*), and the row", failed)[1]).unlink()
+    assert lab.run(only="b")["row"].tolist() == ["base", "b"] and lab.ran() == ["b 0", "base 0", "b 0"]
 
 
 def test_the_time_limit_cuts_inside_a_cell_and_the_next_call_goes_on(lab, monkeypatch):

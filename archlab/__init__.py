@@ -27,7 +27,6 @@ from .capture.example import Call
 from .discovery.kinds import KINDS
 from .discovery.ops import ACTIVATIONS
 from .discovery.site import Site, Sites
-from .discovery.survey import sites
 from .experiments.runner import run
 from .experiments.study import Study
 from .measure.costs import Cost, cost
@@ -47,6 +46,7 @@ from .passes.replay import apply
 from .passes.resolution.scale import scale_resolution, sweep_resolution
 from .passes.serialization import load, save
 from .passes.share import share
+from .passes.survey import sites
 from .passes.switch import switch
 from .passes.switch_state import omega_parameters, omegas, penalty, project_, set_omegas_
 from .passes.width.scale import scale_width, sweep_width

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from ..capture.example import Call
-from ..discovery.survey import sites
 from ..measure.costs import cost, in_words
 from ..measure.fvcore import fvcore_cost
+from ..passes.survey import sites
 from ..report.tables import csv_of
 from .options import (
     SHOWN,

@@ -14,31 +14,14 @@ import torch
 from torch import nn
 
 from ..arguments import wrong
-from ..capture.record import Op
-from ..capture.recorder import capture
 from ..discovery.kinds import Kind
 from ..discovery.site import Site
-from ..rewrite.target import Edit, Freeze, Target
+from ..rewrite.target import Edit, Freeze
 from .checks import Observed
+from .concat.followed import Followed
 from .heads.cut import heads_cut
-from .width.axes import Axis, Dims, Expr, Product, leaves, resolved, size_with
 from .width.choose import resizing_for
-from .width.flow import Flow, Rule, Use
-from .width.layer_rules import convolution, linear, normalized, prelu
-from .width.move_rules import MOVES, assigned, joined, padded
 from .width.resize import Resizing, checked
-from .width.rules import RULES, elementwise, like_first, over_positions, reduced
-
-# Functions of one tensor that make zero of zero; those of two that do where one is zero, or both are.
-_OF_ZERO = frozenset(
-    "abs neg pos relu relu6 gelu silu elu selu celu leaky_relu hardswish tanh softsign mish hardshrink softshrink "
-    "tanhshrink rrelu sin tan expm1 log1p erf sqrt square sign floor ceil round dropout dropout1d dropout2d dropout3d "
-    "float double half bfloat16 to type_as contiguous clone detach real imag conj zeros_like tril triu div true_divide "
-    "truediv itruediv idiv".split()
-)
-_PRODUCTS = frozenset("mul rmul imul multiply".split())
-_SUMS = frozenset("add radd iadd sub rsub isub maximum minimum fmax fmin".split())
-_STATISTICS = frozenset("mean sum amax amin max min norm".split())
 
 
 @dataclass(frozen=True)
@@ -99,11 +82,11 @@ def cuts_for(
     sites = [site for site in removed if site.kind is Kind.CONCAT]
     if not sites:
         return Cuts()
-    found = _Followed(model, example, sites)
+    found = Followed(model, example, sites)
     reasons: dict[str, str] = {}
     while True:  # a site that cannot be cut is left as zeros, and the others are asked again
         axes = [axis for site in sites if site.id not in reasons for axis in found.axes(site, reasons)]
-        offender = found.first_unsound(set(axes))
+        offender = found.first_unsound(set(axes), sites)
         if offender is None:
             break
         blamed, reason = offender
@@ -117,130 +100,6 @@ def cuts_for(
 def uncut(model: nn.Module, example: Any, removed: Iterable[Site], reason: str) -> Cuts:
     """The same with nothing cut, for the `reason`."""
     sites = [site for site in removed if site.kind in (Kind.CONCAT, Kind.HEAD)]
-    found = _Followed(model, example, [site for site in sites if site.kind is Kind.CONCAT])
+    found = Followed(model, example, [site for site in sites if site.kind is Kind.CONCAT])
     zeros = {s.id: found.width(s) if s.kind is Kind.CONCAT else 0 for s in sites}
     return Cuts(Resizing({}), zeros, dict.fromkeys(zeros, reason))
-
-
-class _Followed:
-    """A run in which the channels of removed operands are axes of their own behind the concatenation."""
-
-    def __init__(self, model: nn.Module, example: Any, sites: Collection[Site]):
-        self.sites = sites
-        self.own: dict[str, list[Axis]] = {site.id: [] for site in sites}
-        self.given: dict[str, list[Expr]] = {site.id: [] for site in sites}
-        self.at: dict[int, list[int]] = {}  # index of a concatenation -> the operands that go
-        self.flow = Flow(RULES | dict.fromkeys(("cat", "concat", "concatenate"), self._joined))
-        self.flow.close(capture(model, example, self.flow))
-
-    def _joined(self, u: Use) -> list[Dims]:
-        dim = u.get(1, "dim", u.kwargs.get("axis", 0))
-        before = {}
-        for site in self.sites:
-            if _is_at(u.op, site.target):
-                (number,) = site.target.dropped
-                tensor = u.given[number]
-                before[tensor] = dims = u.dims(tensor)
-                self.at.setdefault(u.op.index, []).append(number)
-                self.given[site.id].append(dims[dim])
-                self.own[site.id].append(Axis(dims[dim].size))
-                replaced = list(dims)
-                replaced[dim] = self.own[site.id][-1]
-                self.flow.dims[tensor] = replaced
-        try:
-            return joined(u)
-        finally:
-            for tensor, dims in before.items():
-                self.flow.dims[tensor] = dims
-
-    def axes(self, site: Site, reasons: dict[str, str]) -> list[Axis]:
-        """The axes without which nothing is left of the operand; none, and the reason, where it must stay."""
-        found: list[Axis] = []
-        for own in self.own[site.id]:
-            emptied = _emptied(own)
-            if emptied is None:
-                reasons[site.id] = f"it {next((axis.why for axis in leaves(own) if axis.why), 'must stay')}"
-                return []
-            found += emptied
-        if not found:
-            reasons[site.id] = f"{site.op} has no rule by which its channels could be followed"
-        return found
-
-    def width(self, site: Site) -> int:
-        """How many channels of the operand layers make, whatever the input; 0 where they do not."""
-        held = self.flow.held()
-        made = all(axis in held for expr in self.given[site.id] for axis in leaves(expr))
-        return self.given[site.id][0].size if made and self.given[site.id] else 0
-
-    def first_unsound(self, gone: set[Axis]) -> tuple[set[Axis], str] | None:
-        """The first op that needs positions of the axes `gone` to be there: which, and why. None where none does."""
-        zero: set[int] = set()  # values that are zero wherever they have such positions
-        for trace in self.flow.traces:
-            op, name = trace.op, trace.name.strip("_")
-            rule = RULES.get(name)
-            made = {axis for dims in trace.made for axis in _within(dims, gone)}
-            data = [k for k, dims in enumerate(trace.given) if _within(dims, gone) and op.names[k] is None]
-            if not made and not data:
-                continue
-            axes = made.union(*(_within(trace.given[k], gone) for k in data))
-            where = f"{trace.name} in {op.call.module if op.call else op.execution.module}".removesuffix(" in ")
-            clean = [op.inputs[k] in zero for k in data if k not in self.at.get(op.index, ())]
-            if rule in (linear, convolution):
-                if not all(clean):
-                    return axes, f"{where} reads something else than zero there, which a norm or an offset made"
-                if data and made and len(op.inputs) == 2:  # each channel by itself, without a bias
-                    zero.update(op.outputs)
-            elif op.index in self.at or (made and rule in _LOCAL):
-                if all(clean) if op.index in self.at else _is_zero(op, name, clean):
-                    zero.update(op.outputs)
-            elif data:
-                return axes, f"{where} sees all channels together"
-        for name, dims in self.flow.params.items():
-            if not all(size_with(expr, dict.fromkeys(gone, 0)) for expr in dims):
-                return _within(dims, gone), f"nothing would be left of {name}"
-        return None
-
-
-_LOCAL: tuple[Rule | None, ...] = (
-    elementwise, like_first, over_positions, reduced, normalized, prelu, *dict.fromkeys(MOVES.values()),
-)  # fmt: skip
-
-
-def _is_zero(op: Op, name: str, clean: list[bool]) -> bool:
-    """Whether an op makes zero at the positions where those of its inputs are zero that are `clean`."""
-    if name in _PRODUCTS:
-        return any(clean)
-    if not clean or not all(clean):
-        return False
-    numbers = [n for n in (*op.positional, op.options.get("other")) if n is not None]
-    rule = RULES[name]
-    if rule is elementwise and name in _SUMS:
-        return len(clean) == len(op.inputs) and not any(numbers)
-    if rule is normalized:
-        return len(op.inputs) == 1  # without weights and kept statistics
-    if rule is padded:
-        return not op.options.get("value", op.positional[3] if len(op.positional) > 3 else None)
-    if rule in (elementwise, like_first):
-        return name in _OF_ZERO and len(clean) == len(op.inputs) and op.positional[:1] in ((None,), ())
-    return name in _STATISTICS if rule is reduced else rule is not assigned
-
-
-def _is_at(op: Op, target: Target) -> bool:
-    same = (op.execution.module, op.execution.entry) == (target.container, target.entry)
-    return same and target.location in (op.location, op.location.every)
-
-
-def _within(dims: Dims, axes: set[Axis]) -> set[Axis]:
-    """Which of `axes` are in `dims`."""
-    return {axis for expr in dims for axis in leaves(expr) if axis in axes}
-
-
-def _emptied(expr: Expr) -> list[Axis] | None:
-    """The axes without which `expr` has no positions; None where some must stay."""
-    expr = resolved(expr)
-    if isinstance(expr, Axis):
-        return None if expr.why else [expr]
-    if isinstance(expr, Product):
-        return next((found for factor in expr.factors if (found := _emptied(factor)) is not None), None)
-    parts = [_emptied(part) for part in expr.parts]
-    return None if None in parts else [axis for part in parts for axis in part or ()]

@@ -9,7 +9,7 @@ from torch import nn
 from ..discovery.kinds import BY_DEFAULT
 from ..discovery.select import Where, resolve_conflicts
 from ..discovery.site import Site
-from ..discovery.survey import sites
+from ..passes.survey import sites
 from ..rewrite.target import How
 
 ALL = "all"

@@ -110,7 +110,7 @@ def test_gradients_of_what_stays_are_those_with_zeros():
 def test_layers_of_the_skip_itself_go_and_are_counted():
     net, x = UNet(skip=nn.Conv2d(4, 4, 3, padding=1)), image()
     site = al.sites(net, x, kinds="concat")[-1]
-    assert site.params == 4 * 4 * 9 + 4
+    assert site.params == 4 * 4 * 9 + 4 + 2 * 4 * 9
     thin, _ = removed(net, x, where=site.id)
     assert sum(p.numel() for p in thin.skip.parameters()) == 0 and thin.d2.in_channels == 16
 
@@ -190,6 +190,39 @@ def test_a_norm_with_a_bias_keeps_the_channels_of_a_dense_network():
     thin, step = removed(Growing(nn.BatchNorm2d), image())
     assert [conv.in_channels for conv in thin.convs] == [4, 6, 8] and thin.head.in_features == 2
     assert "a norm or an offset" in step.checked
+
+
+class Gated(nn.Module):
+    """Two concatenations, one within an operand of the other; channels are scaled by what is computed of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1), nn.Conv2d(9, 6, 1)
+        self.squeeze, self.widen, self.head = nn.Conv2d(15, 3, 1), nn.Conv2d(3, 15, 1), nn.Conv2d(15, 2, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = torch.cat([x, F.relu(self.a(x))], 1)
+        x = torch.cat([x, F.relu(self.b(x))], 1)
+        return self.head(x * torch.sigmoid(self.widen(F.relu(self.squeeze(x.mean((2, 3), keepdim=True))))))
+
+
+COUNTED = {
+    "long skips": UNet(skip=nn.Conv2d(4, 4, 3, padding=1)), "a norm between": UNet(between=nn.BatchNorm2d(16)),
+    "depthwise": UNet(between=nn.Conv2d(16, 16, 3, padding=1, groups=16, bias=False)), "dense": Growing(nn.Identity),
+    "nested": Gated(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_sites_say_what_goes_with_an_operand(name):
+    """Parameters and MACs are what `cost` finds gone, also of the layers that read its channels."""
+    net, x = COUNTED[name].eval(), image()
+    before, found = al.cost(net, x), al.sites(net, x, kinds="concat")
+    assert len(found) >= 2 and any(site.macs for site in found)
+    for site in found:
+        after = al.cost(al.remove(net, x, kinds="concat", where=site.id), x)
+        assert (site.params, site.macs) == (before.params - after.params, before.macs - after.macs), site.id
 
 
 def test_some_removed_some_frozen_at_one_concatenation():

@@ -274,6 +274,21 @@ def test_non_linearities_inside_a_branch_count_for_it():
     assert savings.alone["activations"] == pytest.approx([4 / 28, 8 / 28, 16 / 28])
 
 
+def test_a_concatenated_operand_saves_what_the_layer_behind_reads_of_it():
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 6), nn.Linear(10, 2)
+
+        def forward(self, x):
+            return self.last(torch.cat([x, self.first(x)], -1))
+
+    found = list(al.sites(Joined(), torch.zeros(3, 4), kinds="concat"))
+    savings = Savings(Joined(), torch.zeros(3, 4), found, ["macs", "params"])
+    assert savings.alone == {"macs": [8 / 44], "params": [8 / 52]}
+    assert savings.left("macs", [found[0].id]) == pytest.approx(1 - 8 / 44)
+
+
 class Even(nn.Module):
     """|x| as relu(x) + relu(-x), scaled to a mean of its own: switched evenly, x - x makes up for what is missing until
     nothing is left."""

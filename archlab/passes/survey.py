@@ -10,12 +10,13 @@ from ..capture.copies import structural_copy
 from ..capture.example import fresh, moved, run_example, without_data
 from ..capture.record import Capture
 from ..capture.recorder import capture, capture_meta
+from ..discovery.find import find
+from ..discovery.kinds import LISTED, UNLISTED, Kind, kinds_of
+from ..discovery.select import Where, select
+from ..discovery.site import Site, Sites, Skipped
 from ..rewrite.rewrite import attempt, quietly
 from ..rewrite.target import Edit, Freeze, How
-from .find import find
-from .kinds import LISTED, UNLISTED, Kind, kinds_of
-from .select import Where, select
-from .site import Site, Sites, Skipped
+from .concat.followed import Followed
 
 
 def sites(model: nn.Module, example: Any, kinds: str | Iterable[str] | None = None, where: Where = None) -> Sites:
@@ -54,6 +55,8 @@ def sites(model: nn.Module, example: Any, kinds: str | Iterable[str] | None = No
     found = find(record, modules=dict(model.named_modules())).without({*UNLISTED} - {*wanted})
     if len(found):
         found = _tried(model, example, found)
+    if Kind.CONCAT in wanted and any(site.kind is Kind.CONCAT for site in found):
+        found = _with_readers(model, example, found)
     if kinds is None and where is None:
         return found
     return select(found, kinds=wanted, where=where)
@@ -79,6 +82,22 @@ def _tried(model: nn.Module, example: Any, found: Sites) -> Sites:
         if not site.grad:
             skipped.append(Skipped(site.path, site.op, site.kind, f"{site.id}: no gradient reaches it", site.module))
     return Sites(listed, skipped, found.record)
+
+
+def _with_readers(model: nn.Module, example: Any, found: Sites) -> Sites:
+    """The sites, where what goes with an operand of a concatenation counts the channels that later layers read it with.
+
+    That takes one more run, and only where something is concatenated.
+    """
+    followed = Followed(
+        model, example, [site for site in found if site.kind is Kind.CONCAT],
+        capture_meta if without_data(example) else capture,
+    )  # fmt: skip
+    listed = []
+    for site in found:
+        params, macs = followed.freed(site) if site.kind is Kind.CONCAT and site.how is not How.REFUSED else (0, 0)
+        listed.append(replace(site, params=site.params + params, macs=site.macs + macs))
+    return Sites(listed, found.skipped, found.record)
 
 
 def _attempts(model: nn.Module, example: Any, edits: Sequence[Edit], found: Sites) -> dict[str, tuple[How, str]]:

@@ -14,7 +14,9 @@ from torch import nn
 
 from ..arguments import choice, number, shown, text, whole, wrong
 from ..arguments import folder as check_folder
-from ..experiments.live.pieces import check_workers, place_for
+from ..experiments.executors.scheduler import check_address, check_installed, checked_resources
+from ..experiments.live.cluster import Cluster
+from ..experiments.live.pieces import check_workers
 from ..names import closest
 from ..report.fronts import pareto
 from ..training.kept import Kept
@@ -89,6 +91,8 @@ def search(
     name: str = "search",
     norm_batches: int = 20,
     workers: int = 0,
+    scheduler: str | None = None,
+    resources: Mapping[str, float] | None = None,
     time_limit_s: float | None = None,
     progress: bool = True,
     **evolution: Any,
@@ -124,6 +128,11 @@ def search(
             draws each trial from all before it, and functions of a trial take none. Each process has as many threads
             as this one, so on a CPU call ``torch.set_num_threads(cores // workers)`` before. A latency is measured
             here, after the others of its generation, while no worker runs.
+        scheduler: The address of a Dask cluster (as tcp://host:8786), whose workers run the trials as processes here
+            would: with the same history, on machines of one kind; as many at once as they have threads, or as `workers`
+            says. The trial of a worker that dies is run by another one. Journal and results are written here alone:
+            they need not see the folder, but must be able to import what the task needs.
+        resources: What a trial takes of a worker of the cluster, as {"GPU": 1}.
         time_limit_s: Seconds after which no trial begins.
         progress: Show a bar, or without a terminal a line a minute.
         **evolution: As keywords, too: population (50; also of "nsga2"), parents (10), mutated (.5), crossed (.5),
@@ -136,6 +145,9 @@ def search(
         ValueError: for options that do not go together, a name that is not measured, a folder of another search: of
             other options, weights, batches or functions, as far as their code and what they close over tell.
         RuntimeError: where another process searches in the folder, and for what a trial raised in a worker.
+        TypeError: where what workers need cannot be pickled, naming what of it.
+        ConnectionError: no scheduler answers.
+        ModuleNotFoundError: for a scheduler, where distributed is not installed.
 
     >>> def judge(options):
     ...     return {"error": (options["a"] - 3) ** 2 + options["b"]}
@@ -160,7 +172,8 @@ def search(
         candidates = of_options(what, task, amounts, bounds, seed=seed)
     else:
         candidates = of_function(what, bounds, seed=seed)
-    _check_workers(workers, candidates, sampler)
+    cluster = _checked_cluster(scheduler, resources)
+    _check_workers(workers, cluster, candidates, sampler)
     facts = {
         **candidates.facts,
         "objectives": repr(ways),
@@ -179,10 +192,10 @@ def search(
         study = stored.study_of(opened, name, ways, facts, candidates.start)
         show = stack.enter_context(bar(name, trials, wanted=progress))
         ended = itertools.count(len(stored.complete(study)) + 1)
-        place = stack.enter_context(place_for(folder, needed=workers > 0))
+        kept = Kept(None if folder is None else Path(folder) / KEPT, stored.known_as(study))
         measure = stack.enter_context(
             generation.measured_by(
-                workers, candidates, Kept(place and place / KEPT, stored.known_as(study)), deadline,
+                workers, cluster, candidates, ways, kept, deadline,
                 tell=lambda label, outcome: show(next(ended), lambda: ""),
             )
         )  # fmt: skip
@@ -191,7 +204,7 @@ def search(
         while (done := len(stored.complete(study))) < trials and left:
             if deadline is not None and time.monotonic() >= deadline:
                 break
-            count = min(trials - done, bred.left(done)) if workers else 1
+            count = min(trials - done, bred.left(done)) if workers or cluster else 1
             left = generation.run_trials(study, candidates, ways, draw, count, measure)
         rows = stored.rows_of(study)
     return _told(rows, ways, len(rows) >= trials, study)
@@ -232,15 +245,30 @@ def _checked(
     return dict(within or {}), dict(ways)
 
 
-def _check_workers(workers: int, candidates: Candidates, sampler: str) -> None:
+def _checked_cluster(scheduler: Any, resources: Any) -> Cluster | None:
+    """The cluster that is asked for. Raises TypeError, ValueError or ModuleNotFoundError."""
+    check_address("search: scheduler", scheduler)
+    taken = checked_resources("search: resources", {} if resources is None else resources)
+    if scheduler is None:
+        if taken:
+            raise ValueError(wrong("search: resources", "None where there is no scheduler", taken, "give its address"))
+        return None
+    check_installed()
+    return Cluster(scheduler, taken)
+
+
+def _check_workers(workers: int, cluster: Cluster | None, candidates: Candidates, sampler: str) -> None:
     """Raise ValueError for workers where each trial hangs on the one before it."""
     check_workers("search", workers)
-    if workers and not candidates.options:
-        rule = "0 where a function asks for its options within a trial"
-        raise ValueError(wrong("search: workers", rule, workers, "give a dict of options and a task that judges them"))
-    if workers and sampler == "tpe":
-        rule = "0 for 'tpe', which draws each trial from all before it"
-        raise ValueError(wrong("search: workers", rule, workers, "take 'evolution', 'nsga2' or 'random'"))
+    if not workers and cluster is None:
+        return
+    asked, none, given = ("workers", 0, workers) if cluster is None else ("scheduler", None, cluster.scheduler)
+    if not candidates.options:
+        rule = f"{none} where a function asks for its options within a trial"
+        raise ValueError(wrong(f"search: {asked}", rule, given, "give a dict of options and a task that judges them"))
+    if sampler == "tpe":
+        rule = f"{none} for 'tpe', which draws each trial from all before it"
+        raise ValueError(wrong(f"search: {asked}", rule, given, "take 'evolution', 'nsga2' or 'random'"))
 
 
 def _told(rows: list[dict[str, Any]], ways: dict[str, str], finished: bool, study: "Study") -> Search:

@@ -11,7 +11,7 @@ import typer
 from ..arguments import number
 from .cells import cells_of
 from .executors.by_name import EXECUTORS, executor_for
-from .executors.cluster import NoScheduler
+from .executors.scheduler import NoScheduler
 from .runner import NOT_CHOSEN, plan_for, run
 
 TRY_AGAIN = 75  # the exit status, by convention, of what may succeed when it is called again

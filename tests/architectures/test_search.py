@@ -18,6 +18,7 @@ from torch import nn
 
 import archlab as al
 from archlab.architectures.trials.evolution import Evolution, Trial, key_of
+from archlab.experiments.live.pool import Told
 
 OPTIONS = {f"block{number}": ["skip", 3, 5, 7] for number in range(6)}
 COSTS = {"skip": 0, 3: 9, 5: 25, 7: 49}
@@ -185,6 +186,37 @@ def test_what_a_trial_raises_in_a_worker_names_it_and_the_trials_before_it_stay(
     with pytest.raises(RuntimeError, match=f'search: {{"a": {failing}}} failed: ArithmeticError: no good'):
         al.search({"a": [1, 2, 3, 4]}, judge, trials=4, workers=1, **found)
     assert len(al.search({"a": [1, 2, 3, 4]}, judge, trials=2, **found).history) == 2
+
+
+class Answers:
+    """Stands for a pool of workers, each of which has measured its trial at once."""
+
+    def __init__(self, payload, folder):
+        self.begun = BEGUN
+
+    def begin(self, label, slot):
+        self.begun.append(label)
+        return lambda: Told("finished", {"gain": 1.0})
+
+    def end(self):
+        pass
+
+
+BEGUN = []
+
+
+def test_a_name_that_is_misspelt_is_refused_with_the_first_that_is_measured_and_leaves_the_folder_free(
+    tmp_path, monkeypatch, ends
+):
+    monkeypatch.setattr("archlab.experiments.live.pieces.Pool", Answers)
+    for options in ({"objectives": {"gian": "higher"}}, {"within": {"cots": 80}}):
+        BEGUN.clear(), CALLS.clear()
+        for workers in (2, 0):
+            with pytest.raises(ValueError, match=r"'gian' is not among|'cots' is not among"):
+                found_by(gain_or_end, folder=tmp_path, workers=workers, **options)
+        assert len(BEGUN) == 2 and len(CALLS) == 1, "of a generation of 5"
+    found = found_by(gain_or_end, folder=tmp_path)
+    assert [trial.state.name for trial in found.study.trials] == ["COMPLETE"] * 14, "it is begun anew"
 
 
 def gain_of_a(options):

@@ -1,4 +1,4 @@
-"""Cells on a Dask cluster: a real scheduler, a worker that a nanny runs, and what kills them."""
+"""Cells and searches on a Dask cluster: a real scheduler, a worker that a nanny runs, and what kills them."""
 
 import contextlib
 import importlib.util
@@ -7,11 +7,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import uuid
+from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
 
-from archlab.experiments.executors import cluster
+import archlab as al
+from archlab.experiments.executors import scheduler as reached
+from archlab.experiments.live.cluster import Cluster, ClusterPool
+from archlab.experiments.live.pickled import pickled
+from archlab.experiments.live.pool import computing
 
 from .test_runner import call
 
@@ -115,14 +124,82 @@ def test_what_takes_no_numbers_is_refused(lab, scheduler):
 
 
 def test_without_a_scheduler_or_the_package_the_error_says_what_to_do(lab, monkeypatch, capsys):
-    monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
+    monkeypatch.setattr(reached, "CONNECT_S", 0.5)
     with pytest.raises(ConnectionError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 .*dask scheduler"):
         lab.run(scheduler="tcp://127.0.0.1:9")
     assert call(lab, "--scheduler", "tcp://127.0.0.1:9") == 1
-    monkeypatch.setattr(cluster.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(reached.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install .archlab.cluster."):
         lab.run(scheduler="tcp://127.0.0.1:9")
     assert call(lab, "--scheduler", "tcp://127.0.0.1:9") == 2 and "pip install" in capsys.readouterr().err
+
+
+def test_a_search_on_a_cluster_has_the_history_of_one_here_though_a_worker_is_killed(scheduler, tmp_path):
+    x = torch.ones(1, 2, 5, 5)
+
+    def quality(net):
+        (tmp_path / f"{os.getppid()} {uuid.uuid4()}").touch()
+        if kills.exists() and len(list(tmp_path.iterdir())) == 5:  # with the search's folder, at the third
+            kills.unlink()
+            os.kill(os.getppid(), 9)  # the worker of the cluster, with whom this process ends
+            time.sleep(60)
+        return {"distance": net(x).square().mean().item() + torch.rand(1).item()}
+
+    kills = tmp_path / "kills"
+    kills.touch()
+    task = al.Task(x, lambda step: x, lambda net, batch: net(batch).mean(), quality, measures={"distance": "lower"})
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 3, padding=1), torch.nn.BatchNorm2d(2))
+    net = al.supernet(model, x, choices={"0": al.kernel(1, 3, 5, 7, 9, weights="shared")})
+    options = {"trials": 5, "population": 3, "norm_batches": 1, "progress": False}
+    found = al.search(net, task, scheduler=scheduler, workers=1, folder=tmp_path / "search", **options)
+    calls = [path for path in tmp_path.iterdir() if " " in path.name]
+    assert len(calls) == 6, "what a killed worker had under way is measured again"
+    assert str(os.getpid()) not in {path.name.split()[0] for path in calls}, "nothing is measured here"
+    pd.testing.assert_frame_equal(found.history, al.search(net, task, **options).history)
+    assert len(list((tmp_path / "search" / "measured").iterdir())) == 5, "what is measured is kept here"
+
+
+def test_a_worker_ends_what_its_caller_does_not_want_any_more(scheduler, tmp_path):
+    """So it is where a search fails, is interrupted or is killed: the scheduler lets go of what it asked for."""
+
+    def work(label):
+        (tmp_path / str(os.getpid())).touch()
+        time.sleep(60)
+
+    payload = pickled("search", (computing(), work), {}, remedy="")
+    pool = ClusterPool(payload, Cluster(scheduler), deadline=None)
+    assert pool.begin("a", 0)() is None
+    wait_until(lambda: any(tmp_path.iterdir()), "a piece begins")
+    process = Path("/proc", next(tmp_path.iterdir()).name)
+    pool.end()
+    wait_until(lambda: not process.exists(), "its process ends")
+
+
+def wait_until(is_so, what):
+    until = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < until, f"not in time: {what}"
+        time.sleep(0.02)
+
+
+def test_what_a_cluster_cannot_search_is_refused_by_name(monkeypatch):
+    lock = threading.Lock()
+    given = {"trials": 2, "objectives": {"gain": "higher"}, "progress": False, "scheduler": "tcp://127.0.0.1:9"}
+    with pytest.raises(
+        TypeError, match=r"search: .* but 'lock', used in task, a lock, cannot .* leave scheduler=None$"
+    ):
+        al.search({"a": [1, 2]}, lambda options: lock, **given)
+    with pytest.raises(ValueError, match="search: scheduler must be None for 'tpe'"):
+        al.search({"a": [1, 2]}, lambda options: {}, sampler="tpe", **given)
+    with pytest.raises(ValueError, match="search: scheduler must be None where a function asks"):
+        al.search(lambda trial: {}, sampler="random", **given)
+    monkeypatch.setattr(reached, "CONNECT_S", 0.5)
+    with pytest.raises(ConnectionError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 .*dask scheduler"):
+        al.search({"a": [1, 2]}, lambda options: {}, **given)
+    monkeypatch.setattr(reached.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install .archlab.cluster."):
+        al.search({"a": [1, 2]}, lambda options: {}, **given)
 
 
 def logs(lab) -> str:

@@ -310,7 +310,7 @@ def test_processes_without_a_number_are_one(lab):
             {"preset": "smoke", "executor": "dask"},
             "the executor 'dask' needs the address of a Dask scheduler",
         ),
-        ({"preset": "smoke", "scheduler": ""}, "needs the address of a Dask scheduler, got ''"),
+        ({"preset": "smoke", "scheduler": ""}, "scheduler must be the address of a Dask scheduler, .* got ''"),
         ({"preset": "smoke", "scheduler": "tcp://h:1", "executor": "here"}, "'here' takes none, got 'tcp://h:1'"),
         ({"preset": "smoke", "data": "nowhere"}, "data must be a folder that is there, got 'nowhere'"),
     ],

@@ -33,7 +33,7 @@ class Candidates:
     Attributes:
         options: By position; empty where a function of the trial asks for them itself.
         known: What is known of a candidate before it is measured, by name.
-        timed: What is measured of it with nothing else running.
+        timed: What is measured of it with nothing else running, by the names `times`.
         measure: What else a trial finds, by name; it is given the trial of Optuna, which only a function that asks for
             its options needs, and the architecture. The global random generators are seeded for it, each time alike.
         canonical: The one name of a network that has several.
@@ -52,6 +52,7 @@ class Candidates:
     facts: Mapping[str, str]
     start: Callable[[], Mapping[str, Any]]
     parts: Mapping[str, Any]
+    times: Sequence[str] = ()
 
     def allowed(self, architecture: Architecture) -> bool:
         """Whether a candidate is within the bounds on what is known before a trial."""
@@ -67,12 +68,13 @@ def of_supernet(
     whole("search: norm_batches", batches, least=0)
     inner, state = supernet_of(net)
     space, judged = state.space, copied(inner).eval()
+    times = [LATENCY] if LATENCY in wanted else []
 
     def known(architecture: Architecture) -> Amounts:
         return {"macs": space.macs(architecture), "params": space.params(architecture)}
 
     def timed(architecture: Architecture) -> Amounts:
-        if LATENCY not in wanted:
+        if not times:
             return {}
         ran = speed(choose(judged, architecture), example_of(judged, state), seconds=0.5)
         return {LATENCY: float(ran.frame()["median_ms"].iloc[0])}
@@ -90,7 +92,7 @@ def of_supernet(
     facts = {"options": repr(space.options), "norm_batches": str(batches)}
     facts |= modules_of(inner) | settings_of("task.settings", task.settings)
     parts = {"the supernet": judged, **parts_of(task)}
-    return Candidates(space.options, known, timed, measure, space.canonical, bounds, facts, start, parts)
+    return Candidates(space.options, known, timed, measure, space.canonical, bounds, facts, start, parts, times)
 
 
 def of_options(

@@ -6,18 +6,19 @@ a search without workers, also after a kill.
 """
 
 import contextlib
+import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from optuna.study import Study
 
+from ...experiments.live.cluster import Cluster
 from ...experiments.live.pieces import Crew, Piece, Work, crew_for
 from ...experiments.order import FINISHED
 from ...training.kept import Kept
 from .candidates import Candidates
-from .storage import Asked, Draw, ask, fail_, found_before, tell_
+from .storage import Asked, Draw, ask, check_names, fail_, found_before, tell_
 
 Found = Mapping[str, float]
 Measure = Callable[[Study, Sequence[Asked]], Iterator[Found]]  # of each trial in turn, as far as it comes
@@ -44,24 +45,40 @@ def run_trials(
 
 @contextlib.contextmanager
 def measured_by(
-    workers: int, candidates: Candidates, kept: Kept, deadline: float | None, *, tell: Callable[[str, str], Any]
+    workers: int,
+    cluster: Cluster | None,
+    candidates: Candidates,
+    objectives: Iterable[str],
+    kept: Kept,
+    deadline: float | None,
+    *,
+    tell: Callable[[str, str], Any],
 ) -> Iterator[Measure]:
     """What measures the trials of a search.
 
     Args:
         workers: 0 measures here; else so many processes do, each with a copy of what is searched.
+        cluster: Whose workers do, in place of processes here.
         candidates: What may be tried.
+        objectives: By which they are judged.
         kept: What workers measure is kept there, by architecture, so that a kill loses what was under way alone.
         deadline: On `time.monotonic`, when workers begin no more; None for no limit.
         tell: Is given the architecture, as JSON, and how a trial ended.
     """
-    if not workers:
+    if not workers and cluster is None:
         yield lambda study, asked: _measured_here(study, asked, tell)
         return
-    judge = _Judge(candidates.measure, kept)
-    work = Work(judge.measure, judge.is_measured, leases=None)
-    with crew_for("search", work, workers=workers, parts=candidates.parts) as crew:
-        yield lambda study, asked: _measured_in(crew, judge, study, asked, deadline, tell)
+
+    def keep(label: str, found: Found) -> None:
+        architecture = json.loads(label)
+        names = [*candidates.known(architecture), *candidates.times, *found]
+        check_names(names, architecture, objectives, candidates.bounds)  # with the first, not after a generation
+        kept.keep_(label, found)
+
+    measure = functools.partial(_measured_by_name, candidates.measure)
+    work = Work(measure, lambda label: kept.get(label) is not None, leases=None, keep=keep)
+    with crew_for("search", work, workers=workers, parts=candidates.parts, cluster=cluster, deadline=deadline) as crew:
+        yield lambda study, asked: _measured_in(crew, kept, study, asked, tell)
 
 
 def _measured_here(study: Study, asked: Sequence[Asked], tell: Callable[[str, str], Any]) -> Iterator[Found]:
@@ -75,23 +92,21 @@ def _measured_here(study: Study, asked: Sequence[Asked], tell: Callable[[str, st
         yield found
 
 
-def _measured_in(
-    crew: Crew, judge: "_Judge", study: Study, asked: Sequence[Asked], deadline: float | None, tell: Any
-) -> Iterator[Found]:
+def _measured_in(crew: Crew, kept: Kept, study: Study, asked: Sequence[Asked], tell: Any) -> Iterator[Found]:
     """What each trial finds in workers. What stands before a trial that failed is told, then that is raised."""
     missing = dict.fromkeys(json.dumps(one.architecture) for one in asked if found_before(study, one) is None)
     failure = None
     try:
-        crew.carry_out([Piece(label) for label in missing], lasting=True, tell=tell, deadline=deadline)
+        crew.carry_out([Piece(label) for label in missing], lasting=True, tell=tell)
     except Exception as error:
         failure = error
     for one in asked:
         found = found_before(study, one)
         if found is None:
-            label = json.dumps(one.architecture)
-            if not judge.is_measured(label):
+            measured = kept.get(json.dumps(one.architecture))
+            if measured is None:
                 break
-            found = {**_known_and_timed(one), **judge.kept.get(label)}  # timed now, when no worker runs
+            found = {**_known_and_timed(one), **measured}  # timed now, when no worker runs
         yield found
     if failure is not None:
         raise failure
@@ -101,15 +116,6 @@ def _known_and_timed(one: Asked) -> dict[str, float]:
     return {**one.candidates.known(one.architecture), **one.candidates.timed(one.architecture)}
 
 
-@dataclass(frozen=True)
-class _Judge:
-    """Measures architectures by their JSON. Workers get a copy of it."""
-
-    of: Callable[[Any, Any], dict[str, float]]
-    kept: Kept
-
-    def measure(self, label: str) -> None:
-        self.kept.keep_(label, self.of(None, json.loads(label)))
-
-    def is_measured(self, label: str) -> bool:
-        return self.kept.get(label) is not None
+def _measured_by_name(measure: Callable[[Any, Any], Found], label: str) -> Found:
+    """What is measured of an architecture, given as JSON, in a worker."""
+    return measure(None, json.loads(label))

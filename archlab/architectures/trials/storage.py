@@ -7,7 +7,7 @@ import math
 import os
 import random
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,8 @@ def study_of(
 ) -> Study:
     """The study of a search, begun or gone on with; what dead processes left running has failed.
 
+    One in which nothing was measured is begun anew: it may have been asked for by a name that was misspelt.
+
     Raises:
         ValueError: where it was begun with other `facts` or another `start`.
     """
@@ -166,8 +168,9 @@ def study_of(
         return optuna.create_study(study_name=name, directions=ways)
     if name not in optuna.get_all_study_names(storage):
         study = optuna.create_study(storage=storage, study_name=name, directions=ways)
-    else:
-        study = optuna.load_study(study_name=name, storage=storage)
+    elif _is_empty(study := optuna.load_study(study_name=name, storage=storage)):
+        optuna.delete_study(study_name=name, storage=storage)
+        study = optuna.create_study(storage=storage, study_name=name, directions=ways)
     begins = start()
     if FACTS not in study.user_attrs and not study.trials and study.directions == ways:
         study.set_user_attr(START, begins)  # it is new, or its process was killed here
@@ -184,6 +187,14 @@ def study_of(
         if _is_dead(trial.user_attrs.get(PROCESS)):
             study.tell(trial.number, state=TrialState.FAIL)
     return study
+
+
+def _is_empty(study: Study) -> bool:
+    """Whether a study is one of a search in which no trial is complete, and none is run by a process that lives."""
+    begun = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.COMPLETE))
+    return FACTS in study.user_attrs and all(
+        trial.state is TrialState.RUNNING and _is_dead(trial.user_attrs.get(PROCESS)) for trial in begun
+    )
 
 
 def _check_same(study: Study, facts: Mapping[str, str], start: Mapping[str, Any]) -> None:
@@ -281,15 +292,26 @@ def ask(study: Study, candidates: Candidates, draw: Draw, count: int) -> list[As
     return asked
 
 
-def tell_(study: Study, one: Asked, found: Mapping[str, float], objectives: Mapping[str, str]) -> None:
-    """Tell the study what was measured in a trial, which is complete then. Raises ValueError for a name that is not
-    among it, or that is also one of a position."""
-    trial, bounds, architecture = one.trial, one.candidates.bounds, one.architecture
+def check_names(
+    found: Iterable[str], architecture: Architecture, objectives: Iterable[str], bounds: Iterable[str]
+) -> None:
+    """Check the names of what was measured of an architecture.
+
+    Raises:
+        ValueError: an objective or a bound is not among them, or one is also that of a position.
+    """
+    found = list(found)
     for name in (*objectives, *bounds):
         if name not in found:
             raise ValueError(f"search: {name!r} is not among what was measured; {closest(name, found)}")
-    if clash := {*found, "trial", "feasible"} & architecture.keys() | {"trial", "feasible"} & found.keys():
+    if clash := {*found, "trial", "feasible"} & architecture.keys() | {"trial", "feasible"} & {*found}:
         raise ValueError(f"search: {min(clash)!r} would be two columns of the history; rename it")
+
+
+def tell_(study: Study, one: Asked, found: Mapping[str, float], objectives: Mapping[str, str]) -> None:
+    """Tell the study what was measured in a trial, which is complete then. Raises ValueError as `check_names` does."""
+    trial, bounds, architecture = one.trial, one.candidates.bounds, one.architecture
+    check_names(found, architecture, objectives, bounds)
     over = {name: found[name] - most for name, most in bounds.items()}
     over = {name: math.inf if math.isnan(value) else value for name, value in over.items()}
     for name, value in over.items():

@@ -11,8 +11,9 @@ from typing import Any
 from ...arguments import number, shown, text, whole
 from ...names import closest
 from ..cells import Cell
-from .cluster import check_installed, cluster
+from .cluster import cluster
 from .local import here, processes
+from .scheduler import check_address, check_installed
 
 MOST_WORKERS = 1_024  # more cannot be meant
 Executor = Callable[..., dict[Cell, str]]
@@ -33,13 +34,13 @@ def executor_for(
     """
     whole("workers", workers, least=0, most=MOST_WORKERS)
     text("executor", name or "")
-    text("scheduler", scheduler or "", "the address of a Dask scheduler, as tcp://host:8786, or None")
+    check_address("scheduler", scheduler)
     number("cell_limit_s", cell_limit_s, above=0, optional=True)
     name = name or ("dask" if scheduler is not None else "processes" if workers or cell_limit_s else "here")
     if name not in EXECUTORS:
         raise ValueError(f"executor: there is no {name!r}; {closest(name, EXECUTORS)}")
     execute, given = EXECUTORS[name], dict[str, Any]()
-    if (execute is cluster) != bool(scheduler) or scheduler == "":
+    if (execute is cluster) != (scheduler is not None):
         rule = "needs the address of a Dask scheduler" if execute is cluster else "takes none"
         raise ValueError(f"scheduler: the executor {name!r} {rule}, got {shown(scheduler)}")
     if execute is cluster:

@@ -6,18 +6,14 @@ DataLoader's, say), cannot be stopped in the middle of a cell, and keep what a c
 
 import os
 import socket
-import sys
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module, util
-from numbers import Real
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ...arguments import wrong
 from ..cells import Cell, standing
 from ..lease import is_held, lease
 from ..order import FINISHED, OUT_OF_TIME, WAITS
@@ -25,18 +21,13 @@ from ..processes import worker_environment
 from .cell_process import CellProcess, Job
 from .cells_in_order import cells_in_order
 from .local import here
+from .scheduler import checked_resources, connected, outcome_of, process_environment, tell_what_lacks
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Future
 
-CONNECT_S = 10.0  # that a scheduler may take to answer
 POLL_S, RUNNER_S = 0.1, 1.0  # between looks of a worker at its process, and at whether its runner lives
 SEEN_S = 60.0  # after which a file that was written on one machine is seen on all: network file systems cache
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # Dask's nannies set them to 1
-
-
-class NoScheduler(ConnectionError):
-    """No scheduler answers."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +41,6 @@ class Assignment:
     path: str  # where the runner finds modules
     folder: str  # where the runner works
     threads: str | None  # that the runner asks for by OMP_NUM_THREADS; else a worker's share of its cores
-
-
-def check_installed() -> None:
-    """Raise ModuleNotFoundError, with what to install, where Dask's distributed is not there."""
-    if util.find_spec("distributed") is None:
-        raise ModuleNotFoundError(
-            "executor 'dask' needs the package distributed, which is not installed: pip install 'archlab[cluster]'"
-        )
 
 
 def cluster(
@@ -82,8 +65,8 @@ def cluster(
         return here(cells, 0, deadline)
     runner = Path(cells[0].plan.scratch).absolute() / f"runner-{uuid.uuid4().hex}.json"
     until = None if deadline is None else time.time() + deadline - time.monotonic()
-    with _connected(scheduler) as client, lease(runner):
-        _tell_what_lacks(client, cells)
+    with connected(scheduler) as client, lease(runner):
+        tell_what_lacks(client, "cells", map(_resources, cells))
 
         def begin(cell: Cell, slot: int) -> Callable[[], str | None]:
             sent = Assignment(
@@ -111,9 +94,8 @@ def run_assigned(sent: Assignment) -> str:
             f"failed: its runner has ended, or {socket.gethostname()} does not see {sent.runner}: give --out and "
             "--scratch in folders that all machines share"
         )
-    environment = worker_environment()
-    environment["PYTHONPATH"] = os.pathsep.join([sent.path, environment["PYTHONPATH"]])
-    environment |= dict.fromkeys(THREADS, sent.threads or str(max(1, CPU_COUNT // get_worker().state.nthreads)))
+    threads = sent.threads or max(1, CPU_COUNT // get_worker().state.nthreads)
+    environment = process_environment(sent.path, threads)
     begun = time.monotonic()
     while (outcome := _supervised(sent, left_s, environment)).startswith(WAITS):
         if time.monotonic() - begun > SEEN_S:
@@ -140,19 +122,6 @@ def _supervised(sent: Assignment, left_s: float | None, environment: Mapping[str
         process.end()
 
 
-def _connected(scheduler: str) -> "Client":
-    from distributed import Client
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other versions elsewhere, which a cell's process does not see
-            return Client(scheduler, timeout=CONNECT_S, set_as_default=False, name="archlab")
-    except (OSError, ValueError) as error:
-        raise NoScheduler(
-            f"scheduler: no Dask scheduler answers at {scheduler} ({error}); start one with: dask scheduler"
-        ) from error
-
-
 @dataclass
 class _Handed:
     """A cell that was handed to the cluster."""
@@ -166,12 +135,7 @@ class _Handed:
         """How it ended; None while it waits or runs, and until its result is seen here, where folders may lag."""
         if not self.future.done():
             return self._late()
-        if self.future.status == "cancelled":
-            return "failed: the scheduler gave it up, or is gone"
-        try:
-            outcome = self.future.result(timeout=CONNECT_S)
-        except Exception as error:  # whatever a worker raises: that it has no archlab, or was killed again and again
-            return f"failed: {type(error).__name__}: {error}"
+        outcome = outcome_of(self.future)
         self.ended = self.ended or time.monotonic()
         if outcome == FINISHED and not standing(self.cell) and time.monotonic() - self.ended < SEEN_S:
             return None
@@ -197,21 +161,4 @@ def _resources(cell: Cell) -> dict[str, float]:
     """What a cell takes of its worker, as its study says. Raises ValueError where that is no dict of numbers."""
     study = import_module(cell.plan.study)
     found = study.resources(cell.row, cell.plan.preset) if hasattr(study, "resources") else {}
-    if not isinstance(found, Mapping) or not all(isinstance(amount, Real) for amount in found.values()):
-        raise ValueError(wrong(f"{cell.plan.study}.resources", "a dict of numbers, as {'GPU': 1}", found))
-    return dict(found)
-
-
-def _tell_what_lacks(client: "Client", cells: list[Cell]) -> None:
-    """Say what no worker has that a cell takes: it waits until one comes."""
-    there: list[Any] = [worker["resources"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
-    if not there:
-        print("the scheduler has no workers yet; cells wait for one: dask worker ADDRESS", file=sys.stderr)
-        return
-    for name, amount in {pair for cell in cells for pair in _resources(cell).items()}:
-        if all(resources.get(name, 0) < amount for resources in there):
-            print(
-                f"no worker has {name}={amount:g} yet; cells wait for one: dask worker ADDRESS --resources "
-                f"'{name}={amount:g}'",
-                file=sys.stderr,
-            )
+    return checked_resources(f"{cell.plan.study}.resources", found)

@@ -63,7 +63,10 @@ argument: 'folder'
     own = computing()
     own |= {"threads": max(1, own["threads"] // processes) if cpu else own["threads"]}
     with tempfile.TemporaryDirectory(prefix="archlab-") as folder, sigterm_as_exception():
-        write_whole(Path(folder) / "work.pickle", pickled("launch", (own, cpu, work), {"work": work}))
+        write_whole(
+            Path(folder) / "work.pickle",
+            pickled("launch", (own, cpu, work), {"work": work}, remedy="train in one process"),
+        )
         given = {"folder": folder, "parent": os.getpid(), "processes": processes}
         words = [sys.executable, "-c", _call(start), json.dumps(given)]
         environment = {"OMP_NUM_THREADS": str(own["threads"]), **worker_environment()}

@@ -13,21 +13,26 @@ import cloudpickle
 DEEPEST = 6  # levels into what cannot be pickled, to name what of it
 
 
-def pickled(call: str, whole: Any, parts: Mapping[str, Any]) -> bytes:
-    """`whole` as bytes; `parts` are what it consists of, by the names that they have for the user.
+def pickled(call: str, whole: Any, parts: Mapping[str, Any], *, remedy: str) -> bytes:
+    """`whole` as bytes.
+
+    Args:
+        call: The user's call, for errors.
+        whole: What a worker is sent.
+        parts: What it consists of, by the names that they have for the user.
+        remedy: What to do where a part must stay as it is.
 
     Raises:
         TypeError: it cannot be pickled, naming what of which part.
 
     >>> import threading
-    >>> pickled("scores", None, {}) == cloudpickle.dumps(None)
+    >>> pickled("scores", None, {}, remedy="leave workers=0") == cloudpickle.dumps(None)
     True
     >>> lock = threading.Lock()
-    >>> pickled("scores", lock, {"task.loss": {"lock": lock}})
+    >>> pickled("scores", lock, {"task.loss": {"lock": lock}}, remedy="leave workers=0")
     Traceback (most recent call last):
     TypeError: scores: workers get copies of the model and the task, but task.loss['lock'], a lock, cannot be pickled: \
-cannot pickle '_thread.lock' object; make it inside the function that uses it, or leave workers=0: \
-several processes that make the same call with one folder share the work, too
+cannot pickle '_thread.lock' object; make it inside the function that uses it, or leave workers=0
     """
     try:
         return cloudpickle.dumps(whole)
@@ -36,8 +41,7 @@ several processes that make the same call with one folder share the work, too
         name, value = _innermost(*found[0]) if found else ("something in it", whole)
         raise TypeError(
             f"{call}: workers get copies of the model and the task, but {name}, a {type(value).__name__}, cannot be "
-            f"pickled: {_why_not(value)}; make it inside the function that uses it, or leave workers=0: several "
-            "processes that make the same call with one folder share the work, too"
+            f"pickled: {_why_not(value)}; make it inside the function that uses it, or {remedy}"
         ) from error
 
 

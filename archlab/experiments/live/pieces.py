@@ -8,6 +8,7 @@ those that it needs; several processes or machines that do the same in one folde
 import contextlib
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,10 +20,12 @@ from ...training.task import Task
 from ..lease import is_held, lease
 from ..order import ELSEWHERE, FINISHED, OUT_OF_TIME, in_order
 from ..processes import sigterm_as_exception
+from .cluster import Cluster, ClusterPool
 from .pickled import pickled
-from .pool import Pool, computing
+from .pool import Pool, Told, computing
 
 MOST_WORKERS = 1_024  # more cannot be meant
+ALSO_SHARED = ": several processes that make the same call with one folder share the work, too"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +41,17 @@ class Work:
     """How pieces are done. A worker gets it pickled.
 
     Attributes:
-        do: Does the piece of a label, and keeps what it makes.
+        do: Does the piece of a label, and keeps what it makes, or returns it to `keep`.
         is_done: Whether what it makes is kept.
         leases: By label, the file that is held while somebody does it; None where nobody else can.
+        keep: Is given a label and what `do` returned, which JSON can write, in the process of the user's call, which
+            alone keeps it then; None where `do` does.
     """
 
     do: Callable[[str], Any]
     is_done: Callable[[str], bool]
     leases: Callable[[str], Path] | None
+    keep: Callable[[str, Any], Any] | None = None
 
     def once(self, label: str) -> str:
         """Do a piece, unless it is done or somebody else does it; how it ended."""
@@ -53,16 +59,18 @@ class Work:
             if mine is None:
                 return ELSEWHERE
             if not self.is_done(label):
-                self.do(label)
+                made = self.do(label)
+                if self.keep is not None:
+                    self.keep(label, made)
             return FINISHED
 
-    def tried(self, label: str) -> str:
-        """The same; an error is told in words."""
+    def tried(self, label: str) -> Told:
+        """The same in a worker, which does not `keep`; an error is told in words."""
         try:
-            return self.once(label)
+            return Told(self.once(label)) if self.keep is None else Told(FINISHED, self.do(label))
         except Exception as error:
             traceback.print_exc()
-            return _failed(error)
+            return Told(_failed(error))
 
 
 def parts_of(task: Task) -> dict[str, Any]:
@@ -95,6 +103,8 @@ class Crew:
         workers: 0 does them here, one after another; else so many processes, started when they are first needed.
         parts: What `work` consists of, by the names that they have for the user.
         until: What is open until the crew's end.
+        cluster: Whose workers do them instead, as many at once as there are, or `workers`.
+        deadline: On `time.monotonic`, when to begin no more; None for no limit.
     """
 
     call: str
@@ -102,28 +112,24 @@ class Crew:
     workers: int
     parts: Mapping[str, Any]
     until: contextlib.ExitStack
-    pool: Pool | None = None
+    cluster: Cluster | None = None
+    deadline: float | None = None
+    pool: Pool | ClusterPool | None = None
+    warnings: dict[str, None] = field(default_factory=dict)  # what workers warned of, each once
 
-    def carry_out(
-        self,
-        pieces: Sequence[Piece],
-        *,
-        lasting: bool,
-        tell: Callable[[str, str], Any],
-        deadline: float | None = None,
-    ) -> None:
+    def carry_out(self, pieces: Sequence[Piece], *, lasting: bool, tell: Callable[[str, str], Any]) -> None:
         """Do all pieces that are not done, each after those it needs.
 
         Args:
             pieces: Each stands after those that it needs.
             lasting: Whether what is kept outlasts the call: then the others go on where one fails.
             tell: Is given the label of a piece and how it ended.
-            deadline: On `time.monotonic`, when to begin no more; None for no limit.
 
         Raises:
-            Exception: what a piece raised here, with a note that names the piece.
+            Exception: what a piece raised here, with a note that names the piece, and what `work.keep` raised.
             RuntimeError: what it raised in a worker, or that its worker was killed.
             TypeError: `work` cannot be pickled.
+            NoScheduler: of the cluster.
         """
         work, leases = self.work, self.work.leases
         errors: dict[Piece, Exception] = {}
@@ -140,36 +146,66 @@ class Crew:
             if not lasting and outcome.startswith(("failed", "killed")):
                 _raise(self.call, {piece: outcome}, errors, "")
 
-        begin = here
-        if self.workers and not all(work.is_done(piece.label) for piece in pieces):
-            pool = self._pool()
-
-            def begin(piece: Piece, slot: int) -> Callable[[], str | None]:
-                return pool.begin(piece.label, slot)
-
+        begin, places = here, 1
+        if (self.workers or self.cluster) and not all(work.is_done(piece.label) for piece in pieces):
+            begin, places = self._begin, self.workers or len(pieces)
         outcomes = in_order(
-            pieces, max(1, self.workers), deadline, begin, tell=ended,
+            pieces, places, self.deadline, begin, tell=ended,
             standing=lambda piece: work.is_done(piece.label),
             held=lambda piece: leases is not None and is_held(leases(piece.label)),
         )  # fmt: skip
         if lost := {piece: outcome for piece, outcome in outcomes.items() if outcome not in (FINISHED, OUT_OF_TIME)}:
             _raise(self.call, lost, errors, "; what is finished is kept, and the same call goes on with the rest")
 
-    def _pool(self) -> Pool:
+    def _begin(self, piece: Piece, slot: int) -> Callable[[], str | None]:
+        """Have a worker do a piece, and keep what it made."""
+        told = self._pool().begin(piece.label, slot)
+
+        def ended() -> str | None:
+            found = told()
+            if found is None:
+                return None
+            self.warnings |= dict.fromkeys(f"{piece.label}: {text}" for text in found.warnings)
+            if found.outcome == FINISHED and self.work.keep is not None:
+                self.work.keep(piece.label, found.made)
+            return found.outcome
+
+        return ended
+
+    def _pool(self) -> Pool | ClusterPool:
         if self.pool is None:
-            payload = pickled(self.call, (computing(), self.work.tried), self.parts)
-            folder = self.until.enter_context(tempfile.TemporaryDirectory(prefix="archlab-"))
-            self.pool = Pool(payload, Path(folder))
-            self.until.callback(self.pool.end)
+            alone = f"leave {'workers=0' if self.cluster is None else 'scheduler=None'}"
+            shared = "" if self.work.leases is None else ALSO_SHARED
+            payload = pickled(self.call, (computing(), self.work.tried), self.parts, remedy=f"{alone}{shared}")
+            if self.cluster is None:
+                folder = self.until.enter_context(tempfile.TemporaryDirectory(prefix="archlab-"))
+                self.pool = Pool(payload, Path(folder))
+            else:
+                self.pool = ClusterPool(payload, self.cluster, self.deadline)
+            self.until.callback(self._end, self.pool)
         return self.pool
+
+    def _end(self, pool: Pool | ClusterPool) -> None:
+        """End the workers, and warn of what they warned of."""
+        pool.end()
+        for text in self.warnings:
+            warnings.warn(text, stacklevel=4)
 
 
 @contextlib.contextmanager
-def crew_for(call: str, work: Work, *, workers: int, parts: Mapping[str, Any]) -> Iterator[Crew]:
+def crew_for(
+    call: str,
+    work: Work,
+    *,
+    workers: int,
+    parts: Mapping[str, Any],
+    cluster: Cluster | None = None,
+    deadline: float | None = None,
+) -> Iterator[Crew]:
     """A crew, whose workers end with the block."""
     with contextlib.ExitStack() as until:
         until.enter_context(sigterm_as_exception())
-        yield Crew(call, work, workers, parts, until)
+        yield Crew(call, work, workers, parts, until, cluster, deadline)
 
 
 def carry_out(

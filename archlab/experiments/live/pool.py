@@ -7,7 +7,8 @@ import pickle
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,48 @@ from ..processes import die_with, end_, how_it_ended, sigterm_as_exception, work
 LAST_WORDS = 600  # characters of what a worker printed, in an error
 
 
-class Pool:
-    """Processes that each hold a copy of `work`, a function of a piece's label that returns how the piece ended.
+@dataclass(frozen=True)
+class Told:
+    """What a worker told of a piece. JSON can write it.
 
-    One is started when it is first needed, and again after it died. They compute as this process does, to the bit: with
-    as many threads, and with torch's modes of precision and determinism. None outlives this process.
+    Attributes:
+        outcome: How it ended: "finished", or why not.
+        made: What it made, where whoever had it done is to keep that.
+        warnings: What the worker warned of meanwhile.
+    """
+
+    outcome: str
+    made: Any = None
+    warnings: Sequence[str] = ()
+
+
+class Pool:
+    """Processes that each hold a copy of `work`, a function of a piece's label that returns what is `Told` of it.
+
+    One is started when it is first needed, and again after it died. They compute as the caller's process does, to the
+    bit: with as many threads, and with torch's modes of precision and determinism. None outlives this process.
 
     Args:
         payload: `work`, pickled with `computing()`, as in ``pickled(call, (computing(), work), …)``.
         folder: Of the payload and of what each worker prints.
+        environment: Of the workers; default: this process's own.
+        where: The folder that they work in; default: this process's own.
     """
 
-    def __init__(self, payload: bytes, folder: Path):
-        self.folder, self.processes = folder, {}
-        self.warnings: dict[str, None] = {}  # what workers warned of, each once
+    def __init__(
+        self,
+        payload: bytes,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        where: Path | None = None,
+    ):
+        self.folder, self.environment, self.where = folder, environment, where
+        self.processes: dict[int, subprocess.Popen] = {}
         self.payload = folder / "work.pickle"
         write_whole(self.payload, payload)
 
-    def begin(self, label: str, slot: int) -> Callable[[], str | None]:
-        """Have the worker of this number do a piece; the function that is returned says how it ended, or None."""
+    def begin(self, label: str, slot: int) -> Callable[[], Told | None]:
+        """Have the worker of this number do a piece; the function that is returned gives what it told, or None."""
         said = self.folder / f"said-{slot}.json"
         said.unlink(missing_ok=True)
         process = self._process(slot)
@@ -46,37 +70,38 @@ class Pool:
             process.stdin.write(json.dumps({"label": label, "said": str(said)}).encode() + b"\n")
             process.stdin.flush()
 
-        def ended() -> str | None:
+        def told() -> Told | None:
             status = process.poll()
             if said.exists():
-                told = json.loads(said.read_text(encoding="utf-8"))
-                self.warnings |= dict.fromkeys(f"{label}: {text}" for text in told["warnings"])
-                return told["outcome"]
+                return Told(**json.loads(said.read_text(encoding="utf-8")))
             if status is None:
                 return None
             words = self._log(slot).read_text(encoding="utf-8", errors="replace").strip()[-LAST_WORDS:]
-            return how_it_ended(status) + (f"; the last that it printed: {words}" if words else "")
+            return Told(how_it_ended(status) + (f"; the last that it printed: {words}" if words else ""))
 
-        return ended
+        return told
+
+    def stop(self, slot: int) -> None:
+        """End the worker of this number, whatever it does."""
+        _end(self.processes.pop(slot))
 
     def end(self) -> None:
-        """End all of them, and warn of what they warned of."""
-        for process in self.processes.values():
-            _end(process)
-        for text in self.warnings:
-            warnings.warn(text, stacklevel=4)
+        """End all of them."""
+        for slot in list(self.processes):
+            self.stop(slot)
 
     def _process(self, slot: int) -> subprocess.Popen:
         if slot in self.processes and self.processes[slot].poll() is not None:
-            _end(self.processes.pop(slot))
+            self.stop(slot)
         if slot not in self.processes:
             given = {"payload": str(self.payload), "parent": os.getpid()}
             code = f"from {work.__module__} import {work.__name__}; {work.__name__}()"
             words = [sys.executable, "-c", code, json.dumps(given)]
+            environment = dict(self.environment or worker_environment())
             with open(self._log(slot), "wb") as log:  # a session of its own: with the process ends what it started
                 self.processes[slot] = subprocess.Popen(
-                    words, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=worker_environment(),
-                    start_new_session=True,
+                    words, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment,
+                    cwd=self.where, start_new_session=True,
                 )  # fmt: skip
         return self.processes[slot]
 
@@ -125,6 +150,6 @@ def work() -> None:
         for line in sys.stdin:
             order = json.loads(line)
             with warnings.catch_warnings(record=True) as caught:
-                outcome = do(order["label"])
-            told = {"outcome": outcome, "warnings": [str(warning.message) for warning in caught]}
-            write_whole(order["said"], json.dumps(told).encode())
+                told = do(order["label"])
+            told = replace(told, warnings=[str(warning.message) for warning in caught])
+            write_whole(order["said"], json.dumps(asdict(told)).encode())

@@ -27,16 +27,25 @@ _PLAIN_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 def seen_in(flow: Flow, modules: dict[str, nn.Module]) -> Iterator[Found | Skipped]:
     """What is in a record, in no order. `modules` maps paths to the modules of the recorded model."""
     counted = sum(1 << op.index for op in flow.record.ops if op.func in ACTIVATIONS or op.func in SUM_NAMES)
-    inside: set[Op] = set()
+    parts: set[Op] = set()  # of activations that are made up of several ops
     for call in flow.record.calls:
         yield from _block(call, modules[call.module])
         if _is_composed(call, flow, modules[call.module]):
             ops = flow.record.ops[call.first : call.last]
-            inside.update(ops)
+            parts.update(ops)
             yield Found(ops[-1].index, Kind.ACTIVATION, type(modules[call.module]).__name__, call)
-    in_ops = chain.from_iterable(_in_op(op, flow, counted) for op in flow.record.ops)
-    for item in chain(in_ops, spelled_activations(flow, inside), norms_in(flow, modules), heads_in(flow)):
+    spelled = list(spelled_activations(flow, parts))
+    parts.update(op for item in spelled if isinstance(item, Found) for op in item.parts)
+    in_ops = (_unless_part(item, op, parts) for op in flow.record.ops for item in _in_op(op, flow, counted))
+    for item in chain(in_ops, spelled, norms_in(flow, modules), heads_in(flow)):
         yield _unless_scripted(item)
+
+
+def _unless_part(item: Found | Skipped, op: Op, parts: set[Op]) -> Found | Skipped:
+    """`item`, or why it is no site: a GELU without its tanh, or without the sum in it, is no activation any more."""
+    if not (isinstance(item, Found) and op in parts):
+        return item
+    return Skipped(op.execution.module, item.op, item.kind, "a part of an activation that is a site as a whole")
 
 
 def _unless_scripted(item: Found | Skipped) -> Found | Skipped:

@@ -42,6 +42,7 @@ class Found:
     span: int = 0
     late: bool = False
     was: Kind | None = None
+    parts: frozenset[Op] = frozenset()  # the ops that it is made up of, where these are no sites of their own
     inside: bool = False  # issued in the code of a child that does nothing else, which is called otherwise
 
     @property

@@ -13,7 +13,6 @@ from ..names import printable
 from ..rewrite.target import How, Target
 from .kinds import Kind
 
-WIDTH = 100  # columns of a printed list
 _RIGHT = ("calls", "params", "MACs")  # columns of numbers
 ANY = "any"  # the kind of what is skipped where nothing inside can be seen
 
@@ -185,7 +184,7 @@ class Sites(Sequence[Site]):
 
 
 def _table(frame: pd.DataFrame) -> list[str]:
-    """The lines of the table. The ids of a model with deep paths lose their beginning where `WIDTH` asks for it."""
+    """The lines of the table, as wide as the ids ask for: who reads one wants to give it to a pass."""
     if frame.empty:
         return []
     cells = {
@@ -201,9 +200,7 @@ def _table(frame: pd.DataFrame) -> list[str]:
         ],
     }
     columns = {name: _aligned(name, values, right=name in _RIGHT) for name, values in cells.items()}
-    told = [_told(*row) for row in zip(frame["site"], frame["kind"], frame["module"], strict=True)]
-    room = max(WIDTH - sum(len(lines[0]) + 2 for lines in columns.values()) - max(map(len, told)), len("site"))
-    sites = [_tail(site, room) + module for site, module in zip(frame["site"], told, strict=True)]
+    sites = [site + _told(site, *of) for site, *of in zip(frame["site"], frame["kind"], frame["module"], strict=True)]
     lines = zip(_aligned("site", sites), *columns.values(), strict=True)
     return ["  ".join(line).rstrip() for line in lines]
 
@@ -212,14 +209,6 @@ def _told(site: str, kind: str, module: str) -> str:
     """Which module a block is, of those in the container that its number counts: the end of its path."""
     inside = module.removeprefix(f"{site.rpartition('/')[0]}.") if kind == Kind.BLOCK else ""
     return f" ({'.'.join(inside.split('.')[-2:])})" if inside else ""
-
-
-def _tail(site: str, room: int) -> str:
-    """`site`, or as many of its last parts as there is room for."""
-    short = site
-    while len(short) > room and "." in short.partition("/")[0]:
-        short = "…" + short.removeprefix("…").partition(".")[2]
-    return short
 
 
 def _aligned(name: str, values: Iterable[str], right: bool = False) -> list[str]:

@@ -192,7 +192,7 @@ ACTIVATIONS = {
     "hard swish": lambda x: x * (x + 3).clamp(0, 6) / 6,
     "snake": lambda x: x + torch.sin(x) ** 2,
 }
-INNER = {"tanh gelu": "tanh", "mish": "softplus"}  # an activation that is known lies inside
+INNER = {"tanh gelu": ["add", "add", "tanh"], "mish": ["softplus", "tanh"]}  # what is known and lies inside
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -201,9 +201,30 @@ def test_an_activation(name):
     sites = al.sites(net, given(), kinds="activation")
     if name == "snake":
         return both_ends(net, given(), "activation", lambda x: x + x)
-    assert [site.op for site in sites[:-1]] == ([INNER[name]] if name in INNER else [])
-    assert sites[-1].shape == (2, 4) and sites[-1].how == "local"
-    both_ends(net, given(), sites[-1].id, lambda x: x)
+    (site,) = sites
+    assert site.shape == (2, 4) and site.how == "local"
+    if name in INNER:  # without it there would be no activation left, but x ** 4, say
+        parts = [skipped.op for skipped in sites.skipped if "a part of an activation" in skipped.reason]
+        assert parts == INNER[name] and len(al.sites(net, given())) == 1
+    both_ends(net, given(), site.id, lambda x: x)
+
+
+def test_what_is_added_to_an_activation_of_itself_is_a_residual():
+    class Residual(nn.Module):
+        def forward(self, x):
+            return x + torch.relu(x)
+
+    assert {site.kind for site in al.sites(Residual(), given())} == {"activation", "skip", "branch"}
+
+
+def test_the_parts_of_a_module_that_is_an_activation_are_no_sites():
+    class Square(nn.Module):
+        def forward(self, x):
+            return torch.relu(x) ** 2
+
+    sites = al.sites(nn.Sequential(nn.Linear(4, 4), Square()).double(), given())
+    assert [(site.id, site.op) for site in sites] == [("activation.0", "Square")]
+    assert [(skipped.op, skipped.path) for skipped in sites.skipped] == [("relu", "1")]
 
 
 def not_taken(net: nn.Module, x: Tensor) -> list[str]:

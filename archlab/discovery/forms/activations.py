@@ -2,6 +2,7 @@
 each value (``x * sigmoid(x)``, ``where(x > 0, x, 0.1 * x)``, ``log1p(exp(x))``)."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from ...capture.dataflow import RESHAPES, Flow
 from ...capture.record import Op
@@ -71,7 +72,10 @@ def spelled_activations(flow: Flow, inside: set[Op]) -> Iterator[Found | Skipped
             last = ways.scaled(op)
             parts = ways.between(last, root)
             taken |= parts
-            yield from _judged(last, root, parts, ways)
+            for item in _judged(last, root, parts, ways):
+                # A product with itself is nothing without one of its factors; a sum may be a residual one.
+                whole = isinstance(item, Found) and op.func in MULS
+                yield replace(item, parts=frozenset(parts)) if whole else item
     # 2. Functions of one tensor, each with those that follow it directly.
     for op in flow.record.ops:
         if op in taken or plain_name(op.func) not in NONLINEAR:

@@ -1,6 +1,6 @@
 """Questions about the data flow of a recorded run: what was computed from what, who reads it, where gradients go."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from .record import Capture, ModuleCall, Op
 
@@ -69,21 +69,20 @@ class Flow:
                 bits |= self._descendants[op.index]
         return bits
 
-    def dead_without(self, value: int, user: Op) -> list[Op]:
-        """The ops whose work `user` alone needs, through its operand `value`."""
+    def dead_without(self, uses: Collection[tuple[Op, int]]) -> set[Op]:
+        """The ops whose work nothing needs but these uses: of each the op, and a value that it reads."""
         dead: set[Op] = set()
-        made = self.record.producer.get(value)
         outputs = set(self.record.outputs)
-        queue = [made] if made is not None else []
+        queue = [made for _, value in uses if (made := self.record.producer.get(value)) is not None]
         while queue:
             op = queue.pop()
             if op in dead or any(v in outputs for v in op.outputs):
                 continue
             reads = [(c, v) for v in op.outputs for c in self.consumers.get(v, ()) if c is not op]
-            if all(c in dead or (c is user and v == value) for c, v in reads):
+            if all(c in dead or (c, v) in uses for c, v in reads):
                 dead.add(op)
                 queue.extend(m for v in op.inputs if (m := self.record.producer.get(v)) is not None)
-        return list(dead)
+        return dead
 
     def idle_params(self) -> set[str]:
         """Names of the parameters that are read by ops on which no output of the model depends, and by no other."""

@@ -17,7 +17,7 @@ from ..rewrite.target import issued, target_of
 from .detect import seen_in
 from .forms.heads import of_head
 from .kinds import UNLISTED, Kind
-from .loops import by_line, without_last_operands
+from .loops import by_line, in_every_run, without_last_operands
 from .occurrence import Found
 from .site import Site, Sites, Skipped
 
@@ -41,6 +41,7 @@ def _merged(found: list[Found], flow: Flow) -> list[Site]:
     """One Site for the same line in several executions of a container; numbered per container and kind."""
     groups = list(by_line(found, flow).items())
     names = _names(groups)
+    groups = in_every_run(groups, flow)
     freed = _Freed(flow)
     removals = [frozenset((f.result, f if f.stands is None else f.stands) for f in group) for _, group in groups]
     first_that: dict[frozenset, str] = {}  # removes the same; one that is listed, where there is one
@@ -115,14 +116,15 @@ class _Freed:
         """How many parameters and multiply-adds go with the site that these are the occurrences of."""
         record = self.flow.record
         dead: set[Op] = set()
+        uses: set[tuple[Op, int]] = set()
         for f in group:
             if isinstance(f.source, ModuleCall):
                 for call in self.calls[f.source.module, f.source.outputs[:1]]:
                     dead.update(record.ops[call.first : call.last])
             elif f.dropped:
-                for number in f.dropped:
-                    dead.update(self.flow.dead_without(f.source.inputs[number], f.source))
+                uses.update((f.source, f.source.inputs[number]) for number in f.dropped)
             else:
                 dead.add(f.source)
+        dead |= self.flow.dead_without(uses)
         gone = {name for op in dead for name in op.params if self.readers[name] <= dead}
         return sum(record.params.get(name, 0) for name in gone), sum(op.macs for op in dead)

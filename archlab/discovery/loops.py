@@ -6,9 +6,11 @@ site. Neither is written in the code; it is read off what fed each turn.
 """
 
 from collections import Counter
+from dataclasses import replace
 
 from ..capture.dataflow import Flow
-from ..capture.record import Capture, Execution, Op
+from ..capture.record import Capture, Execution, ModuleCall, Op
+from ..rewrite.target import issued
 from .kinds import Kind
 from .occurrence import Found
 from .site import Skipped
@@ -38,6 +40,36 @@ def by_line(found: list[Found], flow: Flow) -> dict[tuple, list[Found]]:
     return dict(sorted(groups.items(), key=lambda item: item[1][0].order))
 
 
+def in_every_run(groups: list[tuple[tuple, list[Found]]], flow: Flow) -> list[tuple[tuple, list[Found]]]:
+    """The groups of `by_line`, each with the runs of its line in which no site was seen: there it is rewritten as well.
+
+    What is no skip in the first turn, as no layer made the state so far, is one in the others.
+    """
+    runs: dict[tuple, list[Op | ModuleCall]] = {}
+    for source in (*flow.record.ops, *(call for call in flow.record.calls if call.execution is not None)):
+        for execution, location, module in {issued(source, flow), issued(source, flow, inside=True)}:
+            for here in (location, location.every):
+                runs.setdefault((execution.module, execution.entry, here, module, _what(source)), []).append(source)
+    completed = []
+    for key, group in groups:
+        first = group[0]
+        if first.reader is None and first.part is None:
+            seen = {f.source for f in group}
+            path, entry, location, _, _, module = key
+            for source in runs[path, entry, location, module, _what(first.source)]:
+                if source not in seen:
+                    group = [*group, replace(first, source=source)]
+        # A join gives up the operand that its first run does.
+        same = {"kept": first.kept, "dropped": first.dropped, "damped": first.damped}
+        completed.append((key, [f if f.dropped == first.dropped else replace(f, **same) for f in group]))
+    return completed
+
+
+def _what(source: Op | ModuleCall) -> str:
+    """What runs: a function, with how many tensors, or a module."""
+    return f"{source.name} {len(source.inputs)}" if isinstance(source, Op) else f"({source.module})"
+
+
 def without_last_operands(found: list[Found], flow: Flow) -> tuple[list[Found], list[Skipped]]:
     """What was found, but for operands of a concatenation where its runs together would leave nothing of it, and why.
 
@@ -62,11 +94,10 @@ def without_last_operands(found: list[Found], flow: Flow) -> tuple[list[Found], 
 def _issuers(record: Capture) -> dict[tuple, set[str]]:
     """For each line of each container's code, the functions, with how many tensors, and the modules that it called."""
     found: dict[tuple, set[str]] = {}
-    issued_there = [(op.execution, op.location, f"{op.name} {len(op.inputs)}") for op in record.ops]
-    issued_there += [(call.execution, call.location, f"({call.module})") for call in record.calls]
-    for execution, location, name in issued_there:
+    for source in (*record.ops, *record.calls):
+        execution, location = source.execution, source.location
         if execution is not None and location is not None:
-            found.setdefault((execution.module, execution.entry, location.every), set()).add(name)
+            found.setdefault((execution.module, execution.entry, location.every), set()).add(_what(source))
     return found
 
 

@@ -120,6 +120,63 @@ def test_turns_that_differ_are_sites_of_their_own():
         al.remove(net, (x, 4), kinds="activation")(x, 6)
 
 
+class Skipping(nn.Module):
+    """A loop in which some turns have less to remove: a gate's state begins as zeros, a ReLU is left out at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.f, self.g = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x, steps: int, skip: float = 1.0, branch: float = 1.0, relu=torch.relu):
+        h = torch.zeros(x.shape)
+        for t in range(steps):
+            h = self.f(h) + x if skip == branch else branch * self.f(h) + skip * x
+            h = relu(h) if t else h
+            if t % 2:
+                h = h + self.g(h)
+        return h
+
+
+@pytest.mark.parametrize("kind", ["skip", "branch", "activation"])
+def test_a_line_in_some_turns_only_counts_the_turns_that_ran_it_and_goes_at_every_length(kind):
+    """In the first turn the state is a constant, so that the first sum is no skip there; it goes as in the others."""
+    net, x = Skipping(), torch.randn(2, 4)
+    found = al.sites(net, (x, 6), kinds=kind)
+    calls, options = {
+        "skip": ([6, 3], {"skip": 0.0}), "branch": ([6, 3], {"branch": 0.0}),
+        "activation": ([5], {"relu": lambda h: h}),
+    }[kind]  # fmt: skip
+    assert sorted((site.calls for site in found), reverse=True) == calls
+    site = max(found, key=lambda site: site.calls)
+    thin = al.remove(net, (x, 6), kinds=kind, where=site.id)
+    for steps in (1, 2, 3, 8):
+        assert_near(thin(x, steps), net(x, steps, **options))
+    before, after = (al.cost(model, (x, 6)) for model in (net, thin))
+    assert (site.params, site.macs) == (before.params - after.params, before.macs - after.macs)
+
+
+def test_a_turn_whose_sum_is_of_another_shape_is_right_or_refused():
+    class Broadcast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.f = nn.Linear(4, 4)
+
+        def forward(self, x, steps: int):
+            h = torch.zeros(())
+            for _ in range(steps):
+                h = h + torch.tanh(self.f(h + x))
+            return h
+
+    net, x = Broadcast(), torch.randn(2, 4)
+    inner, outer = (s.id for s in al.sites(net, (x, 3), kinds="skip"))
+    y = torch.zeros(())
+    for _ in range(5):
+        y = torch.tanh(net.f(y + x))
+    assert_near(al.remove(net, (x, 3), kinds="skip", where=outer)(x, 5), y)
+    with pytest.raises(ValueError, match=f"with {inner} rewritten the model fails in f"):
+        al.remove(net, (x, 3), kinds="skip", where=inner)
+
+
 def test_sensitivity_has_a_row_a_site():
     net, x = OverTime(), torch.randn(3, 6, 4)
     task = al.Task(x, lambda step: x, lambda net, x: net(x).square().mean(), lambda net: {"mean": net(x).mean().item()})

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ...capture import dataflow
 from ...capture.record import Capture, Op
 from ...capture.recorder import capture
 from ...discovery.site import Site
@@ -43,7 +44,8 @@ class Followed:
         self.at: dict[int, dict[str, int]] = {}  # index of a concatenation -> the operand that each site is there
         self.copies: list[tuple[Axis, Axis]] = []  # (axis of one site, what it is in the operand that another one is)
         self.flow = Flow(RULES | dict.fromkeys(("cat", "concat", "concatenate"), self._joined))
-        self.flow.close(run(model, example, self.flow))
+        self.record = run(model, example, self.flow)
+        self.flow.close(self.record)
 
     def _joined(self, u: Use) -> list[Dims]:
         dim = u.get(1, "dim", u.kwargs.get("axis", 0))
@@ -103,7 +105,11 @@ class Followed:
         return self.given[site.id][0].size if made and self.given[site.id] else 0
 
     def freed(self, site: Site) -> tuple[int, int]:
-        """How many parameters and multiply-adds of later layers go with the operand, if its site alone is removed."""
+        """How many parameters and multiply-adds of later layers go with the operand, if its site alone is removed.
+
+        That is without those of ops that nothing needs then. Code that computes with the number of channels cannot be
+        seen; of it `cuts_for` leaves more.
+        """
         gone = set(self.axes(site, {}))
         for origin, copy in self.copies:  # in the order of the run: what a copy is of comes before
             if not size_with(origin, dict.fromkeys(gone, 0)):
@@ -112,11 +118,14 @@ class Followed:
         if not gone or self.first_unsound(gone, [site]) is not None:
             return 0, 0
         sizes = dict.fromkeys(gone, 0)
-        names = {name for axis in gone for name, _ in self.held.get(axis, ())}
+        ops = self.record.ops
+        uses = {(ops[n], ops[n].inputs[at[site.id]]) for n, at in self.at.items() if site.id in at}
+        dead = self._values.dead_without(uses)
+        left = [trace for trace in map(self.flow.traces.__getitem__, self._numbers(gone)) if trace.op not in dead]
+        names = {name for trace in left for name in trace.op.params if name in self.flow.params}
         params = sum(_lost(self.flow.params[name], sizes)[0] for name in names)
         macs = 0
-        for number in self._numbers(gone):
-            trace = self.flow.traces[number]
+        for trace in left:
             if trace.op.macs:  # in proportion to its weights, which are its second operand
                 lost, whole = _lost(trace.given[1], sizes)
                 macs += trace.op.macs * lost // whole
@@ -154,6 +163,10 @@ class Followed:
             if not all(size_with(expr, dict.fromkeys(gone, 0)) for expr in dims):
                 return _within(dims, gone), f"nothing would be left of {name}"
         return None
+
+    @cached_property
+    def _values(self) -> dataflow.Flow:
+        return dataflow.Flow(self.record)
 
     @cached_property
     def held(self) -> dict[Axis, list[tuple[str, int]]]:

@@ -127,7 +127,7 @@ def _last_layer(record: Capture, flow: Flow, add: Op, value: int) -> Iterator[st
 
 def _last_linear_layer(record: Capture, flow: Flow, add: Op, value: int) -> Iterator[str]:
     """The parameters of the last linear layer of the branch that `value` is the end of, and all biases behind it."""
-    for op in sorted(flow.dead_without(value, add), key=lambda op: op.index, reverse=True):
+    for op in sorted(flow.dead_without({(add, value)}), key=lambda op: op.index, reverse=True):
         names = [name for name in op.params if name in record.params]
         if names and _WEIGHTED.fullmatch(op.name):
             yield from names

@@ -7,6 +7,7 @@ they are called, but for those whose classes are put into models: such a file sa
 import inspect
 import os
 import sys
+import types
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,19 @@ def defines(cls: type, code: Any) -> bool:
         if getattr(inspect.unwrap(method), "__code__", None) is code if callable(method) else False:
             return True
     return False
+
+
+def is_own_method(value: Any, module: nn.Module) -> bool:
+    """Whether `value`, which `module` holds, is a method of this very module, as its class has it."""
+    bound = isinstance(value, types.MethodType) and value.__self__ is module
+    return bound and getattr(type(module), value.__name__, None) is value.__func__
+
+
+def method_called(module: nn.Module) -> str:
+    """The name of the method that a call of `module` runs: ``forward``, or which one it set that to when it was made,
+    ``self.forward = self.forward_slicing``."""
+    forward = vars(module).get("forward")
+    return forward.__name__ if is_own_method(forward, module) else "forward"
 
 
 def is_library(filename: str) -> bool:

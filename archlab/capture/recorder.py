@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from .copies import devices_of, structural_copy
 from .example import Call, fresh, moved, run_example, tensors_in
-from .frames import asks_for_a_model, defines, is_module_call, is_of_switch, is_plumbing
+from .frames import asks_for_a_model, defines, is_module_call, is_of_switch, is_plumbing, method_called
 from .functions import applied_by, function_of
 from .location import ORIGINS, Location, call_stack, model_frames
 from .macs.counter import Counter, macs_as_a_whole
@@ -125,6 +125,7 @@ class _Recorder(Values, TorchFunctionMode):
         TorchFunctionMode.__init__(self)
         self.counter, self.watch = Counter(self.issue), watch
         self.paths = {id(module): path for path, module in model.named_modules()}
+        self.methods = {path: method_called(module) for path, module in model.named_modules()}
         self.model = model  # keeps the ids in `paths` valid
         self.ops: list[Op] = []
         self.calls: list[ModuleCall] = []
@@ -140,7 +141,7 @@ class _Recorder(Values, TorchFunctionMode):
         """Entry frame, module path and method of the container that `frames` (innermost first) work for.
 
         It is the innermost module one of whose methods is running; its entry is the outermost of
-        these methods: the module's ``forward`` when it was called, else the method entered directly.
+        these methods: the one that a call runs when it was called, else the method entered directly.
         """
         entry, owner = None, None
         for frame in frames:
@@ -152,7 +153,7 @@ class _Recorder(Values, TorchFunctionMode):
             owner, entry = module, frame
         top = self.stack[-1].module if self.stack else None
         if top is not None and (owner is None or self.paths[id(owner)] == top):
-            return frames[-1], top, "forward"
+            return frames[-1], top, self.methods[top]
         if entry is not None:
             return entry, self.paths[id(owner)], entry.f_code.co_name
         return frames[-1], "", "<outside>"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ..capture.frames import is_own_method
 from ..capture.location import ORIGINS, Location
 
 PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
@@ -159,7 +160,7 @@ def structure_of(module: nn.Module, marks: Mapping[int, Hashable]) -> Hashable:
                 key = of_module if name == "_modules" else of_tensor
                 parts += [(name, n, v if v is None else once(v, lambda v=v, key=key: key(v))) for n, v in value.items()]
             elif value or name not in _TABLES:  # torch's tables of hooks are mostly empty
-                parts.append((name, _compared(value)))
+                parts.append((name, _compared(value.__func__ if is_own_method(value, part) else value)))
         return tuple(parts)
 
     return once(module, lambda: of_module(module))

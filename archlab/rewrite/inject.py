@@ -3,12 +3,14 @@
 import copy
 import functools
 import re
+import types
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from ..capture.frames import is_own_method
 from .target import Blend, Narrow
 
 OMEGA_CALL = "omega_call"  # the switch of a child every call of which is one target
@@ -75,7 +77,15 @@ def inject(module: nn.Module, runners: dict[str, Any]) -> None:
     cls: Any = _metaclass(type(base))(base.__name__, (base,), namespace)
     for name in runners:  # a base's __init_subclass__ may have wrapped them once more (Hugging Face's layers do)
         setattr(cls, name, namespace[name])
+    set_class_(module, cls)
+
+
+def set_class_(module: nn.Module, cls: type) -> None:
+    """Make `module` one of `cls`, in place: methods of its own that it holds are those of the new class then."""
+    held = [name for name, value in vars(module).items() if is_own_method(value, module)]
     module.__class__ = cls
+    for name in held:
+        vars(module)[name] = types.MethodType(getattr(cls, vars(module)[name].__name__), module)
 
 
 def _runs(original: Callable, runner: Any) -> Callable:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..capture.copies import copied
 from ..capture.record import Capture
-from .inject import inject, injected, let_fuse_
+from .inject import inject, injected, let_fuse_, set_class_
 from .override import Method, WatchedChild
 from .rewrite import Omega
 
@@ -19,7 +19,7 @@ def restore(model: nn.Module, omegas: Iterable[Omega], classes: dict[str, type])
     for omega in omegas:
         del modules[omega.owner]._parameters[omega.name]
     for path, cls in classes.items():
-        modules[path].__class__ = cls
+        set_class_(modules[path], cls)
         let_fuse_(modules[path])
     return new
 
@@ -51,7 +51,7 @@ def renew_methods_(model: nn.Module) -> None:
         base, tables = injected(module)
         if not tables:
             continue
-        module.__class__ = base
+        set_class_(module, base)
         for runners in tables:
             new: dict[str, Any] = {}
             for name, runner in runners.items():

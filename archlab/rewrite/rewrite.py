@@ -22,6 +22,7 @@ from torch.utils import checkpoint
 from ..capture.classes import exact_classes_asked
 from ..capture.copies import copied, devices_of, refuse_wrappers, structural_copy, wrapped_parts
 from ..capture.example import fresh, run_example
+from ..capture.frames import method_called
 from ..capture.location import Location, passes
 from ..capture.modes import failed_in, no_fused_layers, random_states_kept
 from ..capture.record import Capture, Execution, ModuleCall
@@ -174,7 +175,8 @@ def attempt(
         reasons |= dict.fromkeys((e.target.name for e in mine), method.reason)
         method.graphs.clear()
         for edit in mine:
-            reason = edit.target.module and _no_method(modules[edit.target.module], "forward")
+            child = modules[edit.target.module] if edit.target.module is not None else None
+            reason = "" if child is None else _no_method(child, method_called(child))
             if reason:
                 how[edit.target.name], reasons[edit.target.name] = How.REFUSED, reason
                 del method.edits[edit.target.location]
@@ -357,6 +359,7 @@ def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, index:
     if target.module is None:
         return How.INTERCEPTED
     child = modules[target.module]
+    called = method_called(child)
     calls = index.calls[target.module]
     lines = {(c.execution.module, c.execution.entry, c.location) for c in calls if c.execution is not None}
     del method.edits[target.location]
@@ -372,11 +375,11 @@ def _fall_back(modules: dict[str, nn.Module], method: Method, edit: Edit, index:
             narrow = replace(edit.action, positions=free_name(child, edit.action.positions))
             add_positions_(child, narrow, modules[target.container])
             edit = replace(edit, action=narrow)
-        inject(child, {"forward": EditedChild(edit, type(child).forward)})
+        inject(child, {called: EditedChild(edit, getattr(type(child), called))})
         return How.MODULE
     method.calls |= dict.fromkeys(_call_keys(target, index), edit)
-    if not any(isinstance(r, WatchedChild) for r in runners_of(child, "forward")):
-        inject(child, {"forward": WatchedChild(target.module, type(child).forward)})
+    if not any(isinstance(r, WatchedChild) for r in runners_of(child, called)):
+        inject(child, {called: WatchedChild(target.module, getattr(type(child), called))})
     return How.INTERCEPTED
 
 

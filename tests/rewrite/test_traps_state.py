@@ -1,5 +1,7 @@
 """Traps of the things around a forward: attributes it sets, lists it fills, modes it asks for, tensors it shares."""
 
+import copy
+import pickle
 import random
 
 import pytest
@@ -310,6 +312,68 @@ def test_a_child_with_a_forward_of_its_own_is_refused():
     net.act.forward = F.relu
     with pytest.raises(ValueError, match="this ReLU has a 'forward' of its own, set on the instance"):
         al.remove(net, (x, True), kinds="activation")
+
+
+class Partial(nn.Module):
+    """Chooses the method that a call runs when it is made, as timm's FasterNet does; its class has no forward."""
+
+    def __init__(self, way: str):
+        super().__init__()
+        self.inner, self.scale = conv(), nn.Parameter(torch.tensor(0.5))
+        self.forward = getattr(self, way)
+
+    def traced(self, x):
+        return x + self.scale * torch.tanh(self.inner(x))
+
+    def untraced(self, x):
+        return x + self.scale * torch.tanh(self.inner(x)) if x.sum() != 0 else x
+
+    def without(self, kind, x):
+        inner = self.inner(x)
+        return x + self.scale * inner if kind == "activation" else self.scale * torch.tanh(inner)
+
+
+@pytest.mark.parametrize("way", ["traced", "untraced"])
+@pytest.mark.parametrize("kind", ["activation", "skip"])
+def test_a_method_of_its_own_class_that_a_module_calls_is_followed(way, kind):
+    net, x = nn.Sequential(Partial(way), Partial(way)), image()
+    soft = al.switch(net, x, kinds=kind)
+    for made in (net, soft):
+        made(x).square().sum().backward()
+    assert torch.equal(soft(x), net(x))
+    assert all(torch.equal(p.grad, soft.get_parameter(name).grad) for name, p in net.named_parameters())
+    wanted = net[1].without(kind, net[0].without(kind, x))
+    for made in both(net, x, kind):
+        assert_near(made(x), wanted)
+        twin = copy.deepcopy(made)
+        assert_near(twin(x), wanted)
+        twin[0].scale.data.zero_()
+        assert_near(made(x), wanted)
+        assert all(part.forward.__self__ is part for model in (net, made, twin) for part in model)
+    assert torch.equal(pickle.loads(pickle.dumps(net))(x), net(x))
+
+
+def test_a_child_that_calls_a_method_of_its_own_class_is_bypassed():
+    class Calling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = Partial("traced")
+
+        def forward(self, x):
+            return self.part(x) if x.sum() != 0 else self.part(-x)
+
+    net, x = Calling(), image()
+    for made in both(net, x, "block"):
+        assert torch.equal(made(x), x)
+
+
+def test_what_else_stands_for_a_forward_is_refused():
+    x, other = image(), Partial("traced")
+    for forward in (other.traced, other.forward, lambda x: torch.relu(x) + x):
+        net = nn.Sequential(Partial("traced"))
+        net[0].forward = forward
+        with pytest.raises(ValueError, match="this Partial has a 'forward' of its own, set on the instance"):
+            al.remove(net, x, kinds="activation")
 
 
 def test_an_activation_that_two_modules_share_is_met_in_both():

@@ -1,17 +1,24 @@
-"""Tables as HTML, for notebooks and pages: whatever their cells hold (names of modules, say), none of it is a tag.
+"""Tables as HTML and as CSV: whatever their cells hold (names of modules, say), none of it is a tag or a formula.
 
-Nothing is loaded and no style from elsewhere is needed.
+Pages and notebooks load nothing and need no style from elsewhere.
 """
 
 import html
+import re
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from .names import printable
 
 MOST = 100  # rows in a notebook
 # Of a table whose text no notebook is to typeset as mathematics, dollars or not.
 _CLASSES = "dataframe tex2jax_ignore mathjax_ignore"
+# How text begins that a spreadsheet computes. It is written with a quote before it, also where it has one, so that what
+# is read back is the text: a lone \r is written as \n.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 
 
 class Html(str):
@@ -66,3 +73,35 @@ def notebook_table(
     shown = html_table(headings, rows[:MOST], right=right) if rows else ""
     lines = "".join(f"<div>{escaped(line)}</div>" for line in (*left_out, *notes))
     return f'<div style="overflow:auto;max-height:30em">{shown}</div>{lines}'
+
+
+def csv_of(frame: pd.DataFrame) -> str:
+    """`frame` as CSV. Text that a spreadsheet would compute gets a quote before it, which says there that it is text.
+
+    >>> print(csv_of(pd.DataFrame({"site": ["=1+1", "head"], "omega": [-0.5, 1.0]})), end="")
+    site,omega
+    '=1+1,-0.5
+    head,1.0
+    """
+
+    def quoted(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        quote = "'" if _FORMULA.match(value) else ""
+        return quote + value.replace("\r", "\n")  # a lone \r would end the row
+
+    return frame.map(quoted).rename(columns=quoted).to_csv(index=False)
+
+
+def frame_of_csv(path: str | Path) -> pd.DataFrame:
+    """What `csv_of` wrote, without the quotes that it put before text.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no CSV.
+    """
+
+    def bare(value: Any) -> Any:
+        return value[1:] if isinstance(value, str) and value[:1] == "'" and _FORMULA.match(value) else value
+
+    return pd.read_csv(path).map(bare).rename(columns=bare)

@@ -13,6 +13,7 @@ import typer
 from torch import nn
 
 from ..files import write_whole
+from ..markup import csv_of
 from ..names import closest
 from ..passes.serialization import save
 from ..removal.budget import check_budget, check_shares
@@ -22,7 +23,7 @@ from ..removal.learn import Removal, learn_to_remove
 from ..removal.probe.alone import untouched_qualities
 from ..removal.scores import COLUMNS, SAVED_MS, scores
 from ..report.removal_page import GONE, by_site
-from ..report.tables import Table, csv_of, digits_of, table
+from ..report.tables import Table, digits_of, table
 from ..training.task import Task
 from .options import (
     SHOWN,

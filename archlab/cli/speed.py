@@ -9,10 +9,10 @@ import torch
 import typer
 from torch import nn
 
+from ..markup import csv_of
 from ..measure.breakdown import breakdown
 from ..measure.costs import cost, in_words
 from ..measure.speed import Speed, speed
-from ..report.tables import csv_of
 from .options import (
     SHOWN,
     Args,

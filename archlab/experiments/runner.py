@@ -20,6 +20,7 @@ import pandas as pd
 
 from ..arguments import choice, folder, number, text, whole, wrong
 from ..files import write_whole
+from ..markup import csv_of
 from .cells import Cell, Plan, cells_of, name_of, of_another_scheme, standing
 from .executors.by_name import executor_for
 from .lease import lease
@@ -74,7 +75,8 @@ def run(
             training is not thrown away for an edit; "rerun" makes a new one. The old file stays either way.
         only: A glob on row names; these run, and the rows that they need.
         out: The folder of reports, this one's being `out`/<study>/<preset>. Until all cells are finished, only
-            rows.csv and the cells' files stand there; rows.csv leaves out columns of lists and dicts.
+            rows.csv and the cells' files stand there; rows.csv leaves out columns of lists and dicts, and has a quote
+            before text that a spreadsheet would compute.
         scratch: The folder of checkpoints.
         weights: A folder of trained weights, which rows take instead of training. Results from them are others than
             those of the study's own trainings; both stay.
@@ -146,7 +148,7 @@ def _tried(write: Callable[[Plan, pd.DataFrame], None], plan: Plan, rows: pd.Dat
 def _write_rows(plan: Plan, rows: pd.DataFrame) -> None:
     """Write rows.csv, unless it is there as it should be."""
     plain = [name for name in rows if not rows[name].map(lambda value: isinstance(value, list | dict)).any()]
-    path, content = Path(plan.out) / "rows.csv", rows[plain].to_csv(index=False).encode()
+    path, content = Path(plan.out) / "rows.csv", csv_of(rows[plain]).encode()
     if not path.is_file() or path.read_bytes() != content:
         write_whole(path, content)
 

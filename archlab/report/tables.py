@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..arguments import choice, flag, text, whole, wrong
 from ..files import write_whole
-from ..markup import Html, escaped, html_table
+from ..markup import Html, csv_of, escaped, html_table
 from ..measure.intervals import METHODS, Interval
 from ..names import printable
 from .spread import is_number, over_runs, with_ends, with_sd
@@ -23,7 +23,6 @@ from .spread import is_number, over_runs, with_ends, with_sd
 Better = Literal["higher", "lower"]
 WAYS = ("higher", "lower")
 MOST_DIGITS = 30
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
 _MARKDOWN = str.maketrans({"\\": r"\\", "|": r"\|", "<": r"\<"})
 # What LaTeX reads otherwise, and what its usual fonts lack.
 _LATEX = str.maketrans(
@@ -134,24 +133,6 @@ class Table:
             made.append([bold.format(cell) if mark else cell for cell, mark in zip(texts, marks, strict=True)])
         shown = pd.DataFrame(dict(enumerate(made)), index=self.cells.index)
         return shown.set_axis([escape(str(name)) for name in self.cells.columns], axis="columns")
-
-
-def csv_of(frame: pd.DataFrame) -> str:
-    """`frame` as CSV. Text that a spreadsheet would compute gets a quote before it, which says there that it is text.
-
-    >>> print(csv_of(pd.DataFrame({"site": ["=1+1", "head"], "omega": [-0.5, 1.0]})), end="")
-    site,omega
-    '=1+1,-0.5
-    head,1.0
-    """
-
-    def quoted(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        quote = "'" if value.startswith(_FORMULA) else ""
-        return quote + value.replace("\r", "\n")  # a lone \r would end the row
-
-    return frame.map(quoted).rename(columns=quoted).to_csv(index=False)
 
 
 def check_columns(frame: pd.DataFrame, names: Iterable[str], *, numeric: Iterable[str] = ()) -> None:

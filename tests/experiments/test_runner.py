@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from archlab.experiments.attempts import run_cell
@@ -20,6 +21,7 @@ from archlab.experiments.executors.by_name import EXECUTORS
 from archlab.experiments.lease import lease
 from archlab.experiments.provenance import data_fingerprint
 from archlab.experiments.runner import plan_for, run
+from archlab.markup import frame_of_csv
 
 from .lab import STUDY
 
@@ -42,6 +44,17 @@ def test_each_cell_runs_once_and_the_table_is_derived(lab):
     assert len(lab.ran()) == 6, "done cells are skipped"
     assert (lab.out / "rows.csv").read_bytes() == first
     assert {path.name: path.stat().st_mtime_ns for path in (lab.out / "cells").iterdir()} == files
+
+
+def test_what_a_spreadsheet_would_compute_is_text_in_rows_csv_and_read_back_as_it_was(lab, monkeypatch):
+    texts = {f"text {number}": text for number, text in enumerate(["=1+1", "-1", "'@x", "'x", "\ty", "\n=2", "plain"])}
+    values = {**texts, "=SUM(A1)": 1, "number": -0.5}
+    monkeypatch.setenv("BEHAVE_base", f"return {values!r}")
+    rows = lab.run(only="base")
+    written = pd.read_csv(lab.out / "rows.csv")
+    assert written["text 0"][0] == "'=1+1" and written["'=SUM(A1)"][0] == 1 and written["number"][0] == -0.5
+    read = frame_of_csv(lab.out / "rows.csv")
+    assert read[list(values)].to_dict("records") == [values] and list(read) == list(rows)
 
 
 def test_results_hold_no_path_or_host_of_this_machine(lab):

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from archlab.markup import csv_of
 from archlab.report import Pair, Picture, table, write_report
 from archlab.report.page import write_page
 from archlab.report.study.body import blocks_of
@@ -44,7 +45,7 @@ def study(folder, *, names=("wide", "middle", "thin"), notes="", title="Widths")
         Pair(Picture("one.png", "dark"), Picture("other.png", "bright")), "## Reading", ["a", "b"],
         command="python -m widths", tables={"table": shown},
     )  # fmt: skip
-    frame.to_csv(folder / "rows.csv", index=False)
+    (folder / "rows.csv").write_text(csv_of(frame))
     (folder / "cells").mkdir()
     omegas = {"step": [0, 1] * 2, "site": [f"body.{names[0]}"] * 2 + ["tail"] * 2, "omega": [0.0, 0.9, 0.0, 0.1]}
     cell = {"row": names[0], "seed": 0, "ended": "2026", "values": {"omegas": omegas, "tau": 0.5}}
@@ -72,7 +73,9 @@ def test_a_report_of_words_alone_has_a_page(tmp_path):
 
 
 def test_names_that_would_run_are_text(tmp_path):
-    folder = study(tmp_path / "hostile", names=(HOSTILE, "b\x1b[2J", "|c|"), title=HOSTILE)
+    folder = study(tmp_path / "hostile", names=(HOSTILE, "b\x1b[2J", "=c|"), title=HOSTILE)
+    found = read_report(folder).rows
+    assert found is not None and found["row"].tolist() == [HOSTILE, "b\x1b[2J", "=c|"]
     page = read(write_study(folder), StudyPage)
     assert page.tags["script"] == 1 and page.tags["img"] == 2 and page.tags["h1"] == 1
     assert page.text.count("alert(1)") > 5 and any("alert(1)" in told for told in page.titles)

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ...arguments import folder as check_folder
+from ...markup import frame_of_csv
 from ..document import NOTES
 from .body import Block, blocks_of
 
@@ -136,7 +137,7 @@ def _first_sentence(body: Sequence[Block]) -> str:
 
 def _rows(path: Path) -> pd.DataFrame | None:
     try:
-        return pd.read_csv(path)
+        return frame_of_csv(path)
     except (OSError, ValueError):
         return None
 

@@ -2,7 +2,6 @@
 
 import doctest
 import gc
-import os
 import runpy
 import signal
 import sys
@@ -12,7 +11,6 @@ from dataclasses import replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from subprocess import Popen
 from unittest.mock import Mock
 
 import numpy as np
@@ -25,7 +23,6 @@ from skimage.io import imread
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import archlab as al
-import studies
 from studies.motion import magnification as all_models
 from studies.motion.network import models
 from studies.motion.network.models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, baseline
@@ -582,20 +579,41 @@ def test_the_command_line_has_the_classical_methods_side_by_side_with_the_input(
     assert np.abs(picture.astype(int) - [image[7] for image in written]).mean() < 5
 
 
-def test_two_processes_at_once_write_what_one_writes_one_after_the_other(command):
+CLIPS = """
+from pathlib import Path
+
+from studies.motion.magnify import main
+
+PRESETS = ("smoke",)
+ROWS = [{"name": "first", "model": "net.safetensors"}, {"name": "second", "model": "phase"}]
+
+
+def cell(row, preset, seed, scratch):
+    out = scratch.folder / "out.mp4"
+    main(f"{row['name']}.mp4", out, model=row["model"], mode="fir", band=(1, 3), device="cpu", precision="fp32")
+    return {"video": str(out)}
+
+
+def report(rows, folder):
+    pass
+"""
+
+
+def test_two_clips_magnified_by_workers_at_once_are_the_files_of_one_process(tmp_path, monkeypatch):
+    """As rows of a study, one by a network and one by a classical method, both with a filter that has a memory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("study_of_clips.py").write_text(CLIPS)
     save_model(MagnificationNet(Config(width=4)), "net.safetensors")
-    band = ("--mode", "fir", "--band", "1", "3", "--device", "cpu")
-    first = ("first.mp4", "at once 1.mp4", "--model", "net.safetensors", "--precision", "fp32", *band)
-    second = ("second.mp4", "at once 2.mp4", "--model", "phase", *band)
-    for number, words in enumerate((first, second)):
-        save_video(clip(6 - number, 40, 40 + 8 * number), words[0], 10)
-    environment = os.environ | {"PYTHONPATH": str(Path(studies.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    with Popen([sys.executable, "-m", "studies.motion.magnify", *first], env=environment) as other:
-        assert command(*second) == 0
-    assert other.returncode == 0
-    for number, words in enumerate((first, second), start=1):
-        assert command(words[0], f"in order {number}.mp4", *words[2:]) == 0
-        assert Path(f"in order {number}.mp4").read_bytes() == Path(words[1]).read_bytes()
+    for number, name in enumerate(("first", "second")):
+        save_video(clip(6 - number, 40, 40 + 8 * number), f"{name}.mp4", 10)
+    videos = []
+    for workers in (2, 0):
+        rows = al.run("study_of_clips", preset="smoke", workers=workers, out=f"out{workers}", scratch=f"by{workers}")
+        assert rows.attrs["missing"] == {}, [log.read_text() for log in Path().glob("by*/*/*/*/log.txt")]
+        videos.append([Path(video).read_bytes() for video in rows["video"]])
+    assert videos[0] == videos[1] and videos[0][0] != videos[0][1]
+    assert [len(list(frames(video))) for video in rows["video"]] == [6, 5]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

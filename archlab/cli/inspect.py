@@ -164,6 +164,6 @@ def cost_command(
         print(counted)
         if opinion:
             uncounted = in_words(opinion.uncounted) or "nothing"
-            print(f"by fvcore    {opinion.macs / 1e9:>15.3f}   (MACs [G]; it did not count: {uncounted})")
+            print(f"by fvcore    {opinion.macs:>15,}   (MACs; it did not count: {uncounted})")
         if depth:
             show(modules)

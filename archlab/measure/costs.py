@@ -90,9 +90,9 @@ class Cost:
         unit = "multiply-adds" if self.convention == "macs" else "multiply-adds + bias adds + ReLU outputs"
         return [
             ("parameters", f"{self.params:,}", ""),
-            ("MACs [G]", f"{self.macs / 1e9:.3f}", unit),
+            ("MACs", f"{self.macs:,}", unit),
             ("activations", f"{self.activations:,}", ""),
-            ("peak memory", f"{self.peak_bytes / 2**20:.1f} MiB", "estimated, inference"),
+            ("peak memory", _bytes(self.peak_bytes), "estimated, inference"),
         ]
 
     def _told(self) -> list[tuple[str, str]]:
@@ -100,6 +100,10 @@ class Cost:
         missing = [("not in it", f"{in_words(self.unknown)}: no formula")] if self.unknown else []
         free = in_words(dict(list(self.uncounted.items())[:8]))
         return [*missing, ("how", f"{self.how}; counted as nothing: {free or 'no op'}")]
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
 
 
 def in_words(counts: dict[str, int]) -> str:

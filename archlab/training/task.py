@@ -15,6 +15,7 @@ from torch.nn.modules.loss import _Loss
 from torch.utils.data import DataLoader
 
 from ..arguments import choice, function, plain, shown, text, wrong
+from ..capture.example import tensors_in
 from ..errors import add_note
 from .loader import example_in, loader_batches, note_ahead
 
@@ -23,7 +24,7 @@ Loss = Callable[[nn.Module, Any], Tensor]
 OF_THE_OUTPUT = "return what torch computes from the model's output, without .item() and .detach()"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Task:
     """What is needed to train and to evaluate a model; checked, as far as it can be without one, when it is made.
 
@@ -65,6 +66,15 @@ class Task:
             raise TypeError(wrong("Task: measures", "a dict as {'loss': 'lower'}", self.measures))
         for name, better in self.measures.items():
             choice(f"Task: measures[{name!r}]", better, ("higher", "lower"))
+
+    def __repr__(self) -> str:
+        given = ", ".join(shown(tensor) for tensor in tensors_in(self.example)) or shown(self.example)
+        named = ", ".join(f"{name} ({better} is better)" for name, better in self.measures.items())
+        lines = {
+            "example": given, "batches": shown(self.batches), "loss": shown(self.loss), "quality": shown(self.quality),
+            "measures": named, "settings": shown(self.settings) if self.settings else "",
+        }  # fmt: skip
+        return "\n".join(["Task", *(f"  {name:<9}{value}" for name, value in lines.items() if value)])
 
     @classmethod
     def from_loader(

@@ -246,7 +246,7 @@ def test_depth_names_what_it_cannot_do():
     net = nn.Sequential(conv(), nn.Sequential(nn.Sequential(conv(), nn.Tanh())))
     with pytest.raises(ValueError, match="cannot start as an identity"):
         al.scale_depth(net, IMAGE, span="1", count=2, init="preserve")
-    with pytest.raises(ValueError, match="not a Sequential or ModuleList"):
+    with pytest.raises(ValueError, match="must be a Sequential or ModuleList of blocks"):
         al.scale_depth(net, IMAGE, span="0", count=2)
     with pytest.raises(ValueError, match="another than 1, which '1' has"):
         al.scale_depth(net, IMAGE, span="1", count=1)

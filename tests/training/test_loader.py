@@ -322,3 +322,16 @@ def test_learned_removal_takes_a_loader():
     runs = [al.learn_to_remove(net, task, lam=0.1, **options) for _ in range(2)]
     assert runs[0].history.equals(runs[1].history)
     assert math.isfinite(runs[0].history["loss"].iloc[-1])
+
+
+def test_a_task_prints_what_it_is_made_of_and_no_values():
+    task = Task(torch.zeros(1, 3), len, lambda net, batch: batch, lambda net: {}, {"error": "lower"}, {"crop": 24})
+    assert repr(task).splitlines() == [
+        "Task",
+        "  example  a torch.Tensor of torch.float32 and shape (1, 3)",
+        "  batches  len",
+        "  loss     test_a_task_prints_what_it_is_made_of_and_no_values.<locals>.<lambda>",
+        "  quality  test_a_task_prints_what_it_is_made_of_and_no_values.<locals>.<lambda>",
+        "  measures error (lower is better)",
+        "  settings {'crop': 24}",
+    ]

@@ -123,8 +123,10 @@ def _blocks(model: nn.Module, span: str) -> list[str]:
     container = dict(model.named_modules()).get(span)
     if not isinstance(container, nn.Sequential | nn.ModuleList):
         there = [p for p, m in model.named_modules() if isinstance(m, nn.Sequential | nn.ModuleList) and len(m)]
-        what = "no module of this model" if container is None else f"a {type(container).__name__}"
-        raise ValueError(f"scale_depth: span={span!r} is {what}, not a Sequential or ModuleList: {', '.join(there)}")
+        what = "is no module of this model" if container is None else f"is a {type(container).__name__}"
+        raise ValueError(
+            f"scale_depth: span={span!r} {what}; it must be a Sequential or ModuleList of blocks: {', '.join(there)}"
+        )
     names = list(container._modules)
     if not names:
         raise ValueError(f"scale_depth: {span!r} holds no block to drop or to repeat")

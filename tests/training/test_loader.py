@@ -325,7 +325,7 @@ def test_learned_removal_takes_a_loader():
 
 
 def test_a_task_prints_what_it_is_made_of_and_no_values():
-    task = Task(torch.zeros(1, 3), len, lambda net, batch: batch, lambda net: {}, {"error": "lower"}, {"crop": 24})
+    task = al.Task(torch.zeros(1, 3), len, lambda net, batch: batch, lambda net: {}, {"error": "lower"}, {"crop": 24})
     assert repr(task).splitlines() == [
         "Task",
         "  example  a torch.Tensor of torch.float32 and shape (1, 3)",

@@ -44,7 +44,8 @@ def refuse_conflicts(taken: Iterable[Site]) -> None:
         if site.target.dropped and site.kind not in (Kind.CONCAT, Kind.HEAD):
             other = seen.setdefault(site.target.key, site)
             if other is not site:
-                raise ValueError(f"{other.id} and {site.id} are the two operands of one add: choose one of the kinds")
+                remedy = "choose one of the kinds" if other.kind is not site.kind else "name one of them by where"
+                raise ValueError(f"{other.id} and {site.id} are operands of one sum, of which one can go: {remedy}")
 
 
 def resolve_conflicts(taken: Iterable[Site]) -> tuple[list[Site], dict[str, str]]:

@@ -147,7 +147,7 @@ CALLS = [
     bad(
         "switch: both operands",
         lambda: al.switch(NET, X, kinds=["skip", "branch"]),
-        "two operands of one add",
+        "operands of one sum",
         "choose one",
     ),
     bad(

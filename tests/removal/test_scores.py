@@ -153,7 +153,7 @@ def test_where_the_block_is_not_chosen_its_branch_is_taken():
 
 
 def test_what_scores_and_sensitivity_list_learn_to_remove_takes(frame, capsys):
-    with pytest.raises(ValueError, match="two operands of one add"):
+    with pytest.raises(ValueError, match="operands of one sum"):
         learn_to_remove(blocks(), TASK, kinds=["skip", "branch"], progress=False)
     removal = learn_to_remove(
         blocks(), TASK, kinds="all", budget={"macs": 0.6}, soft_steps=20, push_steps=2, tune_steps=2, lr_omega=0.2

@@ -1,16 +1,23 @@
 """Several processes that train one model: shares of batches, and what fails in one of them."""
 
+import contextlib
 import copy
 import importlib.util
+import os
+import signal
 import threading
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
 import torch
 
+import archlab as al
 from archlab.experiments import launch
-from archlab.training import together
+from archlab.experiments.live import launch as launching
+from archlab.experiments.live.pickled import pickled
+from archlab.experiments.live.pool import computing
+from archlab.training import fit, together
+from archlab.training.checkpoint import load_checkpoint
 
 NEEDS_ACCELERATE = pytest.mark.skipif(
     importlib.util.find_spec("accelerate") is None, reason="accelerate is not installed: pip install 'archlab[test]'"
@@ -69,19 +76,90 @@ def test_processes_that_begin_with_other_weights_are_refused(monkeypatch):
         monkeypatch.setattr(
             together.distributed, "all_reduce", lambda tensor, op: tensor.copy_(torch.maximum(tensor, told[0]))
         )
-        with nullcontext() if error is None else pytest.raises(ValueError, match=error):
+        with contextlib.nullcontext() if error is None else pytest.raises(ValueError, match=error):
             together.check_same_weights(each)
 
 
-@NEEDS_ACCELERATE
-def test_what_fails_in_a_process_is_raised():
-    """That several train as one does, the guide to a loop of one's own shows."""
+class Stopped(Exception):
+    pass
 
+
+@NEEDS_ACCELERATE
+def test_what_was_stopped_goes_on_to_the_same_weights_and_a_process_that_is_killed_ends_the_others(tmp_path):
+    """In one call, as each starts processes. That several train as one does, the guide to a loop of one's own shows."""
+
+    def train(name, at_step_7=lambda: None):
+        def after_step(net, step):
+            if step == 7:
+                at_step_7()
+
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.1), torch.nn.Linear(8, 1))
+        task = al.Task(
+            torch.zeros(2, 4),
+            batches=lambda step: torch.randn(6, 4, generator=torch.Generator().manual_seed(step)),
+            loss=lambda net, x: net(x).square().mean(),
+            quality=lambda net: {},
+        )
+        fit(net, task, steps=12, folder=tmp_path / name, save_every=5, after_step=after_step, progress=False)
+
+    def stop():
+        raise Stopped
+
+    def kill():
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def work():
+        train("undisturbed")
+        with contextlib.suppress(Stopped):
+            train("stopped", stop)
+        assert load_checkpoint(tmp_path / "stopped")["step"] == 5
+        train("stopped")
+        train("killed", kill)
+
+    with pytest.raises(RuntimeError, match=r"launch: process 1 killed by signal 9; the others have ended .* goes on"):
+        launch(work, processes=2, cpu=True)
+    undisturbed, stopped, killed = (load_checkpoint(tmp_path / name) for name in ("undisturbed", "stopped", "killed"))
+    assert killed["step"] == 5 and killed["rows"] == undisturbed["rows"][:5]
+    assert stopped["step"] == 12 and stopped["rows"] == undisturbed["rows"]
+    assert all(torch.equal(value, stopped["model"][name]) for name, value in undisturbed["model"].items())
+
+
+@pytest.mark.parametrize(
+    ("statuses", "errors", "said"),
+    [
+        ({0: 1, 1: -9}, [0], "process 1 killed by signal 9; the others have ended for it"),
+        ({0: -15, 1: 3}, [], "process 1 failed: it ended the program, with status 3; the others"),
+        ({0: -15, 1: -15}, [], "process 0 killed by signal 15; the others"),
+        ({0: 1, 1: -15}, [0], "process 0 failed: ArithmeticError: no good"),
+        ({0: 1, 1: 1}, [1, 0], "process 1 failed: ArithmeticError: no good"),
+    ],
+)
+def test_the_process_that_ended_first_is_named(statuses, errors, said, tmp_path):
+    """torch's launcher ends the others by SIGTERM, and some fail before, as they wait for the one that is gone."""
+    for time, rank in enumerate(errors):
+        path = tmp_path / f"error-{rank}.txt"
+        path.write_text(f"process {rank} failed: ArithmeticError: no good")
+        os.utime(path, (time, time))
+    launching.tell_who_died(tmp_path, statuses)
+    assert launching.told_in(tmp_path).startswith(said)
+
+
+@NEEDS_ACCELERATE
+def test_what_fails_in_a_process_is_told(tmp_path, monkeypatch):
     def work():
         raise ArithmeticError("no good")
 
-    with pytest.raises(RuntimeError, match="launch: process 0 failed: ArithmeticError: no good"):
-        launch(work, processes=1, cpu=True)
+    content = pickled("launch", (computing(), True, work), {}, remedy="")
+    (tmp_path / "work.pickle").write_bytes(content)
+    monkeypatch.setattr("accelerate.PartialState", lambda cpu: None)
+    monkeypatch.setattr("sys.argv", ["", str(tmp_path), str(os.getppid())])
+    monkeypatch.setattr(launching, "die_with", lambda parent: None)
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ArithmeticError):
+        launching.take_part()
+    assert launching.told_in(tmp_path) == "process 1 failed: ArithmeticError: no good"
 
 
 @NEEDS_ACCELERATE

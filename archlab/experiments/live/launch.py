@@ -7,11 +7,12 @@ itself, starts them, and in each accelerate makes the process group: by NCCL on 
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from .pickled import pickled
 from .pool import compute_as_, computing
 
 MOST_PROCESSES = 1_024  # more cannot be meant
+DIED = "died.txt"
+GOES_ON = "where `fit` has a folder, the same call goes on from its checkpoint"
 
 
 def launch(work: Callable[[], Any], *, processes: int, cpu: bool | None = None) -> None:
@@ -44,7 +47,7 @@ def launch(work: Callable[[], Any], *, processes: int, cpu: bool | None = None) 
     Raises:
         ModuleNotFoundError: accelerate is not installed.
         TypeError: the function cannot be pickled, naming what of it.
-        RuntimeError: a process failed, with its error; the others have ended then, too.
+        RuntimeError: a process failed, with its error, or died, by its number; the others have ended then, too.
 
     >>> launch(lambda folder: folder, processes=2)
     Traceback (most recent call last):
@@ -76,17 +79,23 @@ argument: 'folder'
         finally:
             end_(process)
         if status:
-            raise RuntimeError(f"launch: {_told(Path(folder)) or how_it_ended(status)}")
+            raise RuntimeError(f"launch: {told_in(Path(folder)) or how_it_ended(status)}")
 
 
 def start() -> None:
     """What torch's launcher does, which ends all processes where one fails. It dies with who called `launch`."""
     from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     given = json.loads(sys.argv[1])
     die_with(given["parent"])
     words = ["--standalone", f"--nproc-per-node={given['processes']}", "--no-python"]
-    run.main([*words, sys.executable, "-c", _call(take_part), given["folder"], str(os.getpid())])
+    try:
+        run.main([*words, sys.executable, "-c", _call(take_part), given["folder"], str(os.getpid())])
+    except ChildFailedError as error:
+        statuses = {failure.local_rank: failure.exitcode for failure in error.failures.values()}
+        tell_who_died(Path(given["folder"]), statuses)
+        raise
 
 
 def take_part() -> None:
@@ -113,7 +122,17 @@ def _call(of: Callable[[], None]) -> str:
     return f"from {of.__module__} import {of.__name__}; {of.__name__}()"
 
 
-def _told(folder: Path) -> str:
-    """The error of the process that failed first; others fail for it."""
+def tell_who_died(folder: Path, statuses: Mapping[int, int]) -> None:
+    """Write which process died without an error of its own, if one did; torch's launcher ends the others by SIGTERM."""
+    silent = [rank for rank in statuses if not (folder / f"error-{rank}.txt").exists()]
+    for rank in sorted(silent, key=lambda rank: statuses[rank] == -signal.SIGTERM)[:1]:
+        if statuses[rank] != -signal.SIGTERM or len(silent) == len(statuses):
+            told = f"process {rank} {how_it_ended(statuses[rank])}; the others have ended for it; {GOES_ON}"
+            write_whole(folder / DIED, told.encode())
+
+
+def told_in(folder: Path) -> str:
+    """Which process died, or the error of the one that failed first: others fail for it."""
     errors = sorted(folder.glob("error-*.txt"), key=lambda path: path.stat().st_mtime_ns)
-    return errors[0].read_text(encoding="utf-8") if errors else ""
+    told = [path for path in (folder / DIED, *errors) if path.exists()]
+    return told[0].read_text(encoding="utf-8") if told else ""

@@ -222,7 +222,8 @@ def _discarded(
     except (ValueError, AssertionError, RuntimeError) as error:
         if not cuts.resizing.tensors:
             raise
-        reason = f"with fewer channels the model's code fails: {str(error).splitlines()[0]}"
+        what = "the model is another" if isinstance(error, AssertionError) else "the model's code fails"
+        reason = f"with fewer channels {what}: {str(error).splitlines()[0]}"
     return _without(model, example, gone, frozen, channels, uncut(model, example, removed, reason), **given)
 
 
@@ -245,7 +246,7 @@ def _without(
     start, fewer = model, {}
     if cuts.resizing.tensors:
         start = resize_(copied(model), cuts.resizing, "prune")
-        fewer = use_fewer_heads_(start)
+        fewer = use_fewer_heads_(start, cuts.resizing.tensors)
     edits = [Edit(sites[s].target, Freeze(w)) for s, w in frozen.items()]
     edits += [Edit(sites[s].target, _narrow(start, sites[s], part)) for s, part in channels.items()]
     for site in (sites[s] for s in gone):

@@ -70,6 +70,8 @@ def layer():
 
 CAUSAL = torch.ones(5, 5, dtype=torch.bool).triu(1)
 PADDING = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+EACH = torch.randn(8, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))  # a mask for each head
+SOME = (EACH > 0.5).index_fill(2, torch.tensor([0]), False)
 NETS = {
     "fused": (Fused(), x(), 4), "spelled": (Fused(fused=False), x(), 4), "repeated": (Grouped(True), x(), 2),
     "grouped": (Grouped(False), x(), 2), "torch": (Torch(), x(), 4), "weights": (Torch(weights=True), x(), 4),
@@ -78,6 +80,8 @@ NETS = {
     "extra and padding": (Torch(CAUSAL, PADDING, add_bias_kv=True, weights=True), x(), 4),
     "no bias": (Torch(bias=False), x(), 4), "time first": (Torch(batch_first=False), x(5, 2, 12), 4),
     "other widths": (Torch(kdim=12, vdim=12), x(), 4), "one sequence": (Torch(), x(5, 12), 4),
+    "a mask a head": (Torch(EACH), x(), 4), "of one sequence": (Torch(EACH[:4], weights=True), x(5, 12), 4),
+    "a mask a head and padding": (Torch(SOME, PADDING, batch_first=False), x(5, 2, 12), 4),
     "encoder layer": (layer(), x(), 4),
     "encoder": (nn.TransformerEncoder(layer(), 1, enable_nested_tensor=False), x(), 4),
 }  # fmt: skip
@@ -130,6 +134,42 @@ def test_what_is_left_runs_at_other_lengths_and_says_how_many_heads_it_has(tmp_p
             tmp_path / "thin.safetensors", lambda net=net: type(net)(*[True][: type(net) is Grouped]).double(), x()
         )
         assert torch.equal(again(x()), thin(x()))
+
+
+class Given(Torch):
+    """The mask is given, and weights are told."""
+
+    def forward(self, x, mask):
+        y, shares = self.attention(x, x, x, attn_mask=mask, need_weights=True, average_attn_weights=self.weights)
+        return self.read(y), shares
+
+
+def test_of_a_mask_for_each_head_the_heads_that_are_left_take_theirs():
+    """Whether it is for all heads that there were, or for those that are left; weights that are told have these."""
+    net = Given(weights=False).double().eval()
+    thin = al.remove(net, (x(), EACH), kinds="head", where=["*head.0", "*head.2"])
+    soft = al.switch(net, (x(), EACH), kinds="head")
+    al.set_omegas_(soft, {"attention/head.0": 1.0, "attention/head.2": 1.0})
+    assert thin.attention.out_proj.in_features == 6
+    for batch in (1, 2):  # with one sequence a mask of two rows too many would be spread over two
+        mask = EACH[: 4 * batch]
+        whole, shares = soft(x()[:batch], mask)
+        for given in (mask, mask.unflatten(0, (batch, 4))[:, [1, 3]].flatten(0, 1)):
+            out, told = thin(x()[:batch], given)
+            assert torch.allclose(out, whole, atol=1e-12) and torch.allclose(told, shares[:, [1, 3]], atol=1e-12)
+    with pytest.raises(RuntimeError, match=r"attn_mask of shape .* of 4 heads 2 are left"):
+        thin(x(), EACH[:6])
+    again = al.apply(al.recipe(thin), net, (x(), EACH))
+    assert torch.equal(again(x(), EACH)[0], thin(x(), EACH)[0])
+
+
+def test_a_mean_over_heads_that_is_told_keeps_them_all():
+    net = Given(weights=True).double().eval()
+    thin = al.remove(net, (x(), CAUSAL), kinds="head", where="*head.1")
+    soft = al.switch(net, (x(), CAUSAL), kinds="head", where="*head.1")
+    al.set_omegas_(soft, 1.0)
+    assert all(map(torch.allclose, thin(x(), CAUSAL), soft(x(), CAUSAL)))
+    assert "with fewer channels the model is another" in al.recipe(thin).steps[-1].checked
 
 
 def test_heads_are_removed_again_and_after_learning():

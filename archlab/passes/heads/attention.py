@@ -1,5 +1,7 @@
 """torch's attention with fewer heads than its stream has room for, which torch's own function takes no weights of."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,11 +12,14 @@ MODEL_CODE = True  # a part of the models it is put into: see `capture.frames`
 class FewerHeads(nn.MultiheadAttention):
     """An ``nn.MultiheadAttention`` some of whose heads are gone, with the rows and columns of its weights.
 
-    Arguments and results are those of its base; a mask for each head has as many heads as are left. Where none was to
-    stay, it is `silent`: the one that is left is multiplied with zero.
+    Arguments and results are those of its base. A mask for each head may be one for all that there were, of which those
+    that are left take theirs, or have as many heads as are left. Where none was to stay, it is `silent`: the one that
+    is left is multiplied with zero.
     """
 
     silent = False
+    heads: tuple[int, ...] = ()  # those that are left, by their numbers among all
+    heads_before = 0  # how many there were
 
     def forward(
         self,
@@ -67,12 +72,22 @@ class FewerHeads(nn.MultiheadAttention):
         """What is added to the scores; nothing for the `extra` keys behind those given."""
         found = []
         if attn_mask is not None:
-            whole = attn_mask if attn_mask.dim() == 2 else attn_mask.unflatten(0, (-1, self.num_heads))
-            found.append(_added(whole, q))
+            found.append(_added(attn_mask if attn_mask.dim() == 2 else self._by_head(attn_mask, len(q)), q))
         if padding is not None:
             padding = padding if padding.dim() == 2 else padding.unsqueeze(0)
             found.append(_added(padding, q)[:, None, None, :])
         return F.pad(sum(found[1:], found[0]), (0, extra)) if found else None
+
+    def _by_head(self, mask: Tensor, batch: int) -> Tensor:
+        """A mask for each head as (batch, head that is left, query, key)."""
+        if len(mask) == batch * self.heads_before:
+            return mask.unflatten(0, (batch, self.heads_before))[:, list(self.heads)]
+        if len(mask) == batch * self.num_heads:
+            return mask.unflatten(0, (batch, self.num_heads))
+        raise RuntimeError(
+            f"attn_mask of shape {tuple(mask.shape)} is not one for each of {batch} sequences and each head: of "
+            f"{self.heads_before} heads {self.num_heads} are left"
+        )
 
 
 def _added(mask: Tensor, like: Tensor) -> Tensor:
@@ -81,13 +96,24 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(mask, float("-inf"))
 
 
-def use_fewer_heads_(model: nn.Module) -> dict[str, FewerHeads]:
-    """Let torch's attentions of `model` compute with the heads that their weights have, in place; those by path."""
+def use_fewer_heads_(model: nn.Module, kept: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, FewerHeads]:
+    """Let torch's attentions of `model` compute with the heads that their weights have, in place; those by path.
+
+    `kept`: which positions of each dimension of each tensor were kept, as in a `Resizing`.
+    """
     found: dict[str, FewerHeads] = {}
     for path, module in model.named_modules():
-        if type(module) is nn.MultiheadAttention and module.num_heads * module.head_dim != module.embed_dim:
+        columns = kept.get(f"{path}.out_proj.weight" if path else "out_proj.weight", {}).get("1")
+        if columns is None or not isinstance(module, nn.MultiheadAttention):
+            continue
+        left = [column // module.head_dim for column in columns[:: module.head_dim]]
+        if type(module) is nn.MultiheadAttention:
             module.__class__ = FewerHeads
             module._qkv_same_embed_dim = False  # by which torch's layers around it know that they cannot fuse it
             assert isinstance(module, FewerHeads)
+            module.heads = tuple(range(module.embed_dim // module.head_dim))
+            module.heads_before = len(module.heads)
             found[path] = module
+        if isinstance(module, FewerHeads):
+            module.heads = tuple(module.heads[head] for head in left)
     return found

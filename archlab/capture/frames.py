@@ -10,7 +10,7 @@ import sys
 import types
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.fx
@@ -82,7 +82,7 @@ def defines(cls: type, code: Any) -> bool:
     return False
 
 
-def is_own_method(value: Any, module: nn.Module) -> bool:
+def is_own_method(value: Any, module: nn.Module) -> TypeGuard[types.MethodType]:
     """Whether `value`, which `module` holds, is a method of this very module, as its class has it."""
     bound = isinstance(value, types.MethodType) and value.__self__ is module
     return bound and getattr(type(module), value.__name__, None) is value.__func__

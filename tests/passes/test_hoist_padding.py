@@ -139,6 +139,31 @@ def test_every_output_has_its_own_ring():
     assert step.equality == "interior"
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_outputs_whose_number_hangs_on_values_are_no_reason_to_refuse(seed):
+    """As a detector's boxes: other borders, other boxes. They change everywhere, what they were found in does not."""
+
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.chain, self.other = chain(), conv()
+
+        def forward(self, x):
+            scores = self.chain(x)[:, 0]
+            kept = scores > 0.2
+            return {"boxes": kept.nonzero(), "scores": scores[kept], "map": scores[:, None], "alone": self.other(x) > 0}
+
+    torch.manual_seed(seed)
+    net, x = Detector(), torch.randn(1, WIDTH, 12, 12)
+    made = hoisted(net, x)
+    step = al.recipe(made).steps[-1]
+    assert step.checked == (
+        "the model's outputs have changed: 0 everywhere, 1 everywhere, 2 in a ring of 2 pixels, 3 nowhere"
+    )
+    assert torch.equal(made(x)["alone"], net(x)["alone"])
+    assert len(al.recipe(al.fold(made, x, where=in_chain, cost=lambda layer, shape: 1.0)).steps) == 2
+
+
 def test_a_model_that_runs_in_its_own_precision_only():
     class Net(nn.Module):
         def __init__(self):

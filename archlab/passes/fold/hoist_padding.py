@@ -9,7 +9,7 @@ from ...capture.record import Capture
 from ...capture.recorder import capture
 from ...names import Where
 from ...rewrite.module_tree import with_modules
-from ..checks import finish
+from ..checks import finish, outputs_are_counted
 from ..recipe import Equality
 from ..switch_state import refuse_switched
 from .chains import find_chains, link_at
@@ -37,7 +37,7 @@ def hoist_padding(model: nn.Module, example: Any, *, where: Where = None, cost: 
         cost: as for `fold`.
 
     Raises:
-        ValueError: where no padding is in the way.
+        ValueError: where no padding is in the way, or code looks at the sizes of what is larger now.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 3, padding=1))
@@ -115,18 +115,17 @@ def apply_hoist_padding(
         raise ValueError(
             f"hoist_padding: {', '.join(paddings)} cannot be padded so on this example: {error}"
         ) from error
-    if after.output_shapes != record.output_shapes:
-        raise ValueError(
-            f"hoist_padding: with {paddings} the outputs would have the shapes {after.output_shapes}, not "
-            f"{record.output_shapes}: other code looks at what is larger now"
-        )
+    counted = outputs_are_counted(
+        model, example, record, after, changed=f"hoist_padding: with {paddings}",
+        remedy="other code looks at what is larger now; leave it out by where",
+    )  # fmt: skip
     how = {address: f"its output has changed in a ring of {ring} pixels" for address, ring in rings.items()}
-    reached = output_rings(model, new, example, rings)
+    reached = output_rings(model, new, example, rings, record=record)
     inside = any(ring is not EVERYWHERE for ring in reached)
     return finish(
         new, model, name="hoist_padding", options={"paddings": paddings, "modes": modes}, before=record, after=after,
         equality=Equality.INTERIOR if inside else Equality.NONE, checked=rings_in_words(reached),
-        found=chains.links, taken=paddings, how=how,
+        found=chains.links, taken=paddings, how=how, counted=counted,
     )  # fmt: skip
 
 

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ...capture.copies import copied
+from ...capture.dataflow import Flow
 from ...capture.example import tensors_in, varied
+from ...capture.record import Capture
 from ..checks import EXACT, difference, in_double, observe, own_tolerance
 from .chains import Chains, Link, real_layer
 from .linear import Layer
@@ -55,13 +57,19 @@ def _apply(layer: Layer, x: Tensor) -> Tensor:
         return module_of(layer, x)(x)
 
 
-def output_rings(model: nn.Module, hoisted: nn.Module, example: Any, rings: Mapping[str, int]) -> list[int | None]:
+def output_rings(
+    model: nn.Module, hoisted: nn.Module, example: Any, rings: Mapping[str, int], *, record: Capture
+) -> list[int | None]:
     """How wide a ring of each of the model's outputs changes, in pixels, where that of these layers' outputs does.
 
     Found by running `model` with not-a-number in the rings of the layers, which reaches all that is computed from them
     whatever the weights are. Outside of it both models are compared. An output that is no map (batch x channels x
-    spatial) changes everywhere or not at all.
+    spatial) or cannot show not-a-number (an index, boxes whose number hangs on values) changes everywhere where it is
+    computed from these layers' outputs, which `record`, a run of `model`, says.
     """
+    flow = Flow(record)
+    given = {value for call in record.calls if call.module in rings for value in call.outputs}
+    below = [any(flow.descends(output, value) for value in given) for output in record.outputs]
     doubled = in_double(model, example), in_double(hoisted, example)
     if doubled[0] is not None and doubled[1] is not None:
         allowed, (net, example, before), after = EXACT, doubled[0], doubled[1][2]
@@ -73,17 +81,24 @@ def output_rings(model: nn.Module, hoisted: nn.Module, example: Any, rings: Mapp
     found: list[int | None] = []
     for number, (old, new) in enumerate(zip(tensors_in(before.output), tensors_in(after.output), strict=True)):
         touched = [torch.ones_like(old, dtype=torch.bool) if sides is None else sides[number] for sides in (near, far)]
-        if old.dim() - 2 in dims:
+        if not below[number]:
+            ring = 0
+        elif old.dim() - 2 not in dims or not _shows(old) or any(t.shape != old.shape for t in (new, *touched)):
+            ring = EVERYWHERE
+        else:
             sides = [_width(there, far=far) for there, far in zip(touched, (False, True), strict=True)]
             widths = [width for width in sides if width is not None]
             ring = EVERYWHERE if len(widths) < len(sides) else max(widths)
-        else:
-            ring = EVERYWHERE if any(there.any() for there in touched) else 0
+        if ring is not EVERYWHERE and difference(*(_inside(output, ring) for output in (old, new))) > allowed:
+            assert below[number], f"output {number} differs, which is not computed from {', '.join(rings)}"
+            ring = EVERYWHERE  # code chooses by value
         found.append(ring)
-        if ring is not None:
-            apart = difference(*(_inside(output, ring) for output in (old, new)))
-            assert not apart > allowed, f"inside its ring, output {number} differs by {apart:.2g}"
     return found
+
+
+def _shows(output: Tensor) -> bool:
+    """Whether not-a-number can be seen in it."""
+    return output.is_floating_point() or output.is_complex()
 
 
 def _inside(output: Tensor, ring: int) -> Tensor:

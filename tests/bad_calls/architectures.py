@@ -55,6 +55,7 @@ CALLS = [
     bad("one_path: seed=-1", lambda: al.one_path(task(), seed=-1), "seed", "-1"),
     bad("one_path: no task", lambda: al.one_path(None, seed=0), "task", "None"),
     bad("lambda_path: lams=[-1]", lambda: path(lams=[-1]), "lam", "-1"),
+    bad("lambda_path: granularity='row'", lambda: path(granularity="row"), "granularity", "'channel'", "'row'"),
     bad("lambda_path: seeds=0", lambda: path(seeds=0), "seeds", "0"),
     bad("lambda_path: kinds='blok'", lambda: path(kinds="blok"), "kind 'blok'"),
     bad("search: trials=0", lambda: search(trials=0), "trials", "0"),

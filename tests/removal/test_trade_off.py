@@ -7,6 +7,7 @@ from torch import nn
 
 import archlab as al
 from archlab.removal.curves.compare import compare
+from archlab.removal.curves.lambda_path import lambda_path
 from archlab.removal.curves.trade_off import trade_off
 from archlab.training.checkpoint import CheckpointMismatch
 from archlab.training.optimization import cosine
@@ -141,9 +142,37 @@ def test_what_ran_is_not_run_again(found, monkeypatch):
         trade_off(deep(), LOWER, **FAST | dict(lr=1e-2), methods=["greedy"], folder=folder)
 
 
+def test_layers_are_merged_beside_the_other_methods(tmp_path):
+    """Each run has as many steps of training; what is merged has fewer layers, and is kept as the others are."""
+    options = FAST | dict(measure="macs", budgets=[0.6], methods=["merge"], seeds=1, folder=tmp_path)
+    found = trade_off(deep(), LOWER, **options)
+    merged, whole = (found.frame.set_index("method")["macs"][method] for method in ("merge", "original"))
+    assert 0 < merged <= 0.6 * whole and found.frame["steps"].tolist() == [0, 50, 50]
+    assert trade_off(deep(), LOWER, **options).frame.equals(found.frame)
+
+
+def test_channels_are_learned_along_budgets_and_along_lambda():
+    options = FAST | dict(granularity="channel", seeds=1)
+    found = trade_off(deep(), LOWER, **options, methods=["learned"], budgets=[0.75, 0.5])
+    assert found.frame.set_index("budget").loc[[0.75, 0.5], "sites"].tolist() == [6, 12], "of 24 channels"
+    assert found.settings["granularity"] == "channel"
+    del options["measure"]
+    path = lambda_path(deep(), LOWER, **options, lams=[0.05])
+    assert path.frame["method"].tolist() == ["original", "control", "learned"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (dict(granularity="channel"), "'greedy' removes whole sites; granularity='channel' goes with methods="),
+        (dict(granularity="channel", methods=["learned"], warm_start=True), "warm_start goes on with whole sites"),
+        (dict(granularity="channel", methods=["learned"], kinds="block"), "goes with kinds='activation' alone"),
+        (dict(granularity="head", methods=["learned"]), "heads of an attention are sites of their own; choose kinds"),
+        (dict(granularity="row"), "granularity must be one of 'site', 'channel'"),
+        (dict(methods=["merge"], kinds=["activation", "block"]), "'merge' removes activations"),
+        (dict(methods=["merge"], kinds="all"), "'merge' removes activations"),
+        (dict(methods=["merge"]), "the measure of 'merge' must be one of .*got 'sites'"),
+        (dict(methods=["merge"], measure="macs", warm_start=True), "'merge' ends with merged layers"),
         (dict(budgets=[1.2]), r"budget\['sites'\] must be the share"),
         (dict(measure="time"), "a measure in budget must be one of"),
         (dict(methods=["best"]), "methods must be one of .*'learned'"),

@@ -28,11 +28,13 @@ def check_granularity(name: str, granularity: str, kinds: str | Iterable[str]) -
     Raises:
         TypeError, ValueError: naming what is wrong with it.
     """
+    if granularity == Kind.HEAD:
+        raise ValueError(f"{name}='head': heads of an attention are sites of their own; choose kinds='head'")
     choice(name, granularity, GRANULARITIES)
     if granularity == CHANNEL and (kinds == "all" or kinds_of(kinds) != (Kind.ACTIVATION,)):
         raise ValueError(
             f"{name}='channel' gives each channel of an activation a switch, and goes with kinds='activation' alone; "
-            f"got kinds={kinds!r}. Heads of an attention are a kind of their own, 'head'"
+            f"got kinds={kinds!r}. Heads of an attention are sites of their own, kinds='head'"
         )
 
 

@@ -28,8 +28,8 @@ class TradeOff:
 
     Attributes:
         frame: Tidy, a row a method, budget and seed: method, budget (the share that may stay; 1 of the control) or lam
-            (0 of the control), seed, steps (of training, in all), sites (removed), params, macs, each quality. The
-            original, not trained on, is method "original".
+            (0 of the control), seed, steps (of training, in all), sites (removed; channels, where these were
+            learned), params, macs, each quality. The original, not trained on, is method "original".
         measure: What the budgets are of; "lam" of a path over λ.
         better: By quality, which way it is better.
         settings: What was asked for, the model's class first.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -10,10 +10,11 @@ from ...arguments import number, whole, wrong
 from ...discovery.select import Where
 from ...experiments.live.pieces import check_workers
 from ...measure.environment import conditions_of
+from ...passes.channels.dims import SITE
 from ...passes.recipe import recipe
 from ...training.task import Task, check_task
 from .curve import CONTROL, TradeOff
-from .runs import Run, asked_for, made
+from .runs import LEARNED, Run, asked_for, made
 
 FIXED = ("lam", "budget", "at_most_loss", "seed")  # options of `learn_to_remove` that `lams` and `seeds` stand for
 
@@ -24,6 +25,7 @@ def lambda_path(
     *,
     kinds: str | Iterable[str],
     where: Where = None,
+    granularity: Literal["site", "channel"] = SITE,
     lams: Sequence[float] = (0.05, 0.15, 0.5, 1.5),
     seeds: int = 3,
     folder: str | Path | None = None,
@@ -41,6 +43,8 @@ def lambda_path(
         task: Seed s sees the batches from step s · 1,000,003 on, so that seeds differ.
         kinds: The kinds of site, as for `learn_to_remove`.
         where: Which of these.
+        granularity: "channel" learns an ω for each channel of an activation, as in `learn_to_remove`; then `sites` of a
+            row are channels.
         lams: The values of λ, each above 0, in units of the task's loss before anything is removed;
             ``lam_unit="absolute"`` takes them as the paper does.
         seeds: How many runs of each.
@@ -80,12 +84,12 @@ def lambda_path(
         number("lambda_path: a value in lams", lam, above=0)
     whole("seeds", seeds, least=1)
     check_workers("lambda_path", workers)
-    asked = asked_for("lambda_path", model, task, kinds, where, options, FIXED)
+    asked = asked_for("lambda_path", model, task, kinds, where, granularity, options, FIXED)
     runs = []
     for seed in range(seeds):
         runs.append(Run(f"{CONTROL}-{seed}", CONTROL, 0.0, {}, seed))
         for lam in dict.fromkeys(lams):
-            runs.append(Run(f"learned-lam-{lam:.12g}-{seed}", "learned", lam, {"lam": lam}, seed))
+            runs.append(Run(f"{LEARNED}-lam-{lam:.12g}-{seed}", LEARNED, lam, {"lam": lam}, seed))
     frame = made(
         "lambda_path", model, task, asked, runs, varied="lam", unvaried=0.0, folder=folder, workers=workers,
         progress=progress,

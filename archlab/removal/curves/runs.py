@@ -18,6 +18,7 @@ from ...capture.modes import random_states_kept
 from ...discovery.select import Where
 from ...experiments.live.pieces import Piece, Work, carry_out, parts_of, place_for
 from ...measure.costs import cost
+from ...passes.channels.dims import SITE, check_granularity
 from ...training.fit import GROUPS
 from ...training.identity import fingerprint
 from ...training.kept import Kept, kept_of
@@ -28,11 +29,13 @@ from ...training.task import Task, qualities_of
 from ..candidates import candidates
 from ..greedy import remove_at_random, remove_greedily
 from ..learn import Removal, learn_to_remove
+from ..merge.remove_to_merge import remove_to_merge
 from ..probe.calibration import Calibration
 from ..settings import CALIBRATION, RemovalSettings
 from .curve import COLUMNS, CONTROL, ORIGINAL
 from .warm import Way, has_thin, save_thin
 
+LEARNED, MERGE = "learned", "merge"  # the methods that are learned, and that merge layers
 STRIDE = 1_000_003  # batches between the first of one seed and that of the next
 KEPT = "cells"  # the folder of the rows, in the user's
 
@@ -43,13 +46,15 @@ class Asked:
 
     kinds: str | Iterable[str]
     where: Where
+    granularity: str
     options: Mapping[str, Any]
     settings: RemovalSettings
 
     @property
     def told(self) -> dict[str, Any]:
-        """What was given, by its names."""
-        return {"kinds": self.kinds, "where": self.where, **self.options}
+        """What was given, by its names; what a site is the whole of goes without saying."""
+        finer = {} if self.granularity == SITE else {"granularity": self.granularity}
+        return {"kinds": self.kinds, "where": self.where, **finer, **self.options}
 
     @property
     def steps(self) -> int:
@@ -100,8 +105,8 @@ def _control(start: Start, asked: Asked) -> tuple[nn.Module, list[str]]:
 
 def _learned(start: Start, asked: Asked) -> tuple[nn.Module, list[str]]:
     found = learn_to_remove(
-        start.model, start.task, kinds=asked.kinds, where=start.where, folder=start.folder, progress=False,
-        **{**asked.options, **start.goal, "seed": start.seed},
+        start.model, start.task, kinds=asked.kinds, where=start.where, granularity=asked.granularity,
+        folder=start.folder, progress=False, **{**asked.options, **start.goal, "seed": start.seed},
     )  # fmt: skip
     return found.model, _gone(found)
 
@@ -120,14 +125,24 @@ def _random(start: Start, asked: Asked) -> tuple[nn.Module, list[str]]:
     return found.model, _gone(found)
 
 
+def _merge(start: Start, asked: Asked) -> tuple[nn.Module, list[str]]:
+    found = remove_to_merge(start.model, start.task, **_tuned_as_long(start, asked))
+    return found.model, _gone(found)
+
+
 METHODS: dict[str, Method] = {
-    CONTROL: _control, "learned": _learned, "greedy": _greedy, "one shot": _one_shot, "random": _random,
+    CONTROL: _control, LEARNED: _learned, "greedy": _greedy, "one shot": _one_shot, "random": _random, MERGE: _merge,
 }  # fmt: skip
 
 
 def _tuned(start: Start, asked: Asked) -> dict[str, Any]:
     """The options of a removal without learning that is tuned for as long as a learned one is trained."""
-    own = {"kinds": asked.kinds, "where": start.where, "folder": start.folder, "tune_steps": asked.steps}
+    return {"kinds": asked.kinds, **_tuned_as_long(start, asked)}
+
+
+def _tuned_as_long(start: Start, asked: Asked) -> dict[str, Any]:
+    """The same for one that asks for no kinds."""
+    own = {"where": start.where, "folder": start.folder, "tune_steps": asked.steps}
     rates = {"lr": asked.settings.lr, "schedule": asked.schedule, "progress": False}
     return {**own, **rates, **asked.of_fit, **start.goal}
 
@@ -219,16 +234,24 @@ def measured(model: nn.Module, task: Task, sites: int) -> dict[str, Any]:
 
 
 def asked_for(
-    call: str, model: nn.Module, task: Task, kinds: Any, where: Where, options: Mapping[str, Any], fixed: Iterable[str]
+    call: str,
+    model: nn.Module,
+    task: Task,
+    kinds: Any,
+    where: Where,
+    granularity: str,
+    options: Mapping[str, Any],
+    fixed: Iterable[str],
 ) -> Asked:
     """What all runs have in common, checked before any training; `fixed` are the options that the call sets itself."""
     for name in fixed:
         if name in options:
             raise TypeError(f"{call} has no option {name!r}, which is the same or stated for all methods; leave it out")
     check_names(call, options, RemovalSettings, *GROUPS)
+    check_granularity(f"{call}: granularity", granularity, kinds)
     candidates(model, task.example, kinds=kinds, where=where)
     own = {name: value for name, value in options.items() if name in names_of(RemovalSettings)}
-    return Asked(kinds, where, options, RemovalSettings(**{"lam": None, **own}))
+    return Asked(kinds, where, granularity, options, RemovalSettings(**{"lam": None, **own}))
 
 
 def made(

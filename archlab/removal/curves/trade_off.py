@@ -5,19 +5,23 @@ Each run is kept as it ends and goes on in the middle, so that a call that was k
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from ...arguments import choice, flag, whole
+from ...discovery.kinds import Kind, kinds_of
 from ...discovery.select import Where
 from ...experiments.live.pieces import check_workers
 from ...measure.environment import conditions_of
+from ...passes.channels.dims import CHANNEL, SITE
 from ...passes.recipe import recipe
 from ...training.task import Task, check_task
 from ..budget import LATENCY, check_budget
+from ..candidates import ALL
+from ..merge.savings import PRICES
 from .curve import CONTROL, TradeOff
-from .runs import METHODS, Run, asked_for, made
+from .runs import LEARNED, MERGE, METHODS, Run, asked_for, made
 
 # Options of `learn_to_remove` that it must not have here: what goes is said by `budgets` and `seeds`, and all methods
 # divide the loss by the same unit.
@@ -30,6 +34,7 @@ def trade_off(
     *,
     kinds: str | Iterable[str],
     where: Where = None,
+    granularity: Literal["site", "channel"] = SITE,
     budgets: Sequence[float] = (0.8, 0.6, 0.4),
     measure: str = "macs",
     methods: Sequence[str] = ("learned", "greedy", "random"),
@@ -47,10 +52,13 @@ def trade_off(
         task: Seed s sees the batches from step s · 1,000,003 on, so that seeds differ.
         kinds: The kinds of site, as for `learn_to_remove`.
         where: Which of these.
+        granularity: "channel" learns an ω for each channel of an activation, as in `learn_to_remove`, with a budget of
+            "activations" or "sites", which are channels then: for methods=["learned"] alone, without warm starts.
         budgets: The shares of `measure` that may stay, each above 0 and below 1.
         measure: "macs", "params", "activations", "latency_ms" or "sites", as for `learn_to_remove`.
-        methods: Of "learned" (`learn_to_remove`), "greedy" (`remove_greedily`), "one shot" (the same, scored once) and
-            "random" (`remove_at_random`).
+        methods: Of "learned" (`learn_to_remove`), "greedy" (`remove_greedily`), "one shot" (the same, scored once),
+            "random" (`remove_at_random`) and "merge" (`remove_to_merge`: with kinds="activation", a measure of "macs",
+            "params" or "latency_ms", and without warm starts, as its networks are merged).
         seeds: How many runs of each.
         warm_start: False, the honest default, begins each run with the original, so that all rows have as many steps of
             training and no budget hangs on another. True begins the largest budget so, and each smaller one with the
@@ -106,7 +114,8 @@ def trade_off(
     check_workers("trade_off", workers)
     if workers and LATENCY in (measure, options.get("weigh")):
         raise ValueError(f"trade_off: {LATENCY!r} is measured, which runs beside it disturb; leave workers=0 for it")
-    asked = asked_for("trade_off", model, task, kinds, where, options, FIXED)
+    _check_methods(methods, kinds, granularity, measure, warm_start)
+    asked = asked_for("trade_off", model, task, kinds, where, granularity, options, FIXED)
     shares = list(dict.fromkeys(budgets))
     if warm_start:
         shares.sort(reverse=True)
@@ -123,6 +132,28 @@ def trade_off(
     said = {"budgets": shares, "measure": measure, "methods": list(methods), "seeds": seeds, "warm_start": warm_start}
     settings = {"model": recipe(model).model, **said, **asked.told}
     return TradeOff(frame, measure, dict(task.measures), settings, conditions_of(model))
+
+
+def _check_methods(
+    methods: Sequence[str], kinds: str | Iterable[str], granularity: str, measure: str, warm_start: bool
+) -> None:
+    """Raise ValueError where a method cannot do what is asked for."""
+    if granularity == CHANNEL:
+        if others := [method for method in methods if method != LEARNED]:
+            raise ValueError(
+                f"trade_off: {others[0]!r} removes whole sites; granularity='channel' goes with methods=['learned']"
+            )
+        if warm_start:
+            raise ValueError("trade_off: warm_start goes on with whole sites, not with granularity='channel'; leave it")
+    if MERGE in methods:
+        if kinds == ALL or kinds_of(kinds) != (Kind.ACTIVATION,):
+            raise ValueError(
+                f"trade_off: 'merge' removes activations, so that layers can merge: it goes with kinds='activation' "
+                f"alone; got kinds={kinds!r}"
+            )
+        choice("trade_off: the measure of 'merge'", measure, tuple(PRICES))
+        if warm_start:
+            raise ValueError("trade_off: 'merge' ends with merged layers, of which no run can begin; leave warm_start")
 
 
 def _row(method: str, shares: Sequence[float], seed: int, measure: str, warm_start: bool) -> list[Run]:

@@ -89,7 +89,7 @@ def output_rings(
             sides = [_width(there, far=far) for there, far in zip(touched, (False, True), strict=True)]
             widths = [width for width in sides if width is not None]
             ring = EVERYWHERE if len(widths) < len(sides) else max(widths)
-        if ring is not EVERYWHERE and difference(*(_inside(output, ring) for output in (old, new))) > allowed:
+        if ring is not None and difference(*(_inside(output, ring) for output in (old, new))) > allowed:
             assert below[number], f"output {number} differs, which is not computed from {', '.join(rings)}"
             ring = EVERYWHERE  # code chooses by value
         found.append(ring)

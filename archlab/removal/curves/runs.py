@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from torch import nn
@@ -46,7 +46,7 @@ class Asked:
 
     kinds: str | Iterable[str]
     where: Where
-    granularity: str
+    granularity: Literal["site", "channel"]
     options: Mapping[str, Any]
     settings: RemovalSettings
 
@@ -239,7 +239,7 @@ def asked_for(
     task: Task,
     kinds: Any,
     where: Where,
-    granularity: str,
+    granularity: Literal["site", "channel"],
     options: Mapping[str, Any],
     fixed: Iterable[str],
 ) -> Asked:

@@ -21,6 +21,7 @@ from ..capture.record import Capture
 from ..capture.recorder import capture
 from .recipe import Equality, Step, modes_of, recipe, with_step
 
+NOT_COMPARED = "not compared: tensors on the meta device hold no values"
 EXACT, CLOSE = 1e-10, 1e-5  # relative differences that a pass allows itself in float64 and in the model's own dtype
 
 
@@ -74,6 +75,11 @@ def _differentiated(model: nn.Module, example: Any) -> Observed:
     return Observed(output, gradients)
 
 
+def on_meta(observed: Observed) -> bool:
+    """Whether what a model did was done without values, on the meta device."""
+    return any(tensor.is_meta for tensor in tensors_in(observed.output))
+
+
 def draws_random_numbers(model: nn.Module, example: Any) -> bool:
     """Whether `model` takes numbers from torch's generators when it runs the example: dropout in training does."""
     gpus = devices_of(model)
@@ -90,7 +96,8 @@ def draws_random_numbers(model: nn.Module, example: Any) -> bool:
 def difference(a: Any, b: Any) -> float:
     """Largest difference of two outputs, relative to the largest value of the first.
 
-    Infinite where types or shapes differ, NaN where exactly one of them is not finite.
+    Infinite where types or shapes differ, NaN where exactly one of them is not finite; 0 on the meta device, where
+    nothing has a value.
     """
     first, second = tensors_in(a), tensors_in(b)
     if type(a) is not type(b) or [t.shape for t in first] != [t.shape for t in second]:
@@ -103,7 +110,7 @@ def _worst_first(value: float) -> float:
 
 
 def _of_tensors(a: Tensor, b: Tensor) -> float:
-    if torch.equal(a, b) or not a.numel():
+    if a.is_meta or b.is_meta or torch.equal(a, b) or not a.numel():
         return 0.0
     if not (a.is_floating_point() or a.is_complex()):
         return math.inf
@@ -132,7 +139,7 @@ def gradient_difference(a: Observed, b: Observed, changed: Collection[str] = ())
 
     Parameters of the modules at the paths `changed`, and of those below, are left out: they are others now.
     """
-    if a.gradients is None or b.gradients is None:
+    if a.gradients is None or b.gradients is None or on_meta(a):
         return 0.0
     prefixes = tuple(f"{path}." for path in changed)
     names = [n for n in a.gradients if n in b.gradients and not n.startswith(prefixes)]
@@ -252,6 +259,8 @@ def compared(reference: Observed, result: Observed, *, allowed: float, what: str
     Gradients are held to a hundred times `allowed`: they are sums over more terms, in another order.
     """
     values = difference(reference.output, result.output)
+    if values == 0.0 and on_meta(reference):
+        return NOT_COMPARED
     if values != values:
         return "not compared: the outputs are not finite in the same elements"
     if not values <= allowed:
@@ -262,6 +271,11 @@ def compared(reference: Observed, result: Observed, *, allowed: float, what: str
             f"{what}, the gradients differ by {slopes:.3g} from the original's, over {100 * allowed:.2g}"
         )
     return f"{values:.2g}"
+
+
+def equal_within(found: str, conditions: str = "") -> str:
+    """What `compared` found, as a step says it."""
+    return found if found.startswith("not compared") else f"equal within {found}{conditions}"
 
 
 def own_tolerance(model: nn.Module) -> float:

@@ -18,7 +18,7 @@ from ..rewrite.rewrite import CannotRewrite, Rewritten, classes_told, rewrite
 from ..rewrite.target import Blend, Edit
 from .channels.dims import CHANNEL, SITE, channel_dims, check_granularity, sites_and_widths
 from .channels.left import checked_dims
-from .checks import difference, finish, gradient_difference, observe, own_tolerance
+from .checks import NOT_COMPARED, difference, finish, gradient_difference, observe, on_meta, own_tolerance
 from .recipe import Equality
 from .switch_state import Switches, refuse_supernet, remember_switches_, switches_of, weight_of
 
@@ -195,7 +195,7 @@ def refuse_another_way(model: nn.Module, example: Any, taken: Sites, found: Site
 def _checked(model: nn.Module, example: Any, reference: Any, made: Rewritten) -> str:
     off = difference(reference.output, made.ran.output), gradient_difference(reference, made.ran)
     if not any(off):
-        return "output and gradients at omega = 0"
+        return NOT_COMPARED if on_meta(reference) else "output and gradients at omega = 0"
     again = observe(model, example)  # kernels that add in any order, noise from a generator of its own
     own = difference(reference.output, again.output), gradient_difference(reference, again)
     if off[0] <= TREMBLES * own[0] and off[1] <= max(TREMBLES * own[1], own_tolerance(model)):

@@ -31,7 +31,7 @@ from .identity import check_same, modules_of, settings_of, start_of
 from .optimization import Optimization, Schedule, constant, factor_at
 from .options import check_names, pick
 from .progress import Display, bar
-from .task import OF_THE_OUTPUT, Task, check_task, loss_of, numbered_batches
+from .task import NO_VALUES, OF_THE_OUTPUT, Task, check_task, loss_of, numbered_batches
 from .together import (
     any_process,
     average_gradients_,
@@ -167,6 +167,8 @@ class Training:
         self.base_lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.parameters: list[Tensor] = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
+        if self.device.type == "meta":
+            raise ValueError(f"the model {NO_VALUES}")
         self.frozen = frozen_norms(model, optimization.freeze_norm)
         self.identity: dict[str, Any] = {}  # these two where there is a folder: by them a checkpoint is known
         self.start: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from .loader import example_in, loader_batches, note_ahead
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
+NO_VALUES = "lies on the meta device, where nothing has a value: load its weights before it is trained or scored"
 OF_THE_OUTPUT = "return what torch computes from the model's output, without .item() and .detach()"
 
 
@@ -217,6 +218,8 @@ def loss_of(task: Task, model: nn.Module, batch: Any, step: int) -> Tensor:
         raise TypeError(f"task.loss must return a scalar tensor, got {shown(loss)}; {OF_THE_OUTPUT}")
     if loss.numel() != 1:
         raise ValueError(f"task.loss must return a scalar, got shape {tuple(loss.shape)}; take its mean, say")
+    if loss.is_meta:
+        raise ValueError(f"the model {NO_VALUES}")
     return loss
 
 

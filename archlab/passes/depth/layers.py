@@ -33,7 +33,11 @@ def reset_(block: nn.Module, model: nn.Module) -> list[str]:
             reset()
         elif before and callable(own):
             own(module)
-            same = [name for name, p in before.items() if p.dim() > 1 and torch.equal(p, getattr(module, name))]
+            same = [
+                name
+                for name, p in before.items()
+                if p.dim() > 1 and not p.is_meta and torch.equal(p, getattr(module, name))
+            ]
             unknown += [f"{path}.{name}" if path else name for name in same]
         else:
             unknown += [f"{path}.{name}" if path else name for name in before]
@@ -92,7 +96,7 @@ def start_as_identity_(block: nn.Module, call: Call, path: str) -> None:
                 for name in ends(record, flow, add, dropped):
                     held[name].zero_()
             out = tensors_in(run_example(copied(block).eval(), fresh(call)))
-            if adds and out and out[0].shape == given.shape and torch.equal(out[0], given):
+            if adds and out and out[0].shape == given.shape and (given.is_meta or torch.equal(out[0], given)):
                 return
             for name, value in before.items():
                 held[name].copy_(value)

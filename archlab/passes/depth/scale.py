@@ -12,7 +12,7 @@ from ...capture.example import varied
 from ...capture.record import Capture
 from ...capture.recorder import capture
 from ...rewrite.module_tree import renew_methods_, with_modules
-from ..checks import compared, finish, observe, outputs_are_counted
+from ..checks import compared, equal_within, finish, observe, outputs_are_counted
 from ..recipe import Equality
 from ..switch_state import refuse_switched
 from .layers import call_of, reset_, start_as_identity_
@@ -109,7 +109,7 @@ def scale_depth(
             observe(copied(net).eval(), with_output(varied(example), only(at)))
             for net, at in zip((model, made), pairs, strict=True)
         )
-        equality, checked = Equality.EXACT, f"equal within {compared(old, deep, allowed=0.0, what='deepened')}"
+        equality, checked = Equality.EXACT, equal_within(compared(old, deep, allowed=0.0, what="deepened"))
     taken = [prefix + name for name in new or names[count:]]
     return finish(
         made, model, name="scale_depth", options={"span": span, "count": count, "init": init},

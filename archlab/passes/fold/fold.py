@@ -16,7 +16,7 @@ from ...names import Where
 from ...rewrite.module_tree import drop_unreached, with_modules
 from ...rewrite.rewrite import CannotRewrite, attempt, trace_other_modes
 from ...rewrite.target import Edit, How, target_of
-from ..checks import EXACT, Observed, compared, difference, finish, in_double, observe
+from ..checks import EXACT, Observed, compared, difference, equal_within, finish, in_double, observe
 from ..recipe import Equality
 from ..switch_state import refuse_switched
 from .chains import Chains, Link, by_location, find_chains, link_at, real_layer
@@ -230,9 +230,9 @@ def _checked(reference: _Reference, state: _State, changed: Collection[str]) -> 
     start = reference.start
     if start.double_ran is None or state.double_ran is None:
         within = compared(start.ran, state.ran, allowed=merged_tolerance(start.model), what="merged", changed=changed)
-        return f"equal within {within} (relative)"
+        return equal_within(within, " (relative)")
     within = compared(start.double_ran, state.double_ran, allowed=EXACT, what="merged", changed=changed)
-    return f"equal within {within} (relative) in float64"
+    return equal_within(within, " (relative) in float64")
 
 
 def _nothing(found: Collection[str], skipped: Mapping[str, str], where: Any) -> str:

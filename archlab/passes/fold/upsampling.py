@@ -15,7 +15,7 @@ from ...names import Where, chosen
 from ...rewrite.module_tree import with_modules
 from ...rewrite.rewrite import Rewritten, rewrite
 from ...rewrite.target import Edit, target_of
-from ..checks import EXACT, compared, finish, in_double, observe
+from ..checks import EXACT, compared, equal_within, finish, in_double, observe
 from ..recipe import Equality
 from ..switch_state import refuse_switched
 from .chains import Chains, Link, by_location, find_chains
@@ -233,12 +233,12 @@ def _folded(
         within = compared(
             observe(model, example), observe(made.model, example), allowed=allowed, what=what, changed=taken
         )
-        checked = f"equal within {within} (relative)"
+        checked = equal_within(within, " (relative)")
     else:
         double, varied, ran = doubled
         other = _without(double, varied, chains, found, taken, ups, lambda net: observe(net, varied))
         within = compared(ran, other.ran, allowed=EXACT, what=what, changed=taken)
-        checked = f"equal within {within} (relative) in float64"
+        checked = equal_within(within, " (relative) in float64")
     return finish(
         made.model, model, name="fold_upsampling", options={"layers": taken}, before=record, after=made.ran,
         equality=Equality.EXACT, checked=checked, found=dict.fromkeys((*found.convolutions, *found.skipped)),

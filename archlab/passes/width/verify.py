@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from ...capture.copies import copied
-from ..checks import CLOSE, EXACT, compared, in_double, observe
+from ..checks import CLOSE, EXACT, compared, equal_within, in_double, observe
 from .resize import Resizing, resize_
 
 
@@ -20,4 +20,4 @@ def preserved(model: nn.Module, new: nn.Module, example: Any, resizing: Resizing
         observe(pair[0], example), observe(pair[1], example), allowed=allowed,
         what=f"with {', '.join(resizing.modules[:6])} wider", changed=resizing.modules,
     )  # fmt: skip
-    return f"equal within {found} (relative), with its gradients, in {where}"
+    return equal_within(found, f" (relative), with its gradients, in {where}")

@@ -280,11 +280,9 @@ def _without(
         within = compared(cuts.of(quiet[0]), quiet[1], allowed=allowed, what="removed")
         within += " in evaluation mode, as what was removed drew random numbers in this one"
     its = "only what was removed gave" if len(left) < len(there) else "what was removed had a part of"
-    within += f" in all outputs but the {lost} that {its}" if lost else ""
+    but = f" in all outputs but the {lost} that {its}" if lost else ""
     _close_ranks(thin, model, example)
-    told = (
-        within if within.startswith("not compared") else f"equal to omega = 1 within {within} (allowed {allowed:.2g})"
-    )
+    told = within if within.startswith("not") else f"equal to omega = 1 within {within}{but} (allowed {allowed:.2g})"
     told += "".join(f"; zeros stand for {site}, as {reason}" for site, reason in cuts.reasons.items())
     considered = {*gone, *frozen, *channels, *skipped}
     options = {"removed": gone, "frozen": frozen} | ({"channels": channels} if channels else {})

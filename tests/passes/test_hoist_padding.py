@@ -164,6 +164,23 @@ def test_outputs_whose_number_hangs_on_values_are_no_reason_to_refuse(seed):
     assert len(al.recipe(al.fold(made, x, where=in_chain, cost=lambda layer, shape: 1.0)).steps) == 2
 
 
+def test_outputs_as_many_as_values_say():
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.chain = chain()
+
+        def forward(self, x):
+            y = self.chain(x)
+            return [row for row in y[0, 0] if row.mean() > self.least]
+
+    torch.manual_seed(0)
+    net, x = Parts(), torch.randn(1, WIDTH, 12, 12)
+    for least, said in ((9.0, "no tensor that could be compared"), (net.chain(x)[0, 0].mean().item(), "1 everywhere")):
+        net.least = least
+        assert said in al.recipe(hoisted(net, x)).steps[-1].checked
+
+
 def test_a_model_that_runs_in_its_own_precision_only():
     class Net(nn.Module):
         def __init__(self):

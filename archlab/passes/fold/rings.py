@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -67,9 +67,7 @@ def output_rings(
     spatial) or cannot show not-a-number (an index, boxes whose number hangs on values) changes everywhere where it is
     computed from these layers' outputs, which `record`, a run of `model`, says.
     """
-    flow = Flow(record)
-    given = {value for call in record.calls if call.module in rings for value in call.outputs}
-    below = [any(flow.descends(output, value) for value in given) for output in record.outputs]
+    below = _below(record, rings)
     doubled = in_double(model, example), in_double(hoisted, example)
     if doubled[0] is not None and doubled[1] is not None:
         allowed, (net, example, before), after = EXACT, doubled[0], doubled[1][2]
@@ -79,7 +77,10 @@ def output_rings(
     near, far = (_reached(net, example, rings, far=far) for far in (False, True))
     dims = {layer_of(model.get_submodule(address), meta=True).dims for address in rings}
     found: list[int | None] = []
-    for number, (old, new) in enumerate(zip(tensors_in(before.output), tensors_in(after.output), strict=True)):
+    both = tensors_in(before.output), tensors_in(after.output)
+    if any(len(outputs) != len(below) for outputs in (*both, near or below, far or below)):
+        return [EVERYWHERE] * len(below)  # how many there are hangs on values
+    for number, (old, new) in enumerate(zip(*both, strict=True)):
         touched = [torch.ones_like(old, dtype=torch.bool) if sides is None else sides[number] for sides in (near, far)]
         if not below[number]:
             ring = 0
@@ -94,6 +95,15 @@ def output_rings(
             ring = EVERYWHERE  # code chooses by value
         found.append(ring)
     return found
+
+
+def _below(record: Capture, addresses: Collection[str]) -> list[bool]:
+    """Of each output whether it is computed from what these layers make."""
+    flow = Flow(record)
+    made = {value for call in record.calls if call.module in addresses for value in call.outputs}
+    layers = [op for op in record.ops if any(name.rpartition(".")[0] in addresses for name in op.params)]
+    made.update(value for op in layers for value in op.outputs)
+    return [any(flow.descends(output, value) for value in made) for output in record.outputs]
 
 
 def _shows(output: Tensor) -> bool:
@@ -113,6 +123,8 @@ def rings_in_words(rings: Sequence[int | None]) -> str:
     >>> rings_in_words([None, 4, 0])
     "the model's outputs have changed: 0 everywhere, 1 in a ring of 4 pixels, 2 nowhere"
     """
+    if not rings:
+        return "the model gave no tensor that could be compared"
     if len(rings) == 1:
         (ring,) = rings
         if ring is EVERYWHERE:

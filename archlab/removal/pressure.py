@@ -69,6 +69,17 @@ class Pressure:
         self.lam = float(state["lam"])
 
 
+def check_reachable(savings: Savings, budget: Mapping[str, float]) -> None:
+    """Raise ValueError where a budget cannot be met with all sites gone."""
+    every = savings.switches
+    for measure, share in budget.items():
+        if (least := savings.left(measure, every)) > share:
+            raise ValueError(
+                f"budget[{measure!r}] of {share:g} cannot be met: with all {len(every)} chosen {savings.unit} "
+                f"removed, {least:.3g} of it stay. Choose a larger share, or further kinds of site"
+            )
+
+
 class WithinBudget:
     """The goal of a budget: what is left, estimated from what each site saves alone, falls evenly to the budget.
 
@@ -82,15 +93,10 @@ class WithinBudget:
 
     def __init__(self, savings: Savings, budget: Mapping[str, float]):
         self.savings, self.budget = savings, budget
-        every = savings.switches
+        check_reachable(savings, budget)
         self.saved: dict[str, list[float]] = {}
-        for measure, share in budget.items():
-            least = savings.left(measure, every)
-            if least > share:
-                raise ValueError(
-                    f"budget[{measure!r}] of {share:g} cannot be met: with all {len(every)} chosen {savings.unit} "
-                    f"removed, {least:.3g} of it stay. Choose a larger share, or further kinds of site"
-                )
+        for measure in budget:
+            least = savings.left(measure, savings.switches)
             alone = savings.alone[measure]
             self.saved[measure] = [(1 - least) * one / max(sum(alone), 1e-12) for one in alone]
 

@@ -183,3 +183,11 @@ def test_channels_are_learned_along_budgets_and_along_lambda():
 def test_a_trade_off_that_makes_no_sense(options, said):
     with pytest.raises((ValueError, TypeError), match=said):
         trade_off(deep(), LOWER, **FAST | options)
+
+
+def test_a_budget_that_cannot_be_met_is_told_before_anything_is_trained(tmp_path):
+    with pytest.raises(ValueError, match=r"budget\['macs'\] of 0.01 cannot be met"):
+        trade_off(
+            deep(), LOWER, **FAST | dict(measure="macs", budgets=[0.9, 0.01]), methods=["random"], folder=tmp_path
+        )
+    assert not list(tmp_path.iterdir())

@@ -17,9 +17,10 @@ from ...measure.environment import conditions_of
 from ...passes.channels.dims import CHANNEL, SITE
 from ...passes.recipe import recipe
 from ...training.task import Task, check_task
-from ..budget import LATENCY, check_budget
-from ..candidates import ALL
+from ..budget import LATENCY, Savings, check_budget
+from ..candidates import ALL, candidates
 from ..merge.savings import PRICES
+from ..pressure import check_reachable
 from .curve import CONTROL, TradeOff
 from .runs import LEARNED, MERGE, METHODS, Run, asked_for, made
 
@@ -117,6 +118,9 @@ def trade_off(
     _check_methods(methods, kinds, granularity, measure, warm_start)
     asked = asked_for("trade_off", model, task, kinds, where, granularity, options, FIXED)
     shares = list(dict.fromkeys(budgets))
+    if measure != LATENCY and set(methods) != {MERGE}:  # whose layers are fewer; before hours of training
+        sites = candidates(model, task.example, kinds=kinds, where=where).sites
+        check_reachable(Savings(model, task.example, sites, [measure]), {measure: min(shares)})
     if warm_start:
         shares.sort(reverse=True)
     runs = []

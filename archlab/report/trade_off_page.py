@@ -66,20 +66,26 @@ def write_trade_off(folder: str | Path, found: TradedOff) -> Path:
 
 
 def _curves(found: TradedOff, quality: str) -> Chart:
-    """The means of each method over its budgets, joined, with their standard deviations; and each run."""
+    """The means of each method over its budgets, joined, with their standard deviations; and each run.
+
+    They stand over MACs, or over what was varied, where no run has fewer.
+    """
+    cheaper = found.frame["macs"].nunique() > 1
+    x, unit = ("macs", 1e6) if cheaper else (found.varied, 1)
+    axis = "MACs [M]" if cheaper else "λ" if found.varied == "lam" else f"{found.measure} left"
     lines = []
     for method, rows in found.summary(quality).groupby("method", sort=False):
         name, runs = str(method), found.frame[found.frame["method"] == method]
         means = [
-            Point(row["macs"] / 1e6, row["mean"], low=row["mean"] - row["sd"], high=row["mean"] + row["sd"])
-            for row in rows.sort_values("macs").to_dict("records")
+            Point(row[x] / unit, row["mean"], low=row["mean"] - row["sd"], high=row["mean"] + row["sd"])
+            for row in rows.sort_values(x).to_dict("records")
         ]
         dots = [
-            Point(row["macs"] / 1e6, row[quality], _said(row, found.varied, quality)) for row in runs.to_dict("records")
+            Point(row[x] / unit, row[quality], _said(row, found.varied, quality)) for row in runs.to_dict("records")
         ]
         lines += [Line(name, means, name), Line(name, dots, name, joined=False)]
     way = f" ({found.better[quality]} is better)" if quality in found.better else ""
-    return Chart("Each run; lines join the means, bars are standard deviations", "MACs [M]", quality + way, lines)
+    return Chart("Each run; lines join the means, bars are standard deviations", axis, quality + way, lines)
 
 
 def _said(run: Mapping[str, Any], varied: str, quality: str) -> str:

@@ -114,8 +114,9 @@ def test_the_summary_pairs_each_run_with_the_control_of_its_seed(found):
 def test_table_and_plot(found):
     text = found[1].table().markdown()
     assert "against the control" in text and "one shot" in text
-    ax = found[1].plot()
+    ax = found[1].plot(x="macs")
     assert ax.get_xlabel().startswith("MACs [M]") and "lower" in ax.get_ylabel()
+    assert found[1].plot().get_xlabel().startswith("sites left"), "activations save no multiply-adds"
     with pytest.raises(ValueError, match="quality must be one of 'mse', got 'psnr'"):
         found[1].plot("psnr")
 
@@ -151,11 +152,12 @@ def test_layers_are_merged_beside_the_other_methods(tmp_path):
     assert trade_off(deep(), LOWER, **options).frame.equals(found.frame)
 
 
-def test_channels_are_learned_along_budgets_and_along_lambda():
+def test_channels_are_learned_along_budgets_and_along_lambda(tmp_path):
     options = FAST | dict(granularity="channel", seeds=1)
     found = trade_off(deep(), LOWER, **options, methods=["learned"], budgets=[0.75, 0.5])
     assert found.frame.set_index("budget").loc[[0.75, 0.5], "sites"].tolist() == [6, 12], "of 24 channels"
     assert found.settings["granularity"] == "channel"
+    assert "sites left" in read(found.report(tmp_path)).text
     del options["measure"]
     path = lambda_path(deep(), LOWER, **options, lams=[0.05])
     assert path.frame["method"].tolist() == ["original", "control", "learned"]

@@ -124,16 +124,17 @@ class TradeOff:
         Args:
             quality: which; None: the first.
             ax: where to draw; default: a new figure of one paper column.
-            x: "macs" (of the budgets' curves the default), "removed", the share of the multiply-adds that is gone, or
-                of a path over λ "lam", the default there: a line, with its standard deviations, beside the control's
-                and the original's.
+            x: "macs" (of the budgets' curves the default), "removed", the share of the multiply-adds that is gone,
+                "budget", what may stay (the default where no run has fewer multiply-adds), or of a path over λ "lam",
+                the default there: a line, with its standard deviations, beside the control's and the original's.
         """
         from ...report import plots  # at first use, as matplotlib takes long to import
 
         quality = self.qualities[0] if quality is None else quality
         choice("quality", quality, self.qualities)
-        known = ("lam", "macs", "removed") if self.varied == "lam" else ("macs", "removed")
-        x = known[0] if x is None else x
+        known = ("lam" if self.varied == "lam" else "budget", "macs", "removed")
+        cheaper = self.varied == "budget" and self.frame["macs"].nunique() > 1
+        x = known[cheaper] if x is None else x
         choice("plot: x", x, known)
         way = self.better.get(quality, "higher")
         if x == "lam":
@@ -163,6 +164,8 @@ class TradeOff:
 
     def _axis(self, x: str) -> tuple[str, pd.Series, str]:
         """The name of an axis, the rows' values on it, and which way it is better."""
+        if x == "budget":
+            return f"{self.measure} left", self.frame["budget"], "lower"
         if x == "macs":
             return "MACs [M]", self.frame["macs"] / 1e6, "lower"
         whole = self.frame.loc[self.frame["method"] == ORIGINAL, "macs"].iloc[0]

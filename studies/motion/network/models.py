@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
-REPORTS = Path(__file__).resolve().parents[3] / "reports"
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"  # with their facts beside them
 PRETRAINED, PRETRAINED_LIGHTWEIGHT = WEIGHTS / "baseline.safetensors", WEIGHTS / "lightweight.safetensors"
-PRETRAINED_PROPOSED = REPORTS / "networks" / "cpu" / "proposed.safetensors"
+PRETRAINED_PROPOSED = WEIGHTS / "proposed.safetensors"
 
 
 @dataclass(frozen=True)
@@ -243,9 +242,10 @@ def scaled(config: Config) -> Config:
 def proposed(*, reading: Reading = "A", pretrained: bool = False) -> MagnificationNet:
     """The paper's real-time network in one of three readings of its design: A and C made by hand, B by the passes.
 
-    `pretrained`: with the weights that the cpu preset of `studies.motion.train.networks` trained (reading A). Raises
-    ValueError for an unknown reading and for trained weights of another than A, FileNotFoundError where they are not
-    there.
+    `pretrained`: with the weights (reading A) that row "proposed, trained on" of `studies.motion.figures.by_passes` has
+    at the cpu preset, in half precision; proposed.json beside them says how they were trained and what they reach.
+    Raises ValueError for an unknown reading and for trained weights of another than A, FileNotFoundError where they are
+    not there.
     """
     if reading not in LINEAR:
         raise ValueError(f"reading must be one of {', '.join(LINEAR)}, got {reading!r}")

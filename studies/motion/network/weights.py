@@ -1,7 +1,6 @@
 """Networks with their weights: by name where a study here trained them, or from a file, whose design is found.
 
-The baseline and the lightweight network are in `studies/motion/weights`, with their facts; the proposed one beside the
-report of `networks`.
+The trained ones are in `studies/motion/weights`, with their facts.
 """
 
 from dataclasses import replace

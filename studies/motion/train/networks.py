@@ -4,10 +4,9 @@
 
 ``--weights`` takes networks that were trained elsewhere: ``<name>.safetensors`` with its facts, ``<name>.json``.
 A figure's study runs what it needs of these rows by itself; this command runs all. cpu takes about 100 minutes for the
-thirteen trainings on one core, 5 for the speeds. Output: ``reports/networks/<preset>/`` with the weights.
+thirteen trainings on one core, 5 for the speeds. Output: ``reports/networks/<preset>/``.
 """
 
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ from ..evaluate.quality import HeldOut, copy_b, evaluate, summary
 from ..network.example import STREAMED, streamed
 from ..network.models import MagnificationNet
 from . import training
-from .family import LARGE_ONLY, NETWORKS, PARENTS, WEIGHTS, began, budget_for, fingerprint, load, train
+from .family import LARGE_ONLY, NETWORKS, PARENTS, began, budget_for, fingerprint, load, train
 from .given import fingerprint as fingerprint_of
 from .given import told
 
@@ -36,7 +35,6 @@ __all__ = ["PRESETS", "ROWS", "cell_for", "fingerprint", "given", "needs", "repo
 
 PRESETS = ("smoke", "cpu", "gpu", "paper")
 SPEED, COPY = "speed", "copy of B"
-KEPT = "proposed"  # whose weights the report keeps
 ROWS: list[dict[str, Any]] = [
     *({"name": name} for name in NETWORKS),
     *({"name": f"quality of {name}", "what": "quality", "network": name} for name in NETWORKS),
@@ -138,12 +136,10 @@ def speeds(preset: str) -> pd.DataFrame:
 
 
 def report(rows: pd.DataFrame, folder: Path) -> None:
-    """Write table.md, report.md and the weights of the proposed network."""
+    """Write table.md and report.md."""
     first: dict[str, Any] = {row["row"]: row for row in rows[rows["seed"] == 0].to_dict("records")}
     shown = [name for name in NETWORKS if first[name]["steps"]]
-    folders, preset = rows.attrs["folders"], rows.attrs["conditions"]["preset"]
-    if KEPT in shown:
-        shutil.copy(Path(folders[KEPT]) / WEIGHTS, folder / f"{KEPT}.safetensors")
+    preset = rows.attrs["conditions"]["preset"]
     speed = pd.DataFrame(first[SPEED]["speeds"])
     fps = speed.drop_duplicates("network").set_index("network")["fps"]
     lines = pd.DataFrame(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 
 import archlab as al
 from archlab.experiments import Scratch, Wanted, command
@@ -28,7 +29,7 @@ from ..network.example import example_for
 from ..network.models import Config, MagnificationNet, baseline
 from ..train import training
 from ..train.derive import derived
-from ..train.family import budget_for, fingerprint
+from ..train.family import budget_for, fingerprint, load
 from ..train.networks import JUDGED, of
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
@@ -37,26 +38,43 @@ PRESETS = ("smoke", "cpu")
 PAPER = ("proposed", "baseline")  # of `networks`, to compare with: the first is to be beaten
 MADE = {"16 channels": (16, 9), "20 channels": (20, 4)}  # channels, and the blocks of the decoder that stay
 RUNS = 3
-ROWS = [
+LONG = "trained on"
+LONGER = {"proposed": "proposed", "20 channels": "20 channels, run 0"}  # networks, and the rows that they go on from
+ROWS: list[dict[str, Any]] = [
     *({"name": name, "network": name, "run": 0} for name in PAPER),
     *(
         {"name": f"{name}, run {run}", "network": name, "width": width, "decoder_blocks": blocks, "run": run}
         for name, (width, blocks) in MADE.items()
         for run in range(RUNS)
     ),
+    *(
+        {"name": f"{name}, {LONG}", "network": f"{name}, {LONG}", "start": row, "run": 0}
+        for name, row in LONGER.items()
+    ),
 ]
+LONG_STEPS = {"smoke": 8, "cpu": 20_000}
 SCORED = 8  # batches, and held-out samples, that the blocks are scored on
 
 
 def needs(row: dict[str, Any]) -> list[Wanted]:
-    return [of(f"quality of {row['network']}")] if row["network"] in PAPER else []
+    if row["network"] in PAPER:
+        return [of(f"quality of {row['network']}")]
+    return [_start(row)] if "start" in row else []
+
+
+def _start(row: dict[str, Any]) -> Wanted:
+    """The row whose network `row` trains on."""
+    return of(row["start"]) if row["start"] in PAPER else row["start"]
 
 
 def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     """One network made, trained and judged; of the paper's, what `networks` found."""
     if row["network"] in PAPER:
         return dict(scratch.needed[of(f"quality of {row['network']}")].values)
+    longer = "start" in row
     budget = budget_for(preset)
+    if longer:  # as the baseline was trained
+        budget = replace(training.budget_for(preset), steps=LONG_STEPS[preset])
     samples = HeldOut(find_sources(scratch.data, "val"), budget.size, JUDGED[preset])
 
     def quality(net: Any) -> dict[str, float]:
@@ -64,11 +82,20 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
         return {"SSIM": float(evaluate(net.eval(), few, perceptual=False)["ssim"].mean())}
 
     task = training.task_for(scratch, budget, seed=row["run"], quality=quality)
-    net: Any = made(row["width"], row["decoder_blocks"], task)
+    net: Any = begun(row, scratch) if longer else made(row["width"], row["decoder_blocks"], task)
     net = net.to(device(), memory_format=torch.channels_last)
     values = training.train_(net, task, budget, scratch, title=row["network"])
     al.save(net, scratch.folder / "net.safetensors")
     return values | costs(net) | summary(evaluate(net.eval(), samples, data=scratch.data))
+
+
+def begun(row: dict[str, Any], scratch: Scratch) -> nn.Module:
+    """The network of the row that `row` goes on from, as that left it."""
+    if row["start"] in PAPER:
+        return load(row["start"], scratch, _start(row))
+    width, _ = MADE[row["start"].split(",")[0]]
+    file = scratch.needed[_start(row)].folder / "net.safetensors"
+    return al.load(file, lambda: MagnificationNet(Config(width=width)), example_for(baseline()))
 
 
 def made(width: int, decoder_blocks: int, task: al.Task) -> MagnificationNet:

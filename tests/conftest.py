@@ -15,11 +15,20 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items):
-    """With pytest-xdist, the tests of one contract case run in one process, which builds its models once."""
+    """With pytest-xdist, the tests of one contract case run in one process, which builds its models once; so do those
+    that share a fixture of their module."""
     for item in items:
         indices = getattr(getattr(item, "callspec", None), "indices", {})
         if "case" in indices:
             item.add_marker(pytest.mark.xdist_group(f"case{indices['case']}"))
+        elif shares_a_fixture(item) and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
+def shares_a_fixture(item) -> bool:
+    """Whether a test uses a fixture of its module, which each process would make for itself."""
+    used = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+    return any(fixture.scope == "module" for fixtures in used.values() for fixture in fixtures[-1:])
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@
 
 - A ```python block with ``>>>`` is a doctest, one without is run. All blocks of a document share their names. One whose
   first line is ``# file: NAME`` is that file.
-- A ```bash block is run by bash in the document's folder, unless its first line says ``# takes …``: how long it would.
+- A ```bash block is run in the document's folder as bash would, unless its first line says ``# takes …``: how long.
 - A ```text block behind it is what it prints, where ``...`` stands for anything and numbers may be others (times are).
 
 Trainings end elsewhere on another processor, if only a little: a number with a decimal point may differ from the one
@@ -12,15 +12,21 @@ that is shown by 5 % or by 2 in its last digit. Whole numbers, such as how many 
 Where milliseconds are shown, any number will do.
 """
 
+import contextlib
 import doctest
 import importlib
+import io
 import os
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(python|bash|text)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -33,6 +39,8 @@ NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?")
 TIMES = re.compile(r"_ms\b|\[ms\]")
 SHARE, LAST_DIGITS = 0.05, 2
 SECONDS = 300
+COMMAND, BOTH = re.compile(r"archlab |python -m "), " 2>&1"
+PLAIN = re.compile(rf"(archlab|python -m|cat|sed) [^|&;<>$`]*({re.escape(BOTH)})?")  # a line that is one command
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -99,15 +107,55 @@ def run_python(block: Block, document: Path, names: dict) -> None:
 
 
 def run_bash(block: Block, document: Path, folder: Path) -> str:
-    """What a block prints."""
+    """What a block prints. Where each of its lines is a command of its own, those of archlab and of studies are called
+    in this process: another one takes seconds to import torch."""
+    lines = block.text.replace("\\\n", " ").splitlines()
+    if not all(PLAIN.fullmatch(line) for line in lines):
+        return in_bash(block.text, block, document, folder)
+    return "".join(
+        called(line, block, document, folder) if COMMAND.match(line) else in_bash(line, block, document, folder)
+        for line in lines
+    )
+
+
+def in_bash(text: str, block: Block, document: Path, folder: Path) -> str:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     given = {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
-    script = f'set -e\narchlab() {{ {sys.executable} -m archlab.cli "$@"; }}\n{block.text}'
+    script = f'set -e\narchlab() {{ {sys.executable} -m archlab.cli "$@"; }}\n{text}'
     done = subprocess.run(
         ["bash", "-c", script], cwd=folder, env=given, text=True, capture_output=True, timeout=SECONDS
     )
     assert done.returncode == 0, f"{document.name}, line {block.line}: exit status {done.returncode}\n{done.stderr}"
     return done.stdout
+
+
+def called(line: str, block: Block, document: Path, folder: Path) -> str:
+    """What ``archlab …`` or ``python -m …`` prints, called here as Python would call it in a process of its own."""
+    words, printed, told = shlex.split(line.removesuffix(BOTH)), io.StringIO(), io.StringIO()
+    module, *words = ["archlab.cli", *words[1:]] if words[0] == "archlab" else words[2:]
+    before, argv, path, here = set(sys.modules), sys.argv, list(sys.path), Path.cwd()
+    sys.argv, sys.path[:] = [module, *words], [str(folder), *sys.path]
+    os.chdir(folder)
+    importlib.invalidate_caches()
+    status: Any = 0
+    try:
+        with (
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed if line.endswith(BOTH) else told),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as stopped:
+        status = stopped.code
+    finally:
+        os.chdir(here)
+        sys.argv, sys.path[:] = argv, path
+        for name in sys.modules.keys() - before:  # the document may edit it
+            if str(getattr(sys.modules[name], "__file__", None)).startswith(str(folder)):
+                del sys.modules[name]
+    assert not status, f"{document.name}, line {block.line}: exit status {status}\n{told.getvalue()}"
+    return printed.getvalue()
 
 
 class NearlyTheSame(doctest.OutputChecker):

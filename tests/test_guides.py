@@ -97,6 +97,8 @@ def test_where_to_change_something_names_what_is_in_the_files():
         ("```python\n>>> 1.52\n1.3\n```\n", "see the output"),
         ("```python\nraise ValueError('no')\n```\n", "no"),
         ("```bash\nfalse\n```\n", "exit status 1"),
+        ("```bash\narchlab sites nowhere:Net --input 3\n```\n", "exit status 2\narchlab: "),
+        ("```bash\narchlab --version\ncat nothing\n```\n", "exit status 1\ncat: nothing"),
         ("```bash\necho one\n```\n\n```text\ntwo\n```\n", "shows"),
         ("```python\n>>> 1\n1\n```\n\n![a picture](nothing.png)\n", "none of its blocks draws"),
         ("```\nno language\n```\n", "fences"),

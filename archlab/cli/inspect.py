@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from ..capture.example import Call
+from ..markup import csv_of
 from ..measure.costs import cost, in_words
 from ..measure.fvcore import fvcore_cost
 from ..passes.survey import sites
-from ..report.tables import csv_of
 from .options import (
     SHOWN,
     Args,

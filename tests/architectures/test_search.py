@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import archlab as al
+from archlab.architectures.trials import candidates
 from archlab.architectures.trials.evolution import Evolution, Trial, key_of
 from archlab.experiments.live.pool import Told
 
@@ -164,7 +165,8 @@ def test_a_search_by_workers_goes_on_after_sigkill_with_the_history_of_one_witho
     pd.testing.assert_frame_equal(resumed.history, found_by(gain_or_kill, **options).history)
 
 
-def test_a_search_of_a_supernet_by_workers_has_the_history_of_one_without():
+def test_a_search_of_a_supernet_by_workers_has_the_history_of_one_without(monkeypatch):
+    monkeypatch.setattr(candidates, "speed", lambda net, x, seconds: al.speed(net, x, seconds=seconds / 25))
     net, task = supernet_and_task()
     task = replace(task, quality=lambda net: {"distance": net(torch.rand(1, 2, 5, 5)).square().mean().item()})
     options = {"trials": 6, "population": 3, "norm_batches": 2, "progress": False, "within": {"latency_ms": math.inf}}

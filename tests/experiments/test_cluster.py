@@ -40,14 +40,15 @@ def cell(row, preset, seed, scratch):
         (scratch.folder / "begun").touch()
         os.kill(os.getppid(), 9)  # the worker of the cluster, with whom this process ends
         time.sleep(60)
-    score = sum(batch.sum().item() for batch in DataLoader(torch.ones(4), num_workers=1 if row["name"] == "b" else 0))
+    loader = DataLoader(torch.ones(4), num_workers=1 if row["name"] == "base" else 0)
+    score = sum(batch.sum().item() for batch in loader)
     threads = os.environ["OMP_NUM_THREADS"]
     return {"score": score, "steps": 1, "threads": threads, "needed": [*scratch.needed], "where": os.getcwd()}
 
 def resources(row, preset):
     return TAKES.get(row["name"], {})
 
-TAKES = {"b": {"GPU": 1}}
+TAKES = {"base": {"GPU": 1}}
 """
 
 
@@ -95,22 +96,21 @@ def scheduler(started_scheduler):
 
 
 def test_cells_run_on_a_cluster_and_outlive_a_worker_that_is_killed(lab, scheduler, monkeypatch, capfd):
-    """The first attempt at one kills the worker that it runs in; another loads data by processes of its own."""
+    """The first attempt at one kills the worker that it runs in; what it needs loads data by a process of its own."""
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     lab.edit(study=(lab.folder / lab.name / "table.py").read_text() + MORE)
-    rows = lab.run(scheduler=scheduler)
-    assert rows.attrs["missing"] == {}, capfd.readouterr().err + logs(lab)
-    assert rows["score"].tolist() == [4, 4, 4] and rows["needed"].tolist() == [[], ["base"], ["base"]]
-    assert rows["threads"].tolist() == ["3"] * 3 and set(rows["where"]) == {str(lab.folder)}
+    rows = lab.run(scheduler=scheduler, only="a/1")
+    assert [*rows.attrs["missing"]] == ["b (seed 0)"], capfd.readouterr().err + logs(lab)
+    assert rows["score"].tolist() == [4, 4] and rows["needed"].tolist() == [[], ["base"]]
+    assert rows["threads"].tolist() == ["3"] * 2 and set(rows["where"]) == {str(lab.folder)}
     outcomes = [json.loads(path.read_text())["outcome"] for path in sorted(lab.scratch.glob("a-1-0-*/attempts/*.json"))]
     assert outcomes == ["began", "finished"]
-    ran = (lab.scratch / "ran.txt").read_text().split()
-    assert (ran[0] == "base" and sorted(ran) == ["a/1", "a/1", "b", "base"]) or ran.count("b") == 2, ran
+    assert (lab.scratch / "ran.txt").read_text().split() == ["base", "a/1", "a/1"]
     assert not list(lab.scratch.glob("runner-*")), "what says that the runner lives is gone with it"
 
 
 def test_a_cell_that_takes_what_no_worker_has_waits_until_the_time_limit(lab, scheduler, capfd):
-    more = MORE.replace('{"b": {"GPU": 1}}', '{"base": {"TPU": 2}}')
+    more = MORE.replace('{"GPU": 1}', '{"TPU": 2}')
     lab.edit(study=(lab.folder / lab.name / "table.py").read_text() + more)
     missing = lab.run(scheduler=scheduler, only="base", time_limit_s=0.5).attrs["missing"]
     assert missing["base (seed 0)"] == "out of time" and "no worker has TPU=2 yet" in capfd.readouterr().err
@@ -177,7 +177,7 @@ def test_a_worker_ends_what_its_caller_does_not_want_any_more(scheduler, tmp_pat
 
 
 def wait_until(is_so, what):
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not is_so():
         assert time.monotonic() < until, f"not in time: {what}"
         time.sleep(0.02)

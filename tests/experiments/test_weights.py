@@ -36,10 +36,10 @@ def weights(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_row_takes_weights_instead_of_training(taking, weights, workers):
-    rows = taking.run(weights=weights, workers=workers)
-    assert rows["score"].tolist() == [40, 41, 41], "the other rows start from it"
+@pytest.mark.parametrize(("workers", "only", "scores"), [(0, "*", [40, 41, 41]), (1, "a/1", [40, 41])])
+def test_a_row_takes_weights_instead_of_training(taking, weights, workers, only, scores):
+    rows = taking.run(weights=weights, workers=workers, only=only)
+    assert rows["score"].tolist() == scores, "the other rows start from it"
     assert rows.attrs["conditions"]["weights"] == "weights"
 
 

@@ -8,6 +8,7 @@ stopped in the middle of a piece, computes as the caller's does, and unlike thos
 import contextlib
 import itertools
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -104,9 +105,15 @@ class ClusterPool:
 
     def end(self) -> None:
         """Have the workers end what they do, and their processes for this caller."""
+        name, caller = __name__, self.caller
+
+        def end_there() -> None:  # sent by value: a worker that has done nothing here need not import this
+            if name in sys.modules:
+                sys.modules[name].end_pool(caller)
+
         with contextlib.suppress(OSError, TimeoutError):  # the scheduler may be gone
             self.client.cancel([*self.futures, self.payload])
-            self.client.run(end_pool, self.caller, on_error="ignore")
+            self.client.run(end_there, on_error="ignore")
         self.client.close()
 
     def _waits_late(self, future: "Future") -> bool:

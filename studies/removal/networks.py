@@ -54,6 +54,10 @@ class Effort:
         """Of every method, in all."""
         return self.soft + self.push + self.tune
 
+    def of_times(self, times: int) -> "Effort":
+        """The same with so many times the steps of every phase."""
+        return replace(self, soft=times * self.soft, push=times * self.push, tune=times * self.tune)
+
 
 @dataclass(frozen=True)
 class Request:

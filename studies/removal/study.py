@@ -35,6 +35,8 @@ PRESETS = ("smoke", "cpu")
 BUDGETS = (0.67, 0.34)  # of the sites, the share that may stay
 GATED = ("word network", "language model", "ResNet-20")  # the networks that ways to learn a switch are compared on
 GATES, GATES_BUDGET = ("blend", "polarized", "straight-through", "hard-concrete", "annealed"), 0.34
+TIMES = 5  # as many steps, for the networks where that is possible: is learned removal's place one of too few steps?
+LONGER = ("ResNet-20", "word network", "small ViT", "language model", "VDSR")
 TRAVEL = 3.0  # lr_ω · soft steps: Adam moves ω by about lr_ω a step, so it can cross [0, 1] three times
 
 
@@ -58,6 +60,14 @@ def rows_of(name: str, network: Network) -> list[dict[str, Any]]:
             for rewind in (False, True)
             if (gate, rewind) != ("blend", False)
         ]  # fmt: skip
+    if name in LONGER:
+        longer = {"what": "longer", "network": name, "times": TIMES}
+        rows.append({"name": f"{name} control, {TIMES} times", "method": "control", "budget": 1.0, **longer})
+        rows += [
+            {"name": f"{name} {method} {budget}, {TIMES} times", "method": method, "budget": budget, **longer}
+            for budget in BUDGETS
+            for method in LONGER_METHODS
+        ]
     return [*rows, {"name": f"{name} scores", "what": "scores", "network": name}]
 
 
@@ -68,13 +78,13 @@ def needs(row: dict[str, Any]) -> list[str]:
 
 def depends(row: dict[str, Any]) -> list[str]:
     """The gradient that every ω is learned by lies in a room that is not followed."""
-    return ["archlab.rewrite.blend"] if row["what"] in ("removal", "gate") else []
+    return ["archlab.rewrite.blend"] if row["what"] in ("removal", "gate", "longer") else []
 
 
 def cell_for(row: dict[str, Any]) -> Callable[..., dict[str, Any]]:
     makers: dict[str, Callable[..., dict[str, Any]]] = {
         "training": train, "original": evaluate_original, "control": train_on, "removal": remove, "gate": learn_by_gate,
-        "scores": try_scores,
+        "scores": try_scores, "longer": train_on if row.get("method") == "control" else remove,
     }  # fmt: skip
     return makers[row["what"]]
 
@@ -111,7 +121,7 @@ class Start:
 
 def made(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> tuple[Made, Network, Effort]:
     network = NETWORKS[row["network"]]
-    effort = network.effort(preset)
+    effort = network.effort(preset).of_times(row.get("times", 1))
     return network.make(Request(effort, seed, scratch.data, scratch)), network, effort
 
 
@@ -185,15 +195,23 @@ def at_random(begun: Start, budget: float) -> Removal:
     )  # fmt: skip
 
 
+def rewound(begun: Start, budget: float) -> Removal:
+    return learned(begun, budget, rewind=True)
+
+
 METHODS: dict[str, Callable[[Start, float], Removal]] = {
     "learned": learned, "greedy": greedy, "one shot": one_shot, "random": at_random,
+}  # fmt: skip
+LONGER_METHODS: dict[str, Callable[[Start, float], Removal]] = {
+    "learned": learned, "learned, rewind": rewound, "greedy": greedy, "one shot": one_shot,
 }  # fmt: skip
 
 
 def remove(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     """Sites removed to a budget by one of the methods."""
     begun = start(row, preset, seed, scratch)
-    return removed(begun, lambda: METHODS[row["method"]](begun, row["budget"]))
+    method = (METHODS | LONGER_METHODS)[row["method"]]
+    return removed(begun, lambda: method(begun, row["budget"]))
 
 
 def learn_by_gate(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:

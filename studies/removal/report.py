@@ -22,7 +22,15 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     curves = {name: trade_off_of(rows, name) for name in dict.fromkeys(rows["network"])}
     verdicts = winners(curves)
     draw(curves, folder / "curves.png")
-    parts: list[Any] = ["## Which method wins where", reading(verdicts), shown(verdicts), "## By network"]
+    longer = {
+        name: trade_off_of(rows, name, LONGER) for name in dict.fromkeys(rows.loc[rows["what"] == "longer", "network"])
+    }
+    parts: list[Any] = ["## Which method wins where", reading(verdicts), shown(verdicts)]
+    tables = {"table": shown(verdicts)}
+    if longer:
+        tables["longer"] = shown(found := winners(longer))
+        parts += ["## With more steps", told_of_longer(rows), reading(found), tables["longer"]]
+    parts.append("## By network")
     for name, curve in curves.items():
         parts += [f"### {name}", about(NETWORKS[name], rows, name), by_network(curve, rows, name)]
     gates, scores = gate_table(rows), score_table(rows)
@@ -31,7 +39,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         METHOD, *parts, Picture("curves.png", "Quality against the share of sites that stay; at 1 the control"),
         "## Ways to learn a switch", GATES_TOLD, gates, "## Which cheap score to trust", SCORES_TOLD, scores,
         command="python -m studies.removal",
-        tables={"table": shown(verdicts), "gates": gates, "scores": scores},
+        tables={**tables, "gates": gates, "scores": scores},
     )  # fmt: skip
 
 
@@ -54,10 +62,22 @@ SCORES_TOLD = (
 )
 
 
-def trade_off_of(rows: pd.DataFrame, name: str) -> TradeOff:
+def told_of_longer(rows: pd.DataFrame) -> str:
+    """What is other in the rows with more steps."""
+    of = rows[rows["what"] == "longer"]
+    return (
+        f"The same with {of['times'].iloc[0]:.0f} times the steps in every phase, the control's too. *learned, rewind* "
+        "tunes from the original weights. Networks that are trained here were trained again for these rows."
+    )
+
+
+SHORT, LONGER = ("original", "control", "removal"), ("original", "longer")
+
+
+def trade_off_of(rows: pd.DataFrame, name: str, what: Sequence[str] = SHORT) -> TradeOff:
     """The removals of one network, with its original and its controls, under the name of its quality."""
     network = NETWORKS[name]
-    of = rows[(rows["network"] == name) & rows["what"].isin(["original", "control", "removal"])]
+    of = rows[(rows["network"] == name) & rows["what"].isin(what)]
     frame = of[["method", "budget", "seed", "steps", "sites", "params", "macs", "quality"]]
     frame = frame.astype({"steps": int, "sites": int})
     frame = frame.rename(columns={"quality": network.measure}).reset_index(drop=True)
@@ -107,10 +127,10 @@ def reading(verdicts: pd.DataFrame) -> str:
 
 def shown(verdicts: pd.DataFrame) -> Table:
     """`winners` as a table."""
-    frame = verdicts.drop(columns=["change", "low", "high"]).rename(columns={"left": "sites left"})
+    frame = verdicts.drop(columns=["change", "low", "high"]).rename(columns={"left": "budget (sites)"})
     ends = verdicts[["change", "low", "high"]].itertuples(index=False)
     frame["learned against greedy"] = [with_ends(Interval(*one)) for one in ends]
-    return table(frame, digits={"sites left": 2})
+    return table(frame, digits={"budget (sites)": 2})
 
 
 def about(network: Network, rows: pd.DataFrame, name: str) -> str:
@@ -128,10 +148,10 @@ def about(network: Network, rows: pd.DataFrame, name: str) -> str:
 
 def by_network(curve: TradeOff, rows: pd.DataFrame, name: str) -> Table:
     """Methods x budgets of one network: the library's table, with parameters and seconds."""
-    own = rows[(rows["network"] == name) & rows["method"].notna()]
+    own = rows[(rows["network"] == name) & rows["what"].isin(SHORT)]
     means = own.groupby(["method", "budget"], sort=False)[["params", "removal_s"]].mean().reset_index()
     found = curve.table().frame.assign(**{"params [k]": means["params"] / 1e3, "seconds": means["removal_s"]})
-    digits = {"MACs [M]": 2, "sites left": 2, "sites gone": 1, "params [k]": 0, "seconds": 1}
+    digits = {"MACs [M]": 2, "budget (sites)": 2, "sites gone": 1, "params [k]": 0, "seconds": 1}
     return table(found, digits=digits)
 
 
@@ -159,7 +179,8 @@ def gate_table(rows: pd.DataFrame) -> Table:
     """A row a gate and how it ends: the mean of each network, its difference from the blend that goes on, mean rank."""
     gates = rows[rows["what"] == "gate"]
     budget, networks = float(gates["budget"].iloc[0]), list(dict.fromkeys(gates["network"]))
-    plain = rows[(rows["method"] == LEARNED) & (rows["budget"] == budget) & rows["network"].isin(networks)]
+    plain = rows[(rows["what"] == "removal") & (rows["method"] == LEARNED) & (rows["budget"] == budget)]
+    plain = plain[plain["network"].isin(networks)]
     every = pd.concat([plain.assign(gate=BLEND, rewind=False), gates])
     ends = [REWIND if again else GOING_ON for again in every["rewind"]]
     every = every.assign(method=every["gate"] + ", " + ends, budget=budget).rename(columns={"quality": "value"})

@@ -81,7 +81,7 @@ class TradeOff:
         """`summary` as a table to print: `.markdown()`, `.latex()`, `.html()`, `.save(folder)`."""
         quality = self.qualities[0] if quality is None else quality
         found = self.summary(quality)
-        of = "λ" if self.varied == "lam" else f"{self.measure} left"
+        of = "λ" if self.varied == "lam" else f"budget ({self.measure})"
         shown = pd.DataFrame(
             {
                 "method": found["method"],

@@ -11,7 +11,11 @@ NETWORK = "word network"
 
 
 def test_smoke_runs_from_a_training_to_its_report(monkeypatch, tmp_path):
-    kept = ("training", "original", "control", "learned 0.34", "greedy 0.34", "blend, rewind", "scores")
+    short = ("training", "original", "control", "learned 0.34", "greedy 0.34", "blend, rewind", "scores")
+    kept = (
+        *short,
+        *(f"{name}, 5 times" for name in ("control", "learned, rewind 0.34", "learned 0.34", "greedy 0.34")),
+    )
     rows = [row for row in study.ROWS if row["name"] in {f"{NETWORK} {name}" for name in kept}]
     monkeypatch.setattr(study, "ROWS", rows)
     found = run(study, preset="smoke", out=tmp_path / "reports", scratch=tmp_path / "scratch")
@@ -22,9 +26,17 @@ def test_smoke_runs_from_a_training_to_its_report(monkeypatch, tmp_path):
         assert row["sites"] == len(row["removed"]) == 6 and row["of"] == 9, name  # 3 of 9 are the most within .34
         assert row["macs"] < found.loc[f"{NETWORK} control", "macs"] and row["steps"] == 7, name
     assert found.loc[f"{NETWORK} control", "steps"] == 7
+    for name in kept[len(short) :]:
+        assert found.loc[f"{NETWORK} {name}", "steps"] == 35, name
     folder = tmp_path / "reports" / "removal" / "smoke"
     text = (folder / "report.md").read_text(encoding="utf-8")
-    assert f"### {NETWORK}" in text and "blend, rewind" in text and "](curves.png)" in text and "nan" not in text
+    assert (
+        f"### {NETWORK}" in text
+        and "blend, rewind" in text
+        and "5 times the steps in every phase" in text
+        and "](curves.png)" in text
+        and "nan" not in text
+    )
     assert (folder / "curves.png").is_file() and (folder / "scores.tex").is_file()
 
 

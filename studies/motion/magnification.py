@@ -46,8 +46,8 @@ def magnification(
 
     Args:
         frames: of one size, as arrays or tensors.
-        model: a network as `studies.motion.network.weights.network` knows it (baseline, proposed, lightweight, a
-            file); linear, phase, riesz; or acceleration, jerk, which are phase with a filter for the middle of `band`.
+        model: a network as `studies.motion.network.weights.network` knows it (baseline, proposed, compact, lightweight,
+            a file); linear, phase, riesz; or acceleration, jerk: phase with a filter for the middle of `band`.
         factor: the total gain: a motion d is shown as factor · d; 1 shows the frame itself.
         mode: which motion, as `temporal_filter` says. Default: static. The last two models have none.
         rate: frames a second at capture.

@@ -1,8 +1,8 @@
 """Magnify the motion in a video, frame by frame and as fast as the device can: any length, in constant memory.
 
-``python -m studies.motion.magnify INPUT OUTPUT --factor 10 [--model baseline|proposed|lightweight|linear|phase|riesz|
-acceleration|jerk|FILE] [--mode static|dynamic|iir|butter|fir] [--band LOW HIGH] [--fps RATE] [--mask X Y WIDTH HEIGHT]
-[--axis DEGREES] [--side-by-side] [--slice ROW]``
+``python -m studies.motion.magnify INPUT OUTPUT --factor 10 [--model baseline|proposed|compact|lightweight|linear|phase|
+riesz|acceleration|jerk|FILE] [--mode static|dynamic|iir|butter|fir] [--band LOW HIGH] [--fps RATE]
+[--mask X Y WIDTH HEIGHT] [--axis DEGREES] [--side-by-side] [--slice ROW]``
 
 INPUT is a file, - (a video on standard input) or camera:0; OUTPUT a file, or - for uncompressed YUV4MPEG2 (.y4m) on
 standard output. Decoding, magnifying and encoding overlap, each in a thread.
@@ -54,7 +54,8 @@ def main(
     model: Annotated[
         str,
         typer.Option(
-            help="baseline, proposed, lightweight or a safetensors file; or linear, phase, riesz, acceleration, jerk."
+            help="baseline, proposed, compact, lightweight or a safetensors file; "
+            "or linear, phase, riesz, acceleration, jerk."
         ),
     ] = "baseline",
     mode: Annotated[

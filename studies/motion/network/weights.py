@@ -3,7 +3,9 @@
 The trained ones are in `studies/motion/weights`, with their facts.
 """
 
+import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,9 +14,28 @@ from safetensors.torch import load_model
 
 import archlab as al
 
-from .models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, baseline, lightweight, proposed, scaled
+from .models import EIGHTH, LINEAR, QUARTER, WEIGHTS, Config, MagnificationNet, baseline, lightweight, proposed, scaled
 
-TRAINED = {"baseline": baseline, "proposed": proposed, "lightweight": lightweight}
+COMPACT = WEIGHTS / "compact.safetensors"  # what passes made of the baseline, so that its recipe lies in the file
+
+
+def compact(*, pretrained: bool = True) -> MagnificationNet:
+    """The network that archlab's passes made of the baseline: 20 channels, four blocks in the decoder and none in the
+    encoder, 184,763 parameters, with the weights of row "20 channels, trained on" of `studies.motion.figures.by_passes`
+    at the cpu preset; compact.json beside them says how they were trained and what they reach.
+
+    Raises ValueError without `pretrained`, as its blocks are known by its file alone; FileNotFoundError where that is
+    not there.
+    """
+    if not pretrained:
+        raise ValueError(
+            "compact is known by its trained weights: studies.motion.figures.by_passes makes such networks"
+        )
+    return network(str(COMPACT))
+
+
+TRAINED = {"baseline": baseline, "proposed": proposed, "compact": compact, "lightweight": lightweight}
+WIDTH = "manipulator.conv1.bias"  # has as many numbers
 DESIGNS = (Config(), QUARTER, EIGHTH, *LINEAR.values(), *map(scaled, LINEAR.values()))  # at any width
 
 
@@ -42,7 +63,9 @@ def network(weights: str) -> MagnificationNet:
         raise ValueError(f"{weights} cannot be read as safetensors: {error}") from error
     if "recipe" in metadata:
         image = torch.zeros(1, 3, 64, 64)
-        net = al.load(weights, baseline, (image, image, 2.0))
+        steps = json.loads(metadata["recipe"])["steps"]
+        width = 32 if any(step["name"] == "scale_width" for step in steps) else shapes[WIDTH][0]
+        net = al.load(weights, partial(baseline, width=width), (image, image, 2.0))
         assert isinstance(net, MagnificationNet)
         return net
     net = MagnificationNet(_design(weights, shapes))
@@ -51,7 +74,7 @@ def network(weights: str) -> MagnificationNet:
 
 
 def _design(weights: str, shapes: dict[str, tuple[int, ...]]) -> Config:
-    width = shapes.get("manipulator.conv1.bias", (0,))[0]
+    width = shapes.get(WIDTH, (0,))[0]
     for design in DESIGNS if width else ():
         config = replace(design, width=width)
         with torch.device("meta"):

@@ -458,13 +458,28 @@ def test_a_network_thinned_by_archlab_magnifies(tmp_path):
         assert_within(1e-4, fast, wanted)
 
 
+def test_thinned_networks_are_found_at_any_width_and_compact_is_one(tmp_path):
+    image = torch.zeros(1, 3, 32, 32)
+    thin = al.remove(baseline(width=8), (image, image, 2.0), kinds="block", where="encoder*")
+    al.save(thin, tmp_path / "thin.safetensors")
+    assert network(str(tmp_path / "thin.safetensors")).config.width == 8
+    narrow = al.scale_width(baseline(), (image, image, 2.0), ratio=0.25)
+    al.save(narrow, tmp_path / "narrow.safetensors")
+    again = network(str(tmp_path / "narrow.safetensors"))
+    assert torch.equal(again.decoder.conv1.weight, narrow.decoder.conv1.weight)
+    compact = network("compact")
+    assert sum(p.numel() for p in compact.parameters()) == 184_763
+    (shown,) = magnify(compact, clip(1, 32, 32), factor=5, **CPU)
+    assert shown.shape == (32, 32, 3)
+
+
 def test_weights_that_are_none_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "PRETRAINED_PROPOSED", tmp_path / "proposed.safetensors")
     with pytest.raises(
         FileNotFoundError, match=r"weights of the proposed network are not in this checkout \(.*proposed"
     ):
         network("proposed")
-    with pytest.raises(FileNotFoundError, match="basline: no such file, and none of baseline, proposed"):
+    with pytest.raises(FileNotFoundError, match="basline: no such file, and none of baseline, proposed, compact"):
         network("basline")
     (tmp_path / "junk.safetensors").write_bytes(b"junk" * 9)
     with pytest.raises(ValueError, match=r"junk\.safetensors cannot be read as safetensors"):

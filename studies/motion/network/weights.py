@@ -3,7 +3,6 @@
 The trained ones are in `studies/motion/weights`, with their facts.
 """
 
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +34,6 @@ def compact(*, pretrained: bool = True) -> MagnificationNet:
 
 
 TRAINED = {"baseline": baseline, "proposed": proposed, "compact": compact, "lightweight": lightweight}
-WIDTH = "manipulator.conv1.bias"  # has as many numbers
 DESIGNS = (Config(), QUARTER, EIGHTH, *LINEAR.values(), *map(scaled, LINEAR.values()))  # at any width
 
 
@@ -63,8 +61,8 @@ def network(weights: str) -> MagnificationNet:
         raise ValueError(f"{weights} cannot be read as safetensors: {error}") from error
     if "recipe" in metadata:
         image = torch.zeros(1, 3, 64, 64)
-        steps = json.loads(metadata["recipe"])["steps"]
-        width = 32 if any(step["name"] == "scale_width" for step in steps) else shapes[WIDTH][0]
+        narrowed = '"scale_width"' in metadata["recipe"]  # by the recipe, from the baseline's own width
+        width = Config().width if narrowed else _width(shapes) or Config().width
         net = al.load(weights, partial(baseline, width=width), (image, image, 2.0))
         assert isinstance(net, MagnificationNet)
         return net
@@ -73,8 +71,12 @@ def network(weights: str) -> MagnificationNet:
     return net
 
 
+def _width(shapes: dict[str, tuple[int, ...]]) -> int:
+    return (*shapes.get("manipulator.conv1.bias", ()), 0)[0]
+
+
 def _design(weights: str, shapes: dict[str, tuple[int, ...]]) -> Config:
-    width = shapes.get(WIDTH, (0,))[0]
+    width = _width(shapes)
     for design in DESIGNS if width else ():
         config = replace(design, width=width)
         with torch.device("meta"):

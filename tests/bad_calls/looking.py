@@ -136,7 +136,12 @@ CALLS = [
     bad("switch: no where", lambda: al.switch(NET, X, kinds="activation", where=[]), "where=[]", "activation.0"),
     *(
         bad(f"switch: granularity={told}", lambda v=value: al.switch(NET, X, kinds="activation", granularity=v), told)
-        for value, told in [("head", "'site', 'channel', got 'head'"), (None, "None"), (["channel"], "['channel']")]
+        for value, told in [
+            ("row", "'site', 'channel', got 'row'"),
+            ("head", "choose kinds='head'"),
+            (None, "None"),
+            (["channel"], "['channel']"),
+        ]
     ),
     bad(
         "switch: channels of blocks",

@@ -537,8 +537,8 @@ def test_the_command_line_magnifies_a_part_of_a_video(command, capsys):
         ),
         (
             ("in.mp4", "out.mp4", "--model", "absent"),
-            "absent: no such file, and none of baseline, proposed, lightweight, linear, phase, riesz, acceleration, "
-            "jerk",
+            "absent: no such file, and none of baseline, proposed, compact, lightweight, linear, phase, riesz, "
+            "acceleration, jerk",
         ),
         (("in.mp4", "out.mp4", "--factor", "-2", "--model", "phase"), "factor must be positive and finite, got -2.0"),
         (

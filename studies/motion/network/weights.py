@@ -18,22 +18,20 @@ from .models import EIGHTH, LINEAR, QUARTER, WEIGHTS, Config, MagnificationNet, 
 COMPACT = WEIGHTS / "compact.safetensors"  # what passes made of the baseline, so that its recipe lies in the file
 
 
-def compact(*, pretrained: bool = True) -> MagnificationNet:
+def compact() -> MagnificationNet:
     """The network that archlab's passes made of the baseline: 20 channels, four blocks in the decoder and none in the
     encoder, 184,763 parameters, with the weights of row "20 channels, trained on" of `studies.motion.figures.by_passes`
     at the cpu preset; compact.json beside them says how they were trained and what they reach.
 
-    Raises ValueError without `pretrained`, as its blocks are known by its file alone; FileNotFoundError where that is
-    not there.
+    Raises FileNotFoundError where they are not there.
     """
-    if not pretrained:
-        raise ValueError(
-            "compact is known by its trained weights: studies.motion.figures.by_passes makes such networks"
-        )
     return network(str(COMPACT))
 
 
-TRAINED = {"baseline": baseline, "proposed": proposed, "compact": compact, "lightweight": lightweight}
+TRAINED = {
+    "baseline": partial(baseline, pretrained=True), "proposed": partial(proposed, pretrained=True), "compact": compact,
+    "lightweight": partial(lightweight, pretrained=True),
+}  # fmt: skip
 DESIGNS = (Config(), QUARTER, EIGHTH, *LINEAR.values(), *map(scaled, LINEAR.values()))  # at any width
 
 
@@ -45,7 +43,7 @@ def network(weights: str) -> MagnificationNet:
     """
     if weights in TRAINED:
         try:
-            return TRAINED[weights](pretrained=True)
+            return TRAINED[weights]()
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"the trained weights of the {weights} network are not in this checkout ({error}); "

@@ -273,9 +273,9 @@ def compared(reference: Observed, result: Observed, *, allowed: float, what: str
     return f"{values:.2g}"
 
 
-def equal_within(found: str, conditions: str = "") -> str:
-    """What `compared` found, as a step says it."""
-    return found if found.startswith("not compared") else f"equal within {found}{conditions}"
+def equal_within(found: str, conditions: str = "", *, to: str = "") -> str:
+    """What `compared` found, as a step says it: equal, `to` what, within which difference."""
+    return found if found.startswith("not compared") else f"equal{to} within {found}{conditions}"
 
 
 def own_tolerance(model: nn.Module) -> float:

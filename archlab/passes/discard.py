@@ -19,7 +19,7 @@ from ..rewrite.module_tree import drop_unreached, restore
 from ..rewrite.rewrite import rewrite
 from ..rewrite.target import Edit, Freeze, How, Narrow
 from .channels.left import Channels, checked_channels, omegas_of
-from .checks import Observed, compared, draws_random_numbers, finish, observe, own_tolerance
+from .checks import Observed, compared, draws_random_numbers, equal_within, finish, observe, own_tolerance
 from .cut import Cuts, cuts_for, cuts_in, uncut
 from .depth.outputs import left_of, only, with_output
 from .depth.places import close_ranks_
@@ -282,7 +282,7 @@ def _without(
     its = "only what was removed gave" if len(left) < len(there) else "what was removed had a part of"
     but = f" in all outputs but the {lost} that {its}" if lost else ""
     _close_ranks(thin, model, example)
-    told = within if within.startswith("not") else f"equal to omega = 1 within {within}{but} (allowed {allowed:.2g})"
+    told = equal_within(within, f"{but} (allowed {allowed:.2g})", to=" to omega = 1")
     told += "".join(f"; zeros stand for {site}, as {reason}" for site, reason in cuts.reasons.items())
     considered = {*gone, *frozen, *channels, *skipped}
     options = {"removed": gone, "frozen": frozen} | ({"channels": channels} if channels else {})

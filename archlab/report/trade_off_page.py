@@ -24,6 +24,8 @@ class TradedOff(Protocol):
     @property
     def varied(self) -> str: ...
     @property
+    def heading(self) -> str: ...
+    @property
     def settings(self) -> Mapping[str, Any]: ...
     @property
     def conditions(self) -> Mapping[str, Any]: ...
@@ -72,7 +74,7 @@ def _curves(found: TradedOff, quality: str) -> Chart:
     """
     cheaper = found.frame["macs"].nunique() > 1
     x, unit = ("macs", 1e6) if cheaper else (found.varied, 1)
-    axis = "MACs [M]" if cheaper else "λ" if found.varied == "lam" else f"{found.measure} left"
+    axis = "MACs [M]" if cheaper else found.heading
     lines = []
     for method, rows in found.summary(quality).groupby("method", sort=False):
         name, runs = str(method), found.frame[found.frame["method"] == method]

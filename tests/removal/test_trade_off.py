@@ -116,7 +116,7 @@ def test_table_and_plot(found):
     assert "against the control" in text and "one shot" in text
     ax = found[1].plot(x="macs")
     assert ax.get_xlabel().startswith("MACs [M]") and "lower" in ax.get_ylabel()
-    assert found[1].plot().get_xlabel().startswith("sites left"), "activations save no multiply-adds"
+    assert found[1].plot().get_xlabel().startswith("budget (sites)"), "activations save no multiply-adds"
     with pytest.raises(ValueError, match="quality must be one of 'mse', got 'psnr'"):
         found[1].plot("psnr")
 
@@ -143,7 +143,7 @@ def test_what_ran_is_not_run_again(found, monkeypatch):
         trade_off(deep(), LOWER, **FAST | dict(lr=1e-2), methods=["greedy"], folder=folder)
 
 
-def test_layers_are_merged_beside_the_other_methods(tmp_path):
+def test_layers_are_merged_to_a_budget_beside_a_control(tmp_path):
     """Each run has as many steps of training; what is merged has fewer layers, and is kept as the others are."""
     options = FAST | dict(measure="macs", budgets=[0.6], methods=["merge"], seeds=1, folder=tmp_path)
     found = trade_off(deep(), LOWER, **options)
@@ -157,7 +157,7 @@ def test_channels_are_learned_along_budgets_and_along_lambda(tmp_path):
     found = trade_off(deep(), LOWER, **options, methods=["learned"], budgets=[0.75, 0.5])
     assert found.frame.set_index("budget").loc[[0.75, 0.5], "sites"].tolist() == [6, 12], "of 24 channels"
     assert found.settings["granularity"] == "channel"
-    assert "sites left" in read(found.report(tmp_path)).text
+    assert "budget (sites)" in read(found.report(tmp_path)).text
     del options["measure"]
     path = lambda_path(deep(), LOWER, **options, lams=[0.05])
     assert path.frame["method"].tolist() == ["original", "control", "learned"]
@@ -174,6 +174,10 @@ def test_channels_are_learned_along_budgets_and_along_lambda(tmp_path):
         (dict(methods=["merge"], kinds=["activation", "block"]), "'merge' removes activations"),
         (dict(methods=["merge"], kinds="all"), "'merge' removes activations"),
         (dict(methods=["merge"]), "the measure of 'merge' must be one of .*got 'sites'"),
+        (
+            dict(methods=["merge", "greedy"], measure="macs"),
+            "'greedy' merges nothing, and activations alone save no macs",
+        ),
         (dict(methods=["merge"], measure="macs", warm_start=True), "'merge' ends with merged layers"),
         (dict(budgets=[1.2]), r"budget\['sites'\] must be the share"),
         (dict(measure="time"), "a measure in budget must be one of"),

@@ -52,6 +52,11 @@ class TradeOff:
         """The column of what is varied: "budget" or "lam"."""
         return "lam" if self.measure == "lam" else "budget"
 
+    @property
+    def heading(self) -> str:
+        """What is varied, in words: of a table's column, and of an axis."""
+        return "λ" if self.varied == "lam" else f"budget ({self.measure})"
+
     def summary(self, quality: str | None = None) -> pd.DataFrame:
         """One row a method and budget or λ: mean and sd over the seeds, the change from the control of the same seed.
 
@@ -81,7 +86,7 @@ class TradeOff:
         """`summary` as a table to print: `.markdown()`, `.latex()`, `.html()`, `.save(folder)`."""
         quality = self.qualities[0] if quality is None else quality
         found = self.summary(quality)
-        of = "λ" if self.varied == "lam" else f"budget ({self.measure})"
+        of = self.heading
         shown = pd.DataFrame(
             {
                 "method": found["method"],
@@ -165,7 +170,7 @@ class TradeOff:
     def _axis(self, x: str) -> tuple[str, pd.Series, str]:
         """The name of an axis, the rows' values on it, and which way it is better."""
         if x == "budget":
-            return f"{self.measure} left", self.frame["budget"], "lower"
+            return self.heading, self.frame["budget"], "lower"
         if x == "macs":
             return "MACs [M]", self.frame["macs"] / 1e6, "lower"
         whole = self.frame.loc[self.frame["method"] == ORIGINAL, "macs"].iloc[0]

@@ -59,7 +59,8 @@ def trade_off(
         measure: "macs", "params", "activations", "latency_ms" or "sites", as for `learn_to_remove`.
         methods: Of "learned" (`learn_to_remove`), "greedy" (`remove_greedily`), "one shot" (the same, scored once),
             "random" (`remove_at_random`) and "merge" (`remove_to_merge`: with kinds="activation", a measure of "macs",
-            "params" or "latency_ms", and without warm starts, as its networks are merged).
+            "params" or "latency_ms", and without warm starts, as its networks are merged). Where nothing is merged,
+            activations save neither "macs" nor "params": with these "merge" goes alone.
         seeds: How many runs of each.
         warm_start: False, the honest default, begins each run with the original, so that all rows have as many steps of
             training and no budget hangs on another. True begins the largest budget so, and each smaller one with the
@@ -118,7 +119,7 @@ def trade_off(
     _check_methods(methods, kinds, granularity, measure, warm_start)
     asked = asked_for("trade_off", model, task, kinds, where, granularity, options, FIXED)
     shares = list(dict.fromkeys(budgets))
-    if measure != LATENCY and set(methods) != {MERGE}:  # whose layers are fewer; before hours of training
+    if measure != LATENCY and MERGE not in methods:  # before hours of training
         sites = candidates(model, task.example, kinds=kinds, where=where).sites
         check_reachable(Savings(model, task.example, sites, [measure]), {measure: min(shares)})
     if warm_start:
@@ -156,6 +157,11 @@ def _check_methods(
                 f"alone; got kinds={kinds!r}"
             )
         choice("trade_off: the measure of 'merge'", measure, tuple(PRICES))
+        if measure != LATENCY and (others := [method for method in methods if method != MERGE]):
+            raise ValueError(
+                f"trade_off: {others[0]!r} merges nothing, and activations alone save no {measure}: give it kinds of "
+                "site that do, and 'merge' a call of its own"
+            )
         if warm_start:
             raise ValueError("trade_off: 'merge' ends with merged layers, of which no run can begin; leave warm_start")
 

@@ -16,6 +16,18 @@ from .modes import failed_in
 _FORMS = "a tensor, a tuple of arguments, a dict of keyword arguments, or an al.Call"
 
 
+def refuse_half_without_data(model: nn.Module, example: Any) -> None:
+    """Raise ValueError where the model is on the meta device and the example is not, or the other way round.
+
+    Torch computes some ops so, and fails in others.
+    """
+    weights = [*model.parameters(), *model.buffers()]
+    tensors = tensors_in(_given(example))
+    for tensor in tensors:
+        if weights and all(weight.is_meta is not tensor.is_meta for weight in weights):
+            raise ValueError(_elsewhere(weights[0], tensor))
+
+
 @contextmanager
 def misfits_told(model: nn.Module, example: Any, doing: str) -> Iterator[None]:
     """Say of what `model` raises on `example` while open where that was; `doing` says what archlab did.
@@ -62,10 +74,7 @@ def _misfit(model: nn.Module, example: Any, error: Exception) -> Exception | Non
     weights = [p for p in model.parameters() if p.is_floating_point()][:1]
     for weight, tensor in itertools.product(weights, tensors):
         if tensor.device != weight.device:
-            return ValueError(
-                f"example must be on the model's device, {weight.device}, got a tensor on {tensor.device}; move it "
-                f"with .to({str(weight.device)!r}). {said}"
-            )
+            return ValueError(f"{_elsewhere(weight, tensor)}. {said}")
         other = tensor.is_floating_point() and tensor.dtype is not weight.dtype
         if other or ("type" in str(error) and not tensor.is_floating_point() and not tensor.is_complex()):
             return ValueError(
@@ -75,6 +84,12 @@ def _misfit(model: nn.Module, example: Any, error: Exception) -> Exception | Non
     if not all(tensor.numel() for tensor in tensors):
         return ValueError(f"example must hold values, got an empty tensor; give a batch of one or more. {said}")
     return None
+
+
+def _elsewhere(weight: Tensor, tensor: Tensor) -> str:
+    device = str(weight.device)
+    moved = f"move it with .to({device!r})" if not tensor.is_meta else "give one that holds values"
+    return f"example must be on the model's device, {device}, got a tensor on {tensor.device}; {moved}"
 
 
 def _given(example: Any) -> Any:

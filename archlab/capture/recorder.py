@@ -27,7 +27,7 @@ from .functions import applied_by, function_of
 from .location import ORIGINS, Location, call_stack, model_frames
 from .macs.counter import Counter, macs_as_a_whole
 from .macs.recurrent import on_meta
-from .misfit import misfits_told
+from .misfit import misfits_told, refuse_half_without_data
 from .modes import failed_in, no_fused_layers, random_states_kept, under_autocast
 from .record import Capture, Execution, ModuleCall, Op, Stopped, Watch
 from .values import Values, version_of
@@ -50,6 +50,7 @@ def capture(model: nn.Module, example: Any, watch: Watch | None = None) -> Captu
     `watch` is called after each op, with what it was given and made: tensors are not kept in the record.
     """
     probe = structural_copy(model)
+    refuse_half_without_data(probe, example)
     with random_states_kept(devices_of(probe)):
         return _record(probe, example, watch)
 

@@ -200,6 +200,12 @@ def speed(
         refuse_wrappers(each)
     own = isinstance(model, Mapping) and isinstance(example, Mapping) and set(example) == set(models)
     examples = {name: example[name] if own else example for name in models}
+    for name, each in models.items():
+        if any(t.is_meta for t in (*each.parameters(), *each.buffers(), *_tensors(examples[name]))):
+            raise ValueError(
+                f"model and example must hold values, got tensors on the meta device ({name}), where nothing is "
+                "computed; model.to_empty(device='cpu') gives it some"
+            )
     where = _device(device, next(iter(models.values())), next(iter(examples.values())))
     _check(where, precision, mode, memory_format, seconds, batch, by_module)
     clock = clock_on(where)
@@ -282,10 +288,13 @@ def _measure(clock: Clock, ready: Executable, timer: ModuleTimer | None) -> Call
     return measure
 
 
+def _tensors(example: Any) -> list[Tensor]:
+    return tensors_in((example.args, example.kwargs) if isinstance(example, Call) else example)
+
+
 def _device(device: torch.device | str | None, model: nn.Module, example: Any) -> torch.device:
     if device is None:
-        given = (example.args, example.kwargs) if isinstance(example, Call) else example
-        tensors: list[Tensor] = [*model.parameters(), *model.buffers(), *tensors_in(given)]
+        tensors: list[Tensor] = [*model.parameters(), *model.buffers(), *_tensors(example)]
         device = tensors[0].device if tensors else "cpu"
     if not isinstance(device, str | torch.device):
         raise TypeError(wrong("device", "a cpu or cuda device", device, "name it as 'cuda:0'"))

@@ -17,6 +17,7 @@ from ..discovery.site import Site, Sites, Skipped
 from ..rewrite.rewrite import attempt, quietly
 from ..rewrite.target import Edit, Freeze, How
 from .concat.followed import Followed
+from .heads.cut import heads_cut
 
 
 def sites(model: nn.Module, example: Any, kinds: str | Iterable[str] | None = None, where: Where = None) -> Sites:
@@ -55,8 +56,10 @@ def sites(model: nn.Module, example: Any, kinds: str | Iterable[str] | None = No
     found = find(record, modules=dict(model.named_modules())).without({*UNLISTED} - {*wanted})
     if len(found):
         found = _tried(model, example, found)
-    if Kind.CONCAT in wanted and any(site.kind is Kind.CONCAT for site in found):
+    if any(site.kind is Kind.CONCAT for site in found):
         found = _with_readers(model, example, found)
+    if any(site.kind is Kind.HEAD for site in found):
+        found = _with_cuts(model, example, found)
     if kinds is None and where is None:
         return found
     return select(found, kinds=wanted, where=where)
@@ -97,6 +100,29 @@ def _with_readers(model: nn.Module, example: Any, found: Sites) -> Sites:
     for site in found:
         params, macs = followed.freed(site) if site.kind is Kind.CONCAT and site.how is not How.REFUSED else (0, 0)
         listed.append(replace(site, params=site.params + params, macs=site.macs + macs))
+    return Sites(listed, found.skipped, found.record)
+
+
+def _with_cuts(model: nn.Module, example: Any, found: Sites) -> Sites:
+    """The sites, where a head whose layers cannot be cut frees nothing, with the reason.
+
+    One head of each attention is cut, in a run or two more.
+    """
+    first_of: dict[tuple, Site] = {}
+    for site in found:
+        if site.kind is Kind.HEAD and site.how is not How.REFUSED:
+            first_of.setdefault(site.target.key, site)
+    if without_data(example):
+        model = structural_copy(model, "meta")
+    _, reasons = heads_cut(model, example, first_of.values(), found, frozen=())
+    listed = []
+    for site in found:
+        first = first_of.get(site.target.key) if site.kind is Kind.HEAD else None
+        why = reasons.get(first.id) if first else None
+        if why is not None:
+            told = f"it is multiplied with zero, so that nothing is freed: {why}"
+            site = replace(site, params=0, macs=0, reason="; ".join(filter(None, (site.reason, told))))
+        listed.append(site)
     return Sites(listed, found.skipped, found.record)
 
 

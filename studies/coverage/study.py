@@ -48,8 +48,6 @@ LIMIT_S = 600.0  # after which one row is given up; reshaping maxvit took more t
 EXPLAINED = {
     "torchvision.mask_rcnn": "with random weights it finds no box, so that its mask head and the losses behind its "
     "proposals get no input and no gradient",
-    "timm.fasternet": "its partial convolutions set one of two methods as their `forward` on the instance, where a "
-    "rewritten one would not be called; all other sites are switched and removed",
 }
 LIBRARIES = ("torch", "torchvision", "timm", "transformers")
 ABOUT = (

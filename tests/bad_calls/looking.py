@@ -1,5 +1,7 @@
 """Bad calls of what looks at a model: sites, cost, fvcore_cost, speed, Call, and models and examples of every call."""
 
+import copy
+
 import numpy as np
 import torch
 import torch._dynamo  # takes seconds, the first time
@@ -19,6 +21,7 @@ MODELS = [
     (X, "torch.Tensor"),
     (lambda x: x, "<lambda>"),
 ]
+ON_META = copy.deepcopy(NET).to("meta")
 TAKE_MODELS = {
     "sites": lambda m: al.sites(m, X),
     "cost": lambda m: al.cost(m, X),
@@ -231,6 +234,9 @@ CALLS = [
     good("sites: NaN in the example", lambda: al.sites(NET, X * NAN)),
     good("sites: an unbatched image", lambda: al.sites(NET, X[0])),
     good("sites: one pixel", lambda: al.sites(NET, X[..., :1, :1])),
+    bad("sites: a model on meta, an example that is not", lambda: al.sites(ON_META, X), ".to('meta')"),
+    bad("fold: an example on meta", lambda: al.fold(NET, X.to("meta")), "holds values"),
+    bad("speed: a model on meta", lambda: al.speed(ON_META, X.to("meta"), device="cpu"), "hold values"),
     good("cost: an example on meta", lambda: al.cost(NET, X.to("meta"))),
     good("sites: a model without layers", lambda: al.sites(nn.Sequential(), X)),
     good("cost: a whole number as a numpy number", lambda: al.cost(NET, X).by_module(np.int64(1))),

@@ -203,11 +203,15 @@ def test_what_cannot_be_cut_is_multiplied_with_zero_and_the_step_says_why():
     own = Torch()
     own.attention.__class__ = Own
     for net, where, reason in (
-        (Normed(), "*head.1", "output differs"), (own, "*head.1", "class of its own"),
+        (Normed(), "*head.1", "sees its heads together"), (own, "*head.1", "class of its own"),
         (Fused(), None, "one must stay"), (Torch(), None, "one must stay"), (layer(), None, "one must stay"),
     ):  # fmt: skip
         net = net.double()
         thin = al.remove(net, x(), kinds="head", where=where)
+        if where is not None:  # neither promised nor delivered
+            (site,) = al.sites(net, x(), kinds="head", where=where)
+            assert (site.params, site.macs) == (0, 0) and reason in site.reason
+            assert al.recipe(thin).steps[-1].before == al.recipe(thin).steps[-1].after
         soft = al.switch(net, x(), kinds="head", where=where)
         al.set_omegas_(soft, 1.0)
         assert torch.allclose(thin(x()), soft(x()), atol=1e-12)

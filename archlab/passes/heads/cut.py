@@ -13,7 +13,7 @@ from torch import nn
 from ...capture.recorder import capture
 from ...discovery.kinds import Kind
 from ...discovery.site import Site
-from ..width.axes import Axis, Expr, Product, resolved
+from ..width.axes import Axis, Expr, Product, leaves, resolved
 from ..width.choose import resizing_for
 from ..width.fit import Fit
 from ..width.flow import Flow, Trace
@@ -41,6 +41,7 @@ def heads_cut(
     attentions = _by_attention(site for site in found if site.kind is Kind.HEAD)
     gone = _by_attention(site for site in removed if site.kind is Kind.HEAD)
     axes = {key: _axis(flow, sites[0]) for key, sites in attentions.items()}
+    together = {axis for expr, _ in flow.uniform for axis in leaves(expr)}  # what a norm or a mean sees as a whole
     resizing, reasons = Resizing({}), dict[str, str]()
     kept: dict[Axis, list[int]] = {}
     for key, sites in gone.items():
@@ -54,6 +55,8 @@ def heads_cut(
             reason = f"its layers are coupled with the heads of {same[0] or 'the model itself'}"
         elif isinstance(axis, str):
             reason = axis
+        elif axis in together:
+            reason = "a norm or a mean sees its heads together"
         else:
             stays = [n for n, site in enumerate(others) if site.id not in names]
             if not stays:

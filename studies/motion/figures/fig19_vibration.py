@@ -4,8 +4,8 @@
 
 An object sways up and down by a quarter of a pixel before a photo that is still, both of scikit-image's samples. What
 moves between 17 and 25 Hz (FIR) is magnified 20 times in all. Tracked points on the object give the frequency and the
-amplitude that are seen; what sways at 21 Hz where nothing does is ringing. The paper's clip has 1280 x 800 pixels, as
-the preset gpu; on a CPU it is a quarter of that. Output: ``reports/fig19_vibration/<preset>/``.
+amplitude that are seen; what sways at 21 Hz where nothing does is ringing. The clip has the 1280 x 800 pixels of the
+paper's; on a CPU it is shorter. Output: ``reports/fig19_vibration/<preset>/``.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "report"]
 PRESETS = ("smoke", "cpu", "gpu")
 COPY = "the clip itself"
 ROWS = rows_of((*NAMES, COPY))
-SIZES = {"smoke": (128, 96), "cpu": (320, 200), "gpu": (1280, 800)}  # width, height
+SIZES = {"smoke": (128, 96), "cpu": (1280, 800), "gpu": (1280, 800)}  # width, height
 FRAMES = {"smoke": 32, "cpu": 40, "gpu": 128}
 HZ, RATE, BAND = 21.0, 100.0, (17.0, 25.0)
 AMPLITUDE, FACTOR = 0.25, 20.0  # pixels; total gain

@@ -25,6 +25,7 @@ from .zoo_real import REAL
 
 KINDS = ("activation", "skip", "branch", "block", "join", "gate", "concat")
 TOGETHER = ("activation", "skip", "block")
+applies = pytest.mark.applies  # see conftest.py
 
 
 class Case:
@@ -100,13 +101,6 @@ def _cases() -> Iterator[Any]:
 def case(request) -> Iterator[Case]:
     yield request.param
     request.param.forget()  # the next case needs the memory
-
-
-@pytest.fixture
-def main_case(case) -> Case:
-    if not case.main:
-        pytest.skip("tested in the network's main case")
-    return case
 
 
 @pytest.fixture(scope="module", params=[pytest.param(e, id=name) for name, e in (ZOO | REAL).items()])
@@ -211,24 +205,22 @@ def test_1_discard_leaves_the_switched_model_as_it_is(case):
     assert_same(outputs(thin, case.example), outputs(case.thin, case.example))
 
 
-def test_1_a_model_in_training_stays_there(main_case):
-    if not main_case.entry.trains:
-        pytest.skip("the original does not run on this example in training mode")
-    model = frozen_norms(main_case.original.train())
+@applies(lambda case: case.main and case.entry.trains)
+def test_1_a_model_in_training_stays_there(case):
+    model = frozen_norms(case.original.train())
     before, modes = fingerprint(model), [m.training for m in model.modules()]
-    soft = al.switch(model, main_case.example, kinds=main_case.kinds)
+    soft = al.switch(model, case.example, kinds=case.kinds)
     assert fingerprint(model) == before
     assert [m.training for m in soft.modules()] == modes
-    assert al.remove(model, main_case.example, kinds=main_case.kinds).training
+    assert al.remove(model, case.example, kinds=case.kinds).training
 
 
 # --- 2: at omega = 0 nothing has changed --------------------------------------------------------
 
 
+@applies(lambda case, training: case.entry.trains or not training)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_2_equal_at_zero(case, training):
-    if training and not case.entry.trains:
-        pytest.skip("the original does not run on this example in training mode")
     model, soft = case.original.train(training), copy.deepcopy(case.soft).train(training)
     if training:
         model, soft = frozen_norms(model), frozen_norms(soft)
@@ -258,11 +250,10 @@ def test_3_removal_changes_the_output(case):
     assert not all(torch.equal(a, b) for a, b in zip(*changed, strict=True))
 
 
+@applies(lambda case, precision: case.main and (case.entry.halves or precision != "bf16"))
 @pytest.mark.parametrize("precision", ["fp32", "autocast", "bf16"])
-def test_3_equal_to_removed_in_other_precisions(main_case, precision):
-    entry, kinds = main_case.entry, main_case.kinds
-    if precision == "bf16" and not entry.halves:
-        pytest.skip("the original does not run in bfloat16")
+def test_3_equal_to_removed_in_other_precisions(case, precision):
+    entry, kinds = case.entry, case.kinds
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     example, model = moved(entry.example(), dtype=dtype), entry.build(dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
@@ -363,21 +354,19 @@ def _omegas(model: nn.Module) -> list[nn.Parameter]:
     return [dict(model.named_parameters())[name] for name in omega_names(model)]
 
 
+@applies(lambda case: case.main and case.entry.compiles)
 @pytest.mark.parametrize("made", ["soft", "thin"])
-def test_5_compiles_where_the_original_does(main_case, made):
-    if not main_case.entry.compiles:
-        pytest.skip("the original does not compile in one graph")
-    model = copy.deepcopy(getattr(main_case, made))
+def test_5_compiles_where_the_original_does(case, made):
+    model = copy.deepcopy(getattr(case, made))
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    assert_close(tensors_in(run_example(compiled, main_case.example)), outputs(model, main_case.example), 1e-9)
+    assert_close(tensors_in(run_example(compiled, case.example)), outputs(model, case.example), 1e-9)
 
 
+@applies(lambda case: case.main and case.entry.exports)
 @pytest.mark.parametrize("made", ["soft", "thin"])
-def test_5_exports_where_the_original_does(main_case, made):
-    if not main_case.entry.exports:
-        pytest.skip("the original does not export")
-    model, example = copy.deepcopy(getattr(main_case, made)), main_case.example
+def test_5_exports_where_the_original_does(case, made):
+    model, example = copy.deepcopy(getattr(case, made)), case.example
     args = example if isinstance(example, tuple) else () if isinstance(example, dict) else (example,)
     kwargs = example if isinstance(example, dict) else {}
     exported = torch.export.export(model, args, kwargs).module()
@@ -393,22 +382,20 @@ def test_6_the_step_states_what_was_checked(case):
     assert "equal to omega = 1" in step.checked, step.checked
 
 
-def test_7_a_pattern_without_a_site_raises_and_names_the_sites(main_case):
+@applies(lambda case: case.main)
+def test_7_a_pattern_without_a_site_raises_and_names_the_sites(case):
     for act in (al.switch, al.remove):
         with pytest.raises(ValueError, match=r"no site|matches no") as error:
-            act(main_case.original, main_case.example, kinds=main_case.kinds, where="no.such.module")
-        assert (
-            main_case.sites[0].id in str(error.value) or len(list(al.sites(main_case.original, main_case.example))) > 12
-        )
+            act(case.original, case.example, kinds=case.kinds, where="no.such.module")
+        assert case.sites[0].id in str(error.value) or len(list(al.sites(case.original, case.example))) > 12
 
 
-def test_8_found_is_taken_or_left_with_a_reason(main_case):
-    first = main_case.sites[0]
-    thin = al.remove(
-        main_case.original, main_case.example, kinds=main_case.kinds, where=lambda site: site.id == first.id
-    )
+@applies(lambda case: case.main)
+def test_8_found_is_taken_or_left_with_a_reason(case):
+    first = case.sites[0]
+    thin = al.remove(case.original, case.example, kinds=case.kinds, where=lambda site: site.id == first.id)
     step = al.recipe(thin).steps[-1]
-    assert set(step.found) == {s.id for s in main_case.sites}
+    assert set(step.found) == {s.id for s in case.sites}
     assert set(step.taken) == {first.id}
     assert set(step.skipped) == set(step.found) - set(step.taken)
     assert all(isinstance(why, str) and why for why in step.skipped.values())
@@ -419,11 +406,12 @@ def test_8_found_is_taken_or_left_with_a_reason(main_case):
     assert step.after["macs"] <= step.before["macs"]
 
 
-def test_8_a_recipe_rebuilds_the_thin_model(main_case):
-    text = al.recipe(main_case.thin).to_json()
-    again = al.apply(type(al.recipe(main_case.thin)).from_json(text), main_case.original, main_case.example)
-    assert_same(outputs(again, main_case.example), outputs(main_case.thin, main_case.example))
-    step, wanted = al.recipe(again).steps[-1], al.recipe(main_case.thin).steps[-1]
+@applies(lambda case: case.main)
+def test_8_a_recipe_rebuilds_the_thin_model(case):
+    text = al.recipe(case.thin).to_json()
+    again = al.apply(type(al.recipe(case.thin)).from_json(text), case.original, case.example)
+    assert_same(outputs(again, case.example), outputs(case.thin, case.example))
+    step, wanted = al.recipe(again).steps[-1], al.recipe(case.thin).steps[-1]
     assert (step.taken, step.skipped, step.options) == (wanted.taken, wanted.skipped, wanted.options)
 
 
@@ -460,9 +448,8 @@ def test_9_the_autograd_graph_shows_nothing_else(entry):
     assert not missed, f"in the autograd graph, but neither a site nor left with a reason: {dict(missed)}"
 
 
+@applies(lambda entry: entry.sites)
 def test_9_the_sites_are_those_counted_by_hand(entry):
-    if not entry.sites:
-        pytest.skip("nobody counted this network by hand")
     sites = al.sites(entry.build(), entry.example())
     counts = Counter(site.kind for site in sites)
     assert {kind: counts[kind] for kind in entry.sites} == entry.sites

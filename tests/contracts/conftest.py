@@ -1,0 +1,16 @@
+"""No contract is collected for a network that it does not apply to."""
+
+from inspect import signature
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "applies(condition): to these parameters of the test alone, which it names")
+
+
+def pytest_collection_modifyitems(items):
+    items[:] = [item for item in items if all(_holds(mark, item) for mark in item.iter_markers("applies"))]
+
+
+def _holds(mark, item) -> bool:
+    (condition,) = mark.args
+    return condition(**{name: item.callspec.params[name] for name in signature(condition).parameters})

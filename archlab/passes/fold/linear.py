@@ -6,6 +6,7 @@ padding ``p1 + s1 p2``. That is exact wherever the second one's padding commutes
 NotExact where it does not. Tensors may lie on the meta device: then only shapes are worked out.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +14,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 Form = Literal["conv", "transposed", "affine"]
 
 
@@ -107,8 +106,7 @@ def then(first: Layer, second: Layer, *, hoist: bool = False) -> Layer:
     groups = math.gcd(first.groups, second.groups)
     steps = [s * d for s, d in zip(first.stride, second.dilation, strict=True)]
     dilation, (near, far) = _lattice((first.dilation, first.kernel), (steps, second.kernel))
-    pairs = zip(_blocks(first, groups), _blocks(second, groups), strict=True)
-    weight = torch.cat([_convolved(b, a, far, near) for a, b in pairs])
+    weight = _convolved(_stacked(second, groups), _stacked(first, groups), far, near).flatten(0, 1)
     stride = tuple(a * b for a, b in zip(first.stride, second.stride, strict=True))
     bias = _bias_after(first, second)
     return Layer("conv", first.dims, weight, bias, stride, padding, dilation, (0,) * first.dims, mode, groups)
@@ -150,9 +148,8 @@ def plus(first: Layer, second: Layer) -> Layer:
     weight = first.weight.new_zeros(first.outputs, first.inputs // groups, *kernel)
     for layer, offsets in zip((first, second), places, strict=True):
         if not weight.is_meta:
-            weight[np.ix_(range(weight.shape[0]), range(weight.shape[1]), *offsets)] += torch.cat(
-                _blocks(layer, groups)
-            )
+            dense = _stacked(layer, groups).flatten(0, 1)
+            weight[np.ix_(range(weight.shape[0]), range(weight.shape[1]), *offsets)] += dense
     return replace(
         first, weight=weight, bias=_sum(first.bias, second.bias), padding=tuple(padding), dilation=tuple(dilation),
         mode=next(iter(padded), "zeros"), groups=groups,
@@ -184,8 +181,8 @@ def _then_transposed(first: Layer, second: Layer) -> Layer:
     if first.bias is not None:
         raise NotExact("a bias before a transposed convolution reaches its outputs unevenly")
     groups = math.gcd(first.groups, second.groups)
-    pairs = zip(_blocks(first, groups), _blocks(second, groups), strict=True)
-    weight = torch.cat([torch.einsum("om...,mi->oi...", b, a.flatten(1)) for a, b in pairs])
+    pointwise = _stacked(first, groups).flatten(2)
+    weight = torch.einsum("gom...,gmi->goi...", _stacked(second, groups), pointwise).flatten(0, 1)
     return replace(second, weight=weight, groups=groups)
 
 
@@ -196,9 +193,8 @@ def _transposed_then(first: Layer, second: Layer) -> Layer:
         raise NotExact("a padded or strided convolution after a transposed one")
     groups = math.gcd(first.groups, second.groups)
     dilation, (near, far) = _lattice((first.dilation, first.kernel), (second.dilation, second.kernel))
-    axes = tuple(range(2, 2 + first.dims))
-    pairs = zip(_blocks(first, groups), _blocks(second, groups), strict=True)
-    weight = torch.cat([_convolved(b.flip(axes), a, far, near) for a, b in pairs])
+    axes = tuple(range(3, 3 + first.dims))
+    weight = _convolved(_stacked(second, groups).flip(axes), _stacked(first, groups), far, near).flatten(0, 1)
     if any(op >= max(s, d) for op, s, d in zip(first.output_padding, first.stride, dilation, strict=True)):
         raise NotExact("an output padding that no transposed convolution of the merged kernel can have")
     reach = [d * (k - 1) for d, k in zip(second.dilation, second.kernel, strict=True)]
@@ -244,27 +240,33 @@ def _lattice(*taps: tuple[Sequence[int], Sequence[int]]) -> tuple[tuple[int, ...
 
 
 def _convolved(second: Tensor, first: Tensor, stride: list[int], dilation: list[int]) -> Tensor:
-    """``out[o, i, v] = sum over m, t of second[o, m, t] first[m, i, u]`` with v = stride t + dilation u."""
-    dims = second.dim() - 2
-    if dims == 0:
-        return second @ first
-    return _TRANSPOSE[dims](second, first, stride=stride, dilation=dilation)
+    """``out[g, o, i, v] = sum over m, t of second[g, o, m, t] first[g, m, i, u]`` with v = stride t + dilation u.
+
+    A product of matrices for each tap of the second: a transposed convolution would read all of `first` for every `o`.
+    """
+    taps, size = second.shape[3:], first.shape[3:]
+    reach = [s * (t - 1) + d * (u - 1) + 1 for s, t, d, u in zip(stride, taps, dilation, size, strict=True)]
+    out = second.new_zeros(*second.shape[:2], first.shape[2], *reach)
+    for tap in itertools.product(*map(range, taps)) if not out.is_meta else ():
+        one = torch.bmm(second[(..., *tap)], first.flatten(2)).unflatten(2, first.shape[2:])
+        starts = [s * t for s, t in zip(stride, tap, strict=True)]
+        places = [slice(at, at + d * (u - 1) + 1, d) for at, d, u in zip(starts, dilation, size, strict=True)]
+        out[(..., *places)] += one
+    return out
 
 
-def _blocks(layer: Layer, groups: int) -> list[Tensor]:
-    """The weight as `groups` blocks, of which each reads an equal share of the inputs; dense within a block."""
-    weight = layer.weight
+def _stacked(layer: Layer, groups: int) -> Tensor:
+    """The weight as `groups` blocks, groups x out x in x kernel, each of an equal share of the inputs; dense within."""
+    weight = layer.weight.unflatten(0, (groups, -1))
     inner = layer.groups // groups
     if inner == 1:
-        return list(weight.chunk(groups))
-    out, share = layer.outputs // layer.groups, weight.shape[1]
-    blocks = []
-    for block in weight.chunk(groups):
-        dense = weight.new_zeros(inner * out, inner * share, *weight.shape[2:])
-        for i in range(inner if not weight.is_meta else 0):
-            dense[i * out : (i + 1) * out, i * share : (i + 1) * share] = block[i * out : (i + 1) * out]
-        blocks.append(dense)
-    return blocks
+        return weight
+    out, share = layer.outputs // layer.groups, weight.shape[2]
+    dense = weight.new_zeros(groups, inner * out, inner * share, *weight.shape[3:])
+    for i in range(inner if not weight.is_meta else 0):
+        rows = slice(i * out, (i + 1) * out)
+        dense[:, rows, i * share : (i + 1) * share] = weight[:, rows]
+    return dense
 
 
 def as_convolution(layer: Layer, groups: int) -> Layer:

@@ -31,11 +31,12 @@ applies = pytest.mark.applies  # see conftest.py
 class Case:
     """One network with switches at all its sites of some kinds, and the same sites removed.
 
-    `main` is one case of each network: what costs much and depends little on the kinds is tested there.
+    `main` is one case of each network: what costs much and depends little on the kinds is tested there. Of a network
+    that is not `cheap`, copies and other dtypes are tested there, too.
     """
 
-    def __init__(self, entry: Entry, kinds: tuple[str, ...], main: bool):
-        self.entry, self.kinds, self.main = entry, kinds, main
+    def __init__(self, entry: Entry, kinds: tuple[str, ...], main: bool, cheap: bool):
+        self.entry, self.kinds, self.main, self.cheap = entry, kinds, main, cheap
         self.dtype = torch.float64 if entry.doubles else torch.float32
         self.tolerance = 1e-10 if entry.doubles else 1e-5
 
@@ -85,16 +86,18 @@ def _cases() -> Iterator[Any]:
         present = [kind for kind in KINDS if entry.sites.get(kind, 0)]
         together = tuple(kind for kind in TOGETHER if kind in present)
         for kind in present:
-            yield pytest.param(Case(entry, (kind,), len(together) < 2 and kind == present[0]), id=f"{name}-{kind}")
+            yield pytest.param(
+                Case(entry, (kind,), len(together) < 2 and kind == present[0], True), id=f"{name}-{kind}"
+            )
         if len(together) > 1:
-            yield pytest.param(Case(entry, together, True), id=f"{name}-together")
+            yield pytest.param(Case(entry, together, True, True), id=f"{name}-together")
     for name, entry in REAL.items():
         linear = "vgg" in name or "densenet" in name  # no module of theirs keeps the shape of its input
         yield pytest.param(
-            Case(entry, ("activation",) if linear else ("activation", "skip"), True), id=f"{name}-together"
+            Case(entry, ("activation",) if linear else ("activation", "skip"), True, False), id=f"{name}-together"
         )
         if not linear:
-            yield pytest.param(Case(entry, ("block",), False), id=f"{name}-block")
+            yield pytest.param(Case(entry, ("block",), False, False), id=f"{name}-block")
 
 
 @pytest.fixture(scope="module", params=list(_cases()))
@@ -196,6 +199,7 @@ def test_1_the_input_is_untouched_and_shares_nothing(case):
         assert not any(m.training for m in made.modules()), "the mode has changed"
 
 
+@applies(lambda case: case.main or case.cheap)
 def test_1_discard_leaves_the_switched_model_as_it_is(case):
     decided = at_one(case.soft)
     before = fingerprint(decided)
@@ -321,6 +325,7 @@ def _ops(model: nn.Module, example: Any) -> Counter:
 # --- 5: what else is done to a model --------------------------------------------------------------
 
 
+@applies(lambda case: case.main or case.cheap)
 @pytest.mark.parametrize("made", ["soft", "thin"])
 def test_5_copies_and_state_dicts(case, made):
     model = getattr(case, made)
@@ -337,6 +342,7 @@ def test_5_copies_and_state_dicts(case, made):
     assert_same(outputs(twin.train().eval(), case.example), wanted)
 
 
+@applies(lambda case: case.main or case.cheap)
 @pytest.mark.parametrize("made", ["soft", "thin"])
 def test_5_moves_to_another_dtype_and_format(case, made):
     model = copy.deepcopy(getattr(case, made)).to(torch.float32)

@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .copies import devices_of
 from .frames import MODULE_CALL
 
 
@@ -63,6 +64,29 @@ def random_states_kept(gpus: Sequence[int], *, seed: int | None = None) -> Itera
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """While open, `model` is evaluated: in evaluation mode, without gradients, with the random numbers of seed 0.
+
+    Afterwards its modes, its buffers and the global generators are as before, whatever ran inside.
+    """
+    modes = {module: module.training for module in model.modules()}
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in modes
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+    ]
+    with torch.no_grad(), random_states_kept(devices_of(model), seed=0):
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
+            for module, name, buffer, values in buffers:
+                setattr(module, name, buffer.copy_(values))
 
 
 def seed_all(seed: int) -> None:

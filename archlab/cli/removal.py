@@ -276,8 +276,7 @@ def _check_column(sort: str, model: nn.Module, task: Task, latency: bool) -> Non
     """Raise WrongUsage where the scores have no such column: before they are measured."""
     known = [name for name in COLUMNS if latency or name != SAVED_MS]
     if sort not in known:
-        with torch.no_grad():
-            names = untouched_qualities(task, model, COLUMNS)
+        names = untouched_qualities(task, model, COLUMNS)
         known += [column for name in names for column in (name, f"delta_{name}")]
         if sort not in known:
             raise WrongUsage(f"--sort {sort!r}: there is no such column; {closest(sort, known)}")

@@ -191,8 +191,7 @@ class Costs:
         self.kept = kept_of(path, ground.model, ground.task, facts)
 
     def _qualities(self) -> dict[str, float]:
-        with self.probe.quiet(self.ground.soft), torch.no_grad():
-            return qualities_of(self.ground.task, self.ground.soft, columns=(), untouched=False)
+        return qualities_of(self.ground.task, self.ground.soft, columns=(), untouched=False)
 
     def given(self, gone: Sequence[str]) -> dict[str, float]:
         """The cost of each site that can still go once these have."""

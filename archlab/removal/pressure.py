@@ -9,11 +9,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
-from ..capture.copies import devices_of
-from ..capture.modes import random_states_kept
 from ..passes.switch_state import set_omegas_, switch_values
 from ..training.task import Task, qualities_of
 from .budget import Savings
@@ -121,20 +118,10 @@ def fall_of(soft: nn.Module, task: Task, limits: Mapping[str, float]) -> Callabl
     """What `WithinLoss` asks for: the share of what may be lost that is lost.
 
     Raises:
-        ValueError: where a limit is for no quality of the task.
+        ValueError: where a limit is for no quality of the task, and where a quality is NaN from the first.
     """
 
-    @torch.no_grad()
-    def measured() -> dict[str, float]:
-        modes = {module: module.training for module in soft.modules()}
-        try:  # the training that it interrupts does not notice: neither random numbers nor modes
-            with random_states_kept(devices_of(soft)):
-                return qualities_of(task, soft, columns=(), untouched=False)
-        finally:
-            for module, training in modes.items():
-                module.training = training
-
-    before = measured()
+    before = qualities_of(task, soft, columns=(), untouched=True)
     unknown = [name for name in limits if name not in before]
     if unknown:
         raise ValueError(f"at_most_loss[{unknown[0]!r}]: task.quality gives no such value, but {', '.join(before)}")
@@ -144,12 +131,18 @@ def fall_of(soft: nn.Module, task: Task, limits: Mapping[str, float]) -> Callabl
         if gone is not None:
             went = set(gone)
             set_omegas_(soft, {name: float(name in went) for name in kept})
-        now = measured()
+        now = qualities_of(task, soft, columns=(), untouched=False)
         set_omegas_(soft, kept)
-        signs = {name: -1.0 if task.measures.get(name) == "lower" else 1.0 for name in limits}
-        return max(signs[name] * (before[name] - now[name]) / most for name, most in limits.items())
+        return max(_lost(before[name], now[name], task.measures.get(name)) / most for name, most in limits.items())
 
     return fall
+
+
+def _lost(before: float, now: float, better: str | None) -> float:
+    """By how much a quality got worse; one that is NaN is lost."""
+    if math.isnan(now):
+        return math.inf
+    return 0.0 if now == before else (now - before if better == "lower" else before - now)
 
 
 class WithinLoss:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import nn
 
 from ..arguments import flag, whole
@@ -154,8 +153,7 @@ class _Scoring:
         if (found := self.kept.get(UNTOUCHED)) is None:
             net = copied(self.model)
             task_loss = self.probe.loss(net)
-            with self.probe.quiet(net), torch.no_grad():
-                qualities = untouched_qualities(self.task, net, COLUMNS)
+            qualities = untouched_qualities(self.task, net, COLUMNS)
             found = self.kept.keep_(UNTOUCHED, {"task_loss": task_loss, **qualities})
         return found
 
@@ -207,8 +205,7 @@ def _changes(task: Task, probe: Probe, soft: nn.Module, site: Site, untouched: M
     """The loss and the qualities of `soft`, in which `site` is off, and what they change by."""
     loss = probe.loss(soft)
     qualities = {name: value for name, value in untouched.items() if name != "task_loss"}
-    with probe.quiet(soft), torch.no_grad():
-        found = qualities_without(task, soft, site.id, qualities, COLUMNS)
+    found = qualities_without(task, soft, site.id, qualities, COLUMNS)
     return {"task_loss": loss, "delta_task_loss": loss - untouched["task_loss"], **found}
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import nn
 
 from ..arguments import flag
@@ -18,7 +17,6 @@ from .probe.alone import only_, qualities_without, switched_by_kind, untouched_q
 COLUMNS = ("site", "kind")  # of the table, before the qualities
 
 
-@torch.no_grad()
 def sensitivity(
     model: nn.Module,
     task: Task,

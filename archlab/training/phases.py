@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import nn
 
 from ..errors import add_note
 from ..files import write_whole
-from .checkpoint import CheckpointMismatch, random_states, set_random_states_
+from .checkpoint import CheckpointMismatch
 from .fit import Fit, fit
 from .history import TrainingFailed
 from .identity import difference_in_start, first_difference, is_same, settings_of, start_of
@@ -90,8 +89,7 @@ class Phases:
 class Evaluations:
     """`task.quality` of the model that a training of `model` has made after each phase, where that is `wanted`.
 
-    They are saved in the folder, so that a rerun which came to the same decisions evaluates each phase once. The
-    training does not notice: random states stay as they were.
+    They are saved in the folder, so that a rerun which came to the same decisions evaluates each phase once.
 
     Raises:
         CheckpointMismatch: the folder has those of another training.
@@ -131,10 +129,7 @@ class Evaluations:
         if not self.wanted:
             return
         if phase not in self.saved or self.saved[phase]["decided"] != repr(decided):
-            states = random_states()
-            with torch.no_grad():
-                values = qualities_of(self.task, model, columns=("phase",), untouched=phase == "original")
-            set_random_states_(states)
+            values = qualities_of(self.task, model, columns=("phase",), untouched=phase == "original")
             self.saved[phase] = {"decided": repr(decided), "values": values}
             if self.path is not None:
                 content = {"start": self.start, "phases": self.saved}

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from ..arguments import choice, function, plain, shown, text, wrong
 from ..capture.example import tensors_in
+from ..capture.modes import evaluation
 from ..errors import add_note
 from .loader import example_in, loader_batches, note_ahead
 
@@ -36,7 +37,9 @@ class Task:
             to keep. With a checkpoint folder the first is made once more, to know the training by.
         loss: ``loss(model, batch)`` returns a scalar. It moves the batch to the model's device where that is not so
             yet.
-        quality: ``quality(model)`` returns named numbers, measured on data that `batches` never gives.
+        quality: ``quality(model)`` returns named numbers, measured on data that `batches` never gives. Wherever it is
+            asked for, the model is in evaluation mode, without gradients, and the global generators begin at seed 0;
+            then modes, buffers and generators are put back.
         measures: By name of a quality, which way it is better: "higher" or "lower". Where one is not named, "higher".
             Tables and figures of what is measured mark it; those of a quality that is not named do not.
         settings: JSON-able facts that the functions hang on, such as the name of the data or a crop; a checkpoint of
@@ -147,14 +150,16 @@ def check_task(task: Task) -> None:
 def qualities_of(task: Task, model: nn.Module, *, columns: tuple[str, ...], untouched: bool) -> dict[str, float]:
     """``task.quality(model)`` as plain numbers, to stand beside the `columns` of a table.
 
-    A model that was changed may be so bad that a quality is NaN; of the `untouched` one that is an error.
+    The model is in evaluation mode, and afterwards as it was. One that was changed may be so bad that a quality is NaN;
+    of the `untouched` one that is an error.
 
     Raises:
         TypeError: for what are no named numbers.
         ValueError: for none, for one with the name of a column, which it would overwrite, and for NaN.
     """
     try:
-        values = task.quality(model)
+        with evaluation(model):
+            values = task.quality(model)
     except Exception as error:
         add_note(error, "raised by task.quality")
         raise

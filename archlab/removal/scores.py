@@ -86,6 +86,7 @@ def scores(
         CheckpointMismatch: for a folder with the scores of another model or task, naming what differs.
         RuntimeError: where a worker failed or was killed, naming its sites.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.ReLU(), nn.Sigmoid())
     >>> x = torch.tensor([[-1.0, 2.0]])
     >>> task = Task(x, lambda step: x, lambda net, x: net(x).mean(), lambda net: {"mean": net(x).mean().item()})

@@ -50,6 +50,7 @@ def sensitivity(
             quality, or a quality that is NaN.
         TypeError: where `task.quality` returns something else than named numbers.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.ReLU(), nn.Sigmoid())
     >>> x = torch.tensor([[-1.0, 2.0]])
     >>> task = Task(x, lambda step: x, lambda net, x: net(x).mean(), lambda net: {"mean": net(x).mean().item()})

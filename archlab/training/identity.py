@@ -3,6 +3,9 @@
 A folder that holds another training's checkpoint is refused, whichever of them differs. Floating-point numbers are
 compared by a few sums, to five digits: a run that is gone on with on another machine, or with another number of
 threads, may round the last bits of its data otherwise.
+
+Of the user's own code, all that a function or a module reaches by name counts: what it closes over, globals, helpers,
+attributes. Not what it sets itself while it runs, as a counter or a log, and not the code of installed packages.
 """
 
 import contextlib
@@ -10,19 +13,24 @@ import dataclasses
 import dis
 import functools
 import hashlib
+import inspect
 import itertools
 import math
 import re
+import sys
+import sysconfig
 import types
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
 
 from ..capture.copies import devices_of
+from ..capture.frames import is_library
 from ..capture.modes import random_states_kept
 from .checkpoint import BadCheckpoint, CheckpointMismatch
 from .task import Task
@@ -31,6 +39,10 @@ DIGITS = 1e-5  # to which sums must agree
 PERIOD = 1009  # of the weights in a sum that sees the order of numbers
 CHUNK = 1 << 20  # numbers that are made float64 at once
 SHOWN = 60  # characters of a value in an error, around where it differs
+# What a function that fills a list, a dict or a set calls.
+FILLING = {"add", "append", "clear", "extend", "insert", "pop", "popleft", "remove", "setdefault", "update"}
+SUBSCRIPTS = ("STORE_SUBSCR", "DELETE_SUBSCR")
+INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 def start_of(model: nn.Module, task: Task, functions: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,7 +53,8 @@ def start_of(model: nn.Module, task: Task, functions: Mapping[str, Any]) -> dict
     """
     with torch.no_grad(), random_states_kept(devices_of(model), seed=0):
         batch = fingerprint(task.batches(0))
-    weights = {name: fingerprint(value) for name, value in _tensors(model.state_dict()).items()}
+    state = {**dict(model.named_buffers(remove_duplicate=False)), **model.state_dict()}  # some are in no state dict
+    weights = {name: fingerprint(value) for name, value in _tensors(state).items()}
     return {**start_of_functions(functions), "weights": weights, "batch": batch}
 
 
@@ -64,7 +77,7 @@ def difference_in_start(saved: Mapping[str, Any], current: Mapping[str, Any]) ->
         return "its first batch was another (batches(step) must return the same for the same step, in every process)"
     for name in {**saved["functions"], **current["functions"]}:
         if not is_same(saved["functions"].get(name), current["functions"].get(name)):
-            return f"{name} is another function (its code, or a value that this closes over)"
+            return f"{name} is another function (its code, or a function or value that this takes from around it)"
     return None
 
 
@@ -107,11 +120,18 @@ def signature(state: Mapping[str, Any]) -> dict[str, str]:
 
 
 def modules_of(model: nn.Module) -> dict[str, str]:
-    """The class of each module by its path, with the settings that it prints."""
-    return {
-        f"module {path or '(the model itself)'}": f"{type(module).__name__}({_no_address(module.extra_repr())})"
-        for path, module in model.named_modules()
-    }
+    """The class of each module by its path, with the settings that it prints; of those that the user wrote, attributes
+    and code, too."""
+    classes = {type(module) for module in model.modules()}
+    codes = {cls: [f"code {fingerprint(_methods(cls))[0]}"] if _is_users(cls) else [] for cls in classes}
+    found = {}
+    for path, module in model.named_modules():
+        cls, told = type(module), [_no_address(module.extra_repr())]
+        if codes[cls] or isinstance(module, _Loss):  # of torch's losses nothing is printed
+            told += [f"{name}={value!r}" for name, value in _attributes(module).items() if _is_plain(value)]
+        told = [*filter(None, told), *codes[cls]]
+        found[f"module {path or '(the model itself)'}"] = f"{cls.__name__}({', '.join(told)})"
+    return found
 
 
 def first_difference(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str | None:
@@ -127,7 +147,7 @@ def first_difference(saved: Mapping[str, Any], current: Mapping[str, Any]) -> st
 def fingerprint(value: Any) -> list[Any]:
     """What is in a batch, a tensor or a function, short, and as JSON can write it: a hash, then sums of each array."""
     exact, sums = hashlib.sha256(), []
-    for part in _parts(value):
+    for part in _parts(value, (), set()):
         if isinstance(part, Tensor):
             exact.update(f"{part.dtype}{tuple(part.shape)}".encode())
             sums += _sums(part)
@@ -162,8 +182,11 @@ def _sums(tensor: Tensor) -> list[list[float]]:
     return [[plain, size], [squares, squares], [weighted, size]]
 
 
-def _parts(value: Any, above: tuple[int, ...] = ()) -> Iterator[Tensor | bytes]:
-    """The arrays of floating point in a value, and all the rest as bytes; `above` are the values that it lies in."""
+def _parts(value: Any, above: tuple[int, ...], met: set[int]) -> Iterator[Tensor | bytes]:
+    """The arrays of floating point in a value, and all the rest as bytes.
+
+    `above` are the values that it lies in, `met` the functions and objects that were told before, which many may reach.
+    """
     if isinstance(value, np.ndarray) and value.dtype.kind in "fc":
         value = torch.from_numpy(value.astype(np.float64 if value.dtype.kind == "f" else np.complex128))
     if isinstance(value, Tensor):
@@ -173,15 +196,17 @@ def _parts(value: Any, above: tuple[int, ...] = ()) -> Iterator[Tensor | bytes]:
         else:
             yield f"{value.dtype}{value.layout}{tuple(value.shape)}".encode()
             yield value.detach().cpu().numpy().tobytes() if plain else b""
-    elif value is None or isinstance(value, str | bytes | bool | int | float | complex):
+    elif _is_plain(value):
         yield f"{type(value).__name__} {value!r}".encode()
-    elif id(value) in above:
-        yield b"a value that it lies in"
+    elif id(value) in above or id(value) in met:
+        yield b"a value that was told before"
     elif inside := _inside(value):
         yield type(value).__qualname__.encode()
+        if _is_users(value) or _is_users(type(value)):
+            met.add(id(value))
         for name, item in inside.items():
             yield f"[{name!r}]".encode()
-            yield from _parts(item, (*above, id(value)))
+            yield from _parts(item, (*above, id(value)), met)
     else:  # of anything else, how it is told from others of its class is not known
         yield getattr(value, "__qualname__", type(value).__qualname__).encode()
 
@@ -202,15 +227,17 @@ def _inside(value: Any) -> Mapping[Any, Any] | None:
     if isinstance(value, functools.partial):
         return {"function": value.func, "args": value.args, "keywords": value.keywords}
     if isinstance(value, types.MethodType):
-        return {"function": value.__func__, "self": _lasting(value.__self__)}
+        return {"function": value.__func__, "self": value.__self__}
     if isinstance(value, types.FunctionType):
         defaults = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-        return {
-            "code": _code(value.__code__, but=value.__doc__),
-            "defaults": [_lasting(default) for default in defaults],
-            "around": _closed_over(value),
-        }
-    return None
+        around = {**dict(enumerate(defaults)), **_closed_over(value), **(_globals(value) if _is_users(value) else {})}
+        return {"code": _code(value.__code__, but=value.__doc__), "around": _lasting(around, [value])}
+    if isinstance(value, nn.Module):  # a teacher, say; what is in training may be trained beside
+        learns = value.training and any(parameter.requires_grad for parameter in value.parameters())
+        return {"modules": modules_of(value), "state": {} if learns else _tensors(value.state_dict())}
+    if isinstance(value, type):
+        return {"name": value.__qualname__, "methods": _methods(value)} if _is_users(value) else None
+    return {"class": type(value), **_attributes(value)} if _is_users(type(value)) else None
 
 
 def _code(code: types.CodeType, but: str | None = None) -> list[Any]:
@@ -220,18 +247,91 @@ def _code(code: types.CodeType, but: str | None = None) -> list[Any]:
 
 
 def _closed_over(function: types.FunctionType) -> dict[str, Any]:
-    """What a function takes from around it and does not set itself, as a counter would be."""
-    own = {step.argval for step in dis.get_instructions(function) if step.opname == "STORE_DEREF"}
+    """What a function closes over and does not set itself, as a counter would be."""
+    own = _names(function, "STORE_DEREF")
     found = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # not bound yet
-            found[name] = None if name in own else _lasting(cell.cell_contents)
+            found[name] = None if name in own else cell.cell_contents
     return found
 
 
-def _lasting(value: Any) -> Any:
-    """`value`, or of one that may be filled while a training runs, as a list that is a log, its class."""
-    return value if isinstance(value, Hashable | np.ndarray) else type(value)
+def _globals(function: types.FunctionType) -> dict[str, Any]:
+    """What a function takes from its module, as `_closed_over` does; of what is not the user's, the name."""
+    taken = _names(function, "LOAD_GLOBAL", "LOAD_NAME") - _names(function, "STORE_GLOBAL")
+    found = {name: function.__globals__[name] for name in sorted(taken) if name in function.__globals__}
+    functions = types.FunctionType, type
+    return {
+        name: value.__qualname__ if isinstance(value, functions) and not _is_users(value) else value
+        for name, value in found.items()
+        if not isinstance(value, types.ModuleType)
+    }
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """What an object keeps, but for what the user's methods set while it runs."""
+    methods = _methods(type(value))
+    later = {"training"}.union(*(_names(way, "STORE_ATTR") for name, way in methods.items() if name != "__init__"))
+    kept = getattr(value, "__dict__", {}).items()
+    return _lasting({n: item for n, item in kept if n not in later and not n.startswith("_")}, methods.values())
+
+
+def _methods(cls: type) -> dict[str, types.FunctionType]:
+    """The functions of the classes that are the user's own, of `cls` and those it is derived from."""
+    found = {}
+    for base in reversed(cls.__mro__):
+        for name, value in vars(base).items() if _is_users(base) else ():
+            function = inspect.unwrap(getattr(value, "fget", None) or getattr(value, "__func__", value))
+            if isinstance(function, types.FunctionType) and _is_users(function):
+                found[name] = function
+    return found
+
+
+def _is_users(value: Any) -> bool:
+    """Whether a function or a class is the user's own code, and not that of an installed package."""
+    if isinstance(value, types.FunctionType):
+        file = value.__code__.co_filename
+    elif isinstance(value, type):
+        module = sys.modules.get(value.__module__)
+        if value.__module__ == "__main__" or module is None:
+            return True
+        file = getattr(module, "__file__", None) or ""
+    else:
+        return False
+    return bool(file) and not file.startswith((*INSTALLED, "<eval_with_key>")) and not is_library(file)
+
+
+def _names(function: types.FunctionType, *ops: str) -> set[str]:
+    """The names that instructions of a function have, and of those within it."""
+    return {name for code in _codes(function.__code__) for op, name in _steps(code) if op in ops}
+
+
+@functools.lru_cache(4096)  # a class of modules may have thousands of them
+def _steps(code: types.CodeType) -> list[tuple[str, Any]]:
+    """The instructions that name something, and those that fill a container."""
+    named = ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR", *SUBSCRIPTS)
+    return [(step.opname, step.argval) for step in dis.get_instructions(code) if step.opname in named]
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+def _lasting(values: Mapping[str, Any], functions: Iterable[types.FunctionType]) -> dict[str, Any]:
+    """`values` as they are; where one of the `functions` fills containers, as a list that is a log, their classes."""
+    codes = [code for function in functions for code in _codes(function.__code__)]
+    fills = any(FILLING & {*code.co_names} or any(op in SUBSCRIPTS for op, _ in _steps(code)) for code in codes)
+    return {
+        name: type(value).__qualname__ if fills and not isinstance(value, Hashable | np.ndarray) else value
+        for name, value in values.items()
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | bytes | bool | int | float | complex)
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from archlab.removal import learn_to_remove
 from archlab.training.checkpoint import FILE, BadCheckpoint, CheckpointMismatch, load_checkpoint, save_checkpoint
 from archlab.training.fit import fit
 from archlab.training.identity import fingerprint, is_same
+from archlab.training.kept import kept_of
 from archlab.training.optimization import constant
 from archlab.training.task import Task
 
@@ -195,6 +196,82 @@ def test_a_fingerprint_tells_values_apart_and_json_keeps_it():
     around: list = []
     around.append(around)
     assert is_same(fingerprint(around), fingerprint(around))
+
+
+NOTEBOOK = """
+SCALE, DATA, LIMITS, SEEN, COUNT = 2.0, [torch.ones(3)], {"low": 0.5}, [], 0
+
+def helper(x):
+    return x * SCALE
+
+def first(x):
+    return DATA[0] + helper(x) + LIMITS["low"]
+
+def logs(x):
+    global COUNT
+    COUNT += 1
+    SEEN.append(x)
+
+class Judge:
+    def __init__(self, data):
+        self.data, self.calls, self.around = data, 0, self
+    def __call__(self, x):
+        self.calls += 1
+        return self.second(x)
+    def second(self, x):
+        return x - self.data[0]
+
+judge, criterion, teacher = Judge([torch.ones(2)]), nn.CrossEntropyLoss(), nn.Linear(1, 1).eval().requires_grad_(False)
+nn.init.ones_(teacher.weight), nn.init.ones_(teacher.bias)
+
+def distilled(x):
+    return teacher(x) + criterion(x, x)
+"""
+CHANGES = {  # by function, what changes it and what does not
+    "first": (["SCALE = 3.0", "DATA = [torch.zeros(3)]", "LIMITS = {'low': 0.6}", "def helper(x): return x / SCALE"],
+              ["SEEN.append(1)", "OTHER = 3"]),
+    "logs": ([], ["SEEN.append(1)", "COUNT = 7"]),
+    "judge": (["judge.data = [torch.zeros(2)]", "Judge.second = lambda self, x: x"], ["judge.calls = 7"]),
+    "judge.second": (["judge.data = [torch.zeros(2)]"], ["judge.calls = 7"]),
+    "distilled": (["nn.init.zeros_(teacher.weight)", "criterion = nn.CrossEntropyLoss(label_smoothing=0.1)"], []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_a_function_reaches_of_the_users_own_code_is_part_of_it(name):
+    """Globals, helpers and objects; not what it counts or logs."""
+
+    def known(*changes: str):
+        space = {"torch": torch, "nn": nn, "__name__": "__main__"}
+        for code in (NOTEBOOK, *changes):
+            exec(compile(code, "notebook", "exec"), space)
+        return fingerprint(eval(name, space))
+
+    different, same = CHANGES[name]
+    assert is_same(known(), known())
+    assert [change for change in different if is_same(known(), known(change))] == []
+    assert [change for change in same if not is_same(known(), known(change))] == []
+
+
+class Normalized(nn.Module):
+    def __init__(self, mean: float = 0.0, scale: float = 1.0):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.scale, self.calls, self.layers = scale, 0, net()
+
+    def forward(self, x):
+        self.calls += 1
+        return self.layers((x - self.mean) * self.scale)
+
+
+@pytest.mark.parametrize(("options", "said"), [({"mean": 1.0}, "mean differs"), ({"scale": 2.0}, "scale=1.0")])
+def test_what_no_state_dict_of_a_network_tells_is_seen(tmp_path, options, said):
+    first = Normalized().eval()
+    kept_of(tmp_path, first, TASK, {})
+    first(batch(0))
+    kept_of(tmp_path, first, TASK, {})
+    with pytest.raises(CheckpointMismatch, match=said):
+        kept_of(tmp_path, Normalized(**options).eval(), TASK, {})
 
 
 def edited(folder, **parts) -> None:

@@ -69,10 +69,11 @@ class Flow:
                 bits |= self._descendants[op.index]
         return bits
 
-    def dead_without(self, uses: Collection[tuple[Op, int]]) -> set[Op]:
-        """The ops whose work nothing needs but these uses: of each the op, and a value that it reads."""
+    def dead_without(self, uses: Collection[tuple[Op, int]], kept: Collection[int] = ()) -> set[Op]:
+        """The ops whose work nothing needs but these uses: of each the op, and a value that it reads. The values `kept`
+        are needed all the same."""
         dead: set[Op] = set()
-        outputs = set(self.record.outputs)
+        outputs = {*self.record.outputs, *kept}
         queue = [made for _, value in uses if (made := self.record.producer.get(value)) is not None]
         while queue:
             op = queue.pop()

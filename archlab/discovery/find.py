@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..capture.dataflow import Flow
-from ..capture.record import Capture, ModuleCall, Op
+from ..capture.record import Capture, Execution, ModuleCall, Op
 from ..capture.recorder import capture
 from ..rewrite.target import issued, target_of
 from .detect import seen_in
@@ -118,13 +118,38 @@ class _Freed:
         dead: set[Op] = set()
         uses: set[tuple[Op, int]] = set()
         for f in group:
-            if isinstance(f.source, ModuleCall):
-                for call in self.calls[f.source.module, f.source.outputs[:1]]:
-                    dead.update(record.ops[call.first : call.last])
-            elif f.dropped:
+            if f.dropped and isinstance(f.source, Op):
                 uses.update((f.source, f.source.inputs[number]) for number in f.dropped)
-            else:
-                dead.add(f.source)
-        dead |= self.flow.dead_without(uses)
+                continue
+            work = [f.source] if isinstance(f.source, Op) else self._ops_of(f.source)
+            dead.update(work)
+            uses.update((op, value) for op in work for value in op.inputs)
+        dead |= self.flow.dead_without(uses, kept=[f.stands for f in group if f.stands is not None])
+        dead = self._going(dead, {f.issued(self.flow)[0] for f in group})
         gone = {name for op in dead for name in op.params if self.readers[name] <= dead}
         return sum(record.params.get(name, 0) for name in gone), sum(op.macs for op in dead)
+
+    def _ops_of(self, source: ModuleCall) -> list[Op]:
+        """The ops of a call, and of others by the same name that made the same."""
+        calls = self.calls[source.module, source.outputs[:1]]
+        return [op for call in calls for op in self.flow.record.ops[call.first : call.last]]
+
+    def _going(self, dead: set[Op], changed: set[Execution]) -> set[Op]:
+        """Those of the `dead` ops that go where the code of the executions `changed` is: what it computes itself, and
+        the calls that it makes for nothing else. Other code goes on computing what nothing needs any more."""
+        calls: dict[int, bool] = {}
+
+        def goes(op: Op) -> bool:
+            if op.execution in changed:
+                return True
+            call = op.call
+            while call is not None and call.execution not in changed:
+                call = call.parent
+            if call is None:
+                return False
+            if id(call) not in calls:
+                made = [self.flow.record.producer.get(value) for value in call.outputs]
+                calls[id(call)] = bool(made) and all(op in dead for op in made)
+            return calls[id(call)]
+
+        return {op for op in dead if goes(op)}

@@ -141,8 +141,9 @@ def _names(op: Op, execution: Execution) -> set[str]:
 
 
 def _uses(execution: Execution, record: Capture) -> Counter[str]:
-    """How often each parameter and module was used while a container ran."""
+    """How often each parameter was read, and each module called, while a container ran."""
     spans = [(call.first, call.last) for call in record.calls if call.execution is execution]
     spans += [(op.index, op.index + 1) for op in record.ops if op.execution is execution]
     first, last = min(a for a, _ in spans), max(b for _, b in spans)
-    return Counter(name for op in record.ops[first:last] for name in _names(op, execution))
+    read = Counter(name for op in record.ops[first:last] for name in op.params)
+    return read + Counter(f"({call.module})" for call in record.calls if first <= call.first and call.last <= last)

@@ -98,8 +98,13 @@ def _with_readers(model: nn.Module, example: Any, found: Sites) -> Sites:
     )  # fmt: skip
     listed = []
     for site in found:
-        params, macs = followed.freed(site) if site.kind is Kind.CONCAT and site.how is not How.REFUSED else (0, 0)
-        listed.append(replace(site, params=site.params + params, macs=site.macs + macs))
+        if site.kind is Kind.CONCAT and site.how is not How.REFUSED:
+            if followed.is_damped(site):
+                site = _damped(site, "how wide it is is not given by layers")
+            else:
+                params, macs = followed.freed(site)
+                site = replace(site, params=site.params + params, macs=site.macs + macs)
+        listed.append(site)
     return Sites(listed, found.skipped, found.record)
 
 
@@ -120,10 +125,15 @@ def _with_cuts(model: nn.Module, example: Any, found: Sites) -> Sites:
         first = first_of.get(site.target.key) if site.kind is Kind.HEAD else None
         why = reasons.get(first.id) if first else None
         if why is not None:
-            told = f"it is multiplied with zero, so that nothing is freed: {why}"
-            site = replace(site, params=0, macs=0, reason="; ".join(filter(None, (site.reason, told))))
+            site = _damped(site, why)
         listed.append(site)
     return Sites(listed, found.skipped, found.record)
+
+
+def _damped(site: Site, why: str) -> Site:
+    """The site, which frees nothing, as it is multiplied with zero."""
+    told = f"it is multiplied with zero, so that nothing is freed: {why}"
+    return replace(site, params=0, macs=0, reason="; ".join(filter(None, (site.reason, told))))
 
 
 def _attempts(model: nn.Module, example: Any, edits: Sequence[Edit], found: Sites) -> dict[str, tuple[How, str]]:

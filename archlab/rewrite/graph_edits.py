@@ -17,14 +17,19 @@ from .target import Blend, Edit, Freeze, Narrow, Remove, Rewire, Target, Wrap, e
 from .tracer import holds_tensor, is_mutating
 
 
-def edit_graph(graph: fx.Graph, edits: dict[Location, Edit], mutating: set[Location]) -> set[Location]:
+def edit_graph(
+    graph: fx.Graph, edits: dict[Location, Edit], mutating: set[Location], lying: set[Location]
+) -> set[Location]:
     """Perform `edits` on the nodes at their locations, in place, and drop what is then dead.
 
-    `mutating` are the lines of ops and calls that were seen to change an input in place. Returns the locations of the
-    edits that were performed.
+    `mutating` are the lines of ops and calls that were seen to change an input in place, `lying` those that gave an
+    input or a view of it. Returns the locations of the edits that were performed.
     """
-    # Asserts and the like are dead from the start, and kept; what only takes a part of something is not.
+    writes = _Writes(mutating, lying)
+    # Asserts and the like are dead from the start, and kept; what only takes a part of something is not, nor is what
+    # changes a tensor that is read.
     idle = {node for node in graph.nodes if not node.users and node.target not in (operator.getitem, getattr)}
+    idle = {node for node in idle if not (writes.writes(node) and writes.is_read(node))}
     found = set()
     edited = [(node, edit) for node in graph.nodes if (edit := edit_at(edits, node.meta.get("location"))) is not None]
     anchors = {node: _anchor(graph, node, edit.target) for node, edit in edited if edit.target.source is not None}
@@ -36,7 +41,7 @@ def edit_graph(graph: fx.Graph, edits: dict[Location, Edit], mutating: set[Locat
             _wrap(graph, node, edit.action)
         else:
             _edit(graph, node, edit, anchors.get(node))
-    _drop_dead(graph, idle, mutating)
+    _drop_dead(graph, idle, writes)
     graph.lint()
     return found
 
@@ -258,13 +263,42 @@ def _redirect_later_users(graph: fx.Graph, target: fx.Node, node: fx.Node) -> No
         after = after or other is node
 
 
-def _drop_dead(graph: fx.Graph, idle: set[fx.Node], mutating: set[Location]) -> None:
+class _Writes:
+    """Which nodes of a graph change a tensor in place, and who sees that."""
+
+    def __init__(self, mutating: set[Location], lying: set[Location]):
+        self.mutating, self.lying = mutating, lying
+
+    def writes(self, node: fx.Node) -> bool:
+        """Whether `node` changes its first input in place."""
+        location = node.meta.get("location")
+        return is_mutating(node) or (location is not None and location.every in self.mutating)
+
+    def is_read(self, node: fx.Node) -> bool:
+        """Whether what `node` writes to came from outside, or is read by more than other writes to it."""
+        first = next(iter(node.all_input_nodes), None)
+        while first is not None and self._lies_on_input(first):
+            first = next(iter(first.all_input_nodes), None)
+        if first is None or first.op in ("placeholder", "get_attr"):
+            return True
+        open_ = [first]  # the tensor, then its views and what writes to it gave
+        for node in open_:
+            for user in node.users:
+                if not self._lies_on_input(user) or next(iter(user.all_input_nodes)) is not node:
+                    return True
+                open_.append(user)
+        return False
+
+    def _lies_on_input(self, node: fx.Node) -> bool:
+        """Whether what `node` makes is, or may be, its first input or a part of it."""
+        location = node.meta.get("location")
+        return self.writes(node) or _may_be_view(node) or (location is not None and location.every in self.lying)
+
+
+def _drop_dead(graph: fx.Graph, idle: set[fx.Node], writes: _Writes) -> None:
     for node in reversed(list(graph.nodes)):
         if node.users or node in idle or node.op in ("placeholder", "output"):
             continue
-        location = node.meta.get("location")
-        if is_mutating(node) or (location and location.every in mutating):
-            changed = next(iter(node.all_input_nodes), None)
-            if changed is None or changed.op in ("placeholder", "get_attr") or len(changed.users) > 1:
-                continue
+        if writes.writes(node) and writes.is_read(node):
+            continue
         graph.erase_node(node)

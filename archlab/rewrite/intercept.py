@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..capture.frames import is_module_call, is_plumbing
 from ..capture.location import Location, instruction_of, stack_to
-from ..capture.modes import uncompiled
+from ..capture.modes import no_fused_layers
 from .edits import perform
 from .target import Edit, edit_at
 
@@ -47,14 +47,15 @@ class Interceptor(TorchFunctionMode):
     def run(self, function: Callable, args: tuple, kwargs: dict) -> Any:
         """One execution: ``function(module, *args, **kwargs)`` with the edits.
 
-        Nothing in it is compiled, as what is compiled has no frames to know an op by.
+        Nothing in it is compiled, as what is compiled has no frames to know an op by; nor do layers look whether they
+        can be fused, which asks modules that are gone for their weights.
         """
         if "torch._dynamo" in sys.modules:
             return self._uncompiled(function, args, kwargs)
         return self._run(function, args, kwargs)
 
     def _run(self, function: Callable, args: tuple, kwargs: dict) -> Any:
-        with uncompiled(), self:
+        with no_fused_layers(), self:
             return function(self.module, *args, **kwargs)
 
     _uncompiled = _disable_dynamo(_run)  # also where the whole model is compiled around it

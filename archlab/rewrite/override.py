@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..capture.location import Location
+from ..capture.modes import no_fused_layers
 from .edits import perform
 from .graph_edits import edit_graph
 from .guards import GuardedGraph, Untraceable, compile_graph
@@ -34,6 +35,7 @@ class Method:
         self.traced_calls: dict[tuple, Edit] = {}  # as `calls`, for a call of the method that cannot be traced
         self.children: dict[str, str | None] = {}  # path in the model of a child called there -> from this module
         self.mutating: set[Location] = set()
+        self.lying: set[Location] = set()
         self.graphs: list[GuardedGraph] = []
         self.alike: list[tuple[GuardedGraph, set[Location]]] = []  # graphs that modules built alike lend each other
         self.found: set[Location] = set()
@@ -54,7 +56,7 @@ class Method:
             return f"{path}.{inside}" if path else inside
 
         new = Method(path, self.method, self.entry, function)
-        new.edits, new.mutating = dict(self.edits), set(self.mutating)
+        new.edits, new.mutating, new.lying = dict(self.edits), set(self.mutating), set(self.lying)
         new.calls = {(moved(child), *rest): edit for (child, *rest), edit in self.calls.items()}
         new.traced_calls = {(moved(child), *rest): edit for (child, *rest), edit in self.traced_calls.items()}
         new.children = {moved(child): inside for child, inside in self.children.items()}
@@ -101,13 +103,14 @@ class Method:
         missing = {name: p for name, p in self.stand_ins.items() if module._parameters.get(name, p) is None}
         module._parameters.update(missing)
         try:
-            guarded = trace(module, self.function, self.entry, args, kwargs)
+            with no_fused_layers():  # a graph is made of the ops that the fused kernel hides
+                guarded = trace(module, self.function, self.entry, args, kwargs)
         finally:
             module._parameters.update(dict.fromkeys(missing))
         for location in (node.meta.get("location") for node in guarded.graph.nodes):
             if location is not None:
                 self.refuse_more_turns(location)
-        found = edit_graph(guarded.graph, self.edits, self.mutating)
+        found = edit_graph(guarded.graph, self.edits, self.mutating, self.lying)
         graph = compile_graph(guarded.graph, (self.path, self.method, self.entry))
         made = replace(guarded, run=graph if guarded.grad is None else _restoring_grad(graph))
         self.found |= found

@@ -25,7 +25,7 @@ from ..capture.example import fresh, run_example
 from ..capture.frames import method_called
 from ..capture.location import Location, passes
 from ..capture.modes import failed_in, no_fused_layers, random_states_kept
-from ..capture.record import Capture, Execution, ModuleCall
+from ..capture.record import Capture, ModuleCall
 from .guards import structure_of
 from .inject import OMEGA_CALL, add_omega_, add_positions_, free_name, inject, injected, keep_unfused_, runners_of
 from .override import EditedChild, Method, WatchedChild
@@ -151,7 +151,7 @@ def attempt(
             reasons |= dict.fromkeys((e.target.name for e in group), reason)
             continue
         method = _inject_method(modules, group, index)
-        seen = frozenset(method.mutating), frozenset(method.turns.items())
+        seen = frozenset(method.mutating), frozenset(method.lying), frozenset(method.turns.items())
         method.alike = lent.setdefault((likeness, seen), method.alike)
         taken = {part.target for edit in method.edits.values() for part in edit.parts}
         methods.append((method, [e for e in group if e.target in taken]))
@@ -209,17 +209,18 @@ class _Index:
         self.calls: dict[str, list[ModuleCall]] = {}  # of each module
         self.passed: dict[tuple[str, Any], list[Location]] = {}  # in each container, by its entry
         self.changing: dict[str, set[Location]] = {}  # lines of each container that change something in place
+        self.lying: dict[str, set[Location]] = {}  # those whose output lies on the storage of an input
         for call in record.calls:
             self.calls.setdefault(call.module, []).append(call)
-            self._note(call.execution, call.location, call.mutates_input)
-        for op in record.ops:
-            self._note(op.execution, op.location, bool(op.mutated))
-
-    def _note(self, execution: Execution | None, location: Location | None, changes: bool) -> None:
-        if execution is not None and location is not None:
-            self.passed.setdefault((execution.module, execution.entry), []).append(location)
-            if changes:
-                self.changing.setdefault(execution.module, set()).add(location.every)
+        for issued in (*record.calls, *record.ops):
+            if issued.execution is None or issued.location is None:
+                continue
+            path, line = issued.execution.module, issued.location.every
+            self.passed.setdefault((path, issued.execution.entry), []).append(issued.location)
+            if issued.mutates_input if isinstance(issued, ModuleCall) else issued.mutated:
+                self.changing.setdefault(path, set()).add(line)
+            if {*map(record.storage.get, issued.inputs)} & {*map(record.storage.get, issued.outputs)} - {None}:
+                self.lying.setdefault(path, set()).add(line)
 
 
 def _by_method(edits: list[Edit]) -> list[list[Edit]]:
@@ -247,6 +248,7 @@ def _inject_method(modules: dict[str, nn.Module], edits: list[Edit], index: _Ind
     if isinstance(module, nn.MultiheadAttention):
         keep_unfused_(module)
     method.mutating |= index.changing.get(target.container, set())
+    method.lying |= index.lying.get(target.container, set())
     method.turns |= _turns_edited(method, index)
     inject(module, {target.method: method})
     for runner in reversed(above):  # the edits of its calls stay around it

@@ -50,6 +50,15 @@ def test_fused_attention_does_not_pass_the_switches_by():
         assert_near(soft(x), net(x))
 
 
+def test_what_was_removed_of_a_transformer_layer_is_not_missed_with_a_mask():
+    """Whether a layer can run as one kernel hangs on the weights of its parts."""
+    net, x = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval(), torch.randn(2, 3, 4)
+    thin = al.remove(net, x, kinds="norm", where="norm.0")
+    mask = torch.tensor([[False, False, True], [False, False, False]])
+    y = x + net.self_attn(x, x, x, key_padding_mask=mask, need_weights=False)[0]
+    assert_near(thin(x, src_key_padding_mask=mask), net.norm2(y + net.linear2(F.relu(net.linear1(y)))))
+
+
 def test_inference_mode_and_functional_calls():
     net, x = ZOO["stack"].build(), image()
     soft = switched(net, x, kinds=("activation", "skip"), omega=0.5)

@@ -100,6 +100,36 @@ def test_a_loop_over_layers_has_a_site_a_layer():
     assert_near(thin(x), y)
 
 
+class Cell(nn.Module):
+    """A layer with code of its own, of several ops."""
+
+    def __init__(self):
+        super().__init__()
+        self.f = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return 2 * self.f(x) + 1
+
+
+class OverTwoCells(nn.Module):
+    """A loop over two layers: the second turn alone is fed by a layer, once."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells = nn.ModuleList(Cell() for _ in range(2))
+
+    def forward(self, x):
+        for cell in self.cells:
+            x = torch.relu(cell(x))
+        return x
+
+
+def test_a_loop_over_two_layers_with_code_of_their_own_has_a_site_a_layer():
+    net, x = OverTwoCells(), torch.randn(2, 4)
+    thin = al.remove(net, x, kinds="activation", where="activation.1")
+    assert_near(thin(x), net.cells[1](torch.relu(net.cells[0](x))))
+
+
 class Alternating(nn.Module):
     """Two cells in turn, in a loop over time: no turn is like the one before."""
 

@@ -100,9 +100,15 @@ class Followed:
         return found
 
     def width(self, site: Site) -> int:
-        """How many channels of the operand layers make, whatever the input; 0 where they do not."""
+        """How many channels of the operand layers make, whatever the input; 0 where they do not, or where it is of
+        several widths."""
         made = all(axis in self.held for expr in self.given[site.id] for axis in leaves(expr))
-        return self.given[site.id][0].size if made and self.given[site.id] else 0
+        sizes = {expr.size for expr in self.given[site.id]}
+        return sizes.pop() if made and len(sizes) == 1 else 0
+
+    def is_damped(self, site: Site) -> bool:
+        """Whether the operand, if its site alone is removed, is still computed, and multiplied with zero."""
+        return not self._gone(site) and not self.width(site)
 
     def freed(self, site: Site) -> tuple[int, int]:
         """How many parameters and multiply-adds of later layers go with the operand, if its site alone is removed.
@@ -110,12 +116,8 @@ class Followed:
         That is without those of ops that nothing needs then. Code that computes with the number of channels cannot be
         seen; of it `cuts_for` leaves more.
         """
-        gone = set(self.axes(site, {}))
-        for origin, copy in self.copies:  # in the order of the run: what a copy is of comes before
-            if not size_with(origin, dict.fromkeys(gone, 0)):
-                emptied = _emptied(copy)
-                gone = gone.union(emptied) if gone and emptied is not None else set()
-        if not gone or self.first_unsound(gone, [site]) is not None:
+        gone = self._gone(site)
+        if not gone:
             return 0, 0
         sizes = dict.fromkeys(gone, 0)
         ops = self.record.ops
@@ -131,6 +133,15 @@ class Followed:
                 macs += trace.op.macs * lost // whole
         return params, macs
 
+    def _gone(self, site: Site) -> set[Axis]:
+        """The axes that go with the operand, if its site alone is removed; none where it must stay."""
+        gone = set(self.axes(site, {}))
+        for origin, copy in self.copies:  # in the order of the run: what a copy is of comes before
+            if not size_with(origin, dict.fromkeys(gone, 0)):
+                emptied = _emptied(copy)
+                gone = gone.union(emptied) if gone and emptied is not None else set()
+        return set() if self.first_unsound(gone, [site]) is not None else gone
+
     def first_unsound(self, gone: set[Axis], removed: Iterable[Site]) -> tuple[set[Axis], str] | None:
         """The first op that needs positions of the axes `gone` to be there, where the sites `removed` go: which, and
         why. None where none does."""
@@ -142,7 +153,9 @@ class Followed:
             rule = RULES.get(name)
             made = {axis for dims in trace.made for axis in _within(dims, gone)}
             data = [k for k, dims in enumerate(trace.given) if _within(dims, gone) and op.names[k] is None]
-            at = [k for site, k in self.at.get(op.index, {}).items() if site in ids]
+            joined_here = self.at.get(op.index, {})
+            at = [k for site, k in joined_here.items() if site in ids]
+            data += [k for site, k in joined_here.items() if k not in data and _within(self.own[site], gone)]
             if not made and not data:
                 continue
             axes = made.union(*(_within(trace.given[k], gone) for k in data))

@@ -8,7 +8,7 @@ not say so itself. Models and examples are checked by `capture`, which reads the
 import inspect
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -198,6 +198,26 @@ def function(name: str, value: Any, *takes: str, optional: bool = False, remedy:
         signature.bind(*takes)
     except TypeError as error:
         raise TypeError(wrong(name, rule, value, f"{shown(value)}{signature}: {error}")) from None
+
+
+def numbers(name: str, values: Any, check: Callable[[float], None]) -> list[float]:
+    """The different ones of a list or an array of numbers, to twelve digits, in their order; each is checked.
+
+    Raises:
+        TypeError: for what is no list.
+        ValueError: for an empty one.
+    """
+    rule = "a list of one number or more"
+    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
+        raise TypeError(wrong(name, rule, values))
+    given = [plain(value) for value in values]
+    if not given:
+        raise ValueError(wrong(name, rule, values))
+    found: dict[str, float] = {}
+    for value in given:
+        check(value)
+        found.setdefault(f"{value:.12g}", float(value))
+    return list(found.values())
 
 
 def plain(value: Any) -> Any:

@@ -77,7 +77,8 @@ def remove_greedily(
         `.omegas` is empty.
 
     Raises:
-        ValueError: for an option out of range, a budget that cannot be met, an unknown score, and as `scores`.
+        ValueError: for an option out of range, a budget that cannot be met, an unknown score or one that is NaN where
+            the next site is chosen, and as `scores`.
         TypeError: for an unknown option.
         CheckpointMismatch: for a folder of another removal, naming what differs.
         TrainingFailed: as `fit`.
@@ -188,6 +189,7 @@ class Costs:
         folder = ground.terms.folder
         path = None if folder is None else Path(folder) / KEPT
         facts = {"score": score, "calibration": calibration, "sites": ground.sites}
+        facts |= {} if score in known else {"better": ground.task.measures.get(score)}
         self.kept = kept_of(path, ground.model, ground.task, facts)
 
     def _qualities(self) -> dict[str, float]:
@@ -224,6 +226,11 @@ class Costs:
         if self.score == "influence":
             return self._influence(among)
         before, found = self._level(), {}
+        if math.isnan(before):
+            removed = f" once {', '.join(gone)} went" if gone else " of the untouched model"
+            raise ValueError(
+                f"score={self.score!r} is NaN{removed}: no removal can be compared with it; choose another"
+            )
         for site in among:
             only_(soft, [*gone, site])
             found[site] = self._level() - before

@@ -27,6 +27,7 @@ from ..passes.recipe import recipe
 from ..passes.switch import switch
 from ..passes.switch_state import named_omegas, switches_of
 from ..report.removal_page import stages, told, write_removal
+from ..training.identity import brief
 from ..training.options import pick
 from ..training.phases import Evaluations, Phases
 from ..training.task import Task, check_task
@@ -250,7 +251,12 @@ def learn_to_remove(
         told = _headline(chosen, f"{count} {savings.unit}", count, unit)
         print(told, *([conflicts] if conflicts else []), sep="\n", file=sys.stderr)
     ops = {site.id: site.op for site in switches_of(soft)[1].sites if site.id in sites}
-    own = {"sites": ops, **chosen.identity(), **({"channels": channels} if channels else {})}
+    own = {
+        "sites": ops,
+        **chosen.identity(),
+        **({"channels": channels} if channels else {}),
+        **_judged_by(chosen, task),
+    }
     settings = _with_own(of_fit.pop("settings", None) or {}, own)
     trainings = Phases(task, folder, time_limit_s, settings, of_fit | {"progress": progress, "loss_unit": unit})
     run = RemovalPhases(model, soft, chosen, SoftPhase(soft, chosen, pressure), trainings, evaluations, calibration)
@@ -278,6 +284,13 @@ def learn_to_remove(
 def as_asked(kinds: str | Iterable[str], where: Where) -> dict[str, Any]:
     """Which sites were asked for, for reports."""
     return {"kinds": kinds, "where": shown(where) if callable(where) else where}
+
+
+def _judged_by(chosen: RemovalSettings, task: Task) -> dict[str, Any]:
+    """What λ is steered by, where that is a quality."""
+    if chosen.at_most_loss is None:
+        return {}
+    return {"better": {name: task.measures.get(name) for name in chosen.at_most_loss}, "quality": brief(task.quality)}
 
 
 def _with_own(settings: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any]:

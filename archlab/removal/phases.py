@@ -161,7 +161,7 @@ class RemovalPhases:
     def push(self) -> bool:
         """Phase 3: the weights learn on while every ω moves evenly from where it ended to the side it is on."""
         steps = 0 if self.settings.rewind else self.settings.push_steps
-        if not steps:
+        if not steps or not self._weights(self.now)["params"]:
             return True
         for omega in omega_parameters(self.now):
             omega.requires_grad_(False)
@@ -204,7 +204,7 @@ class RemovalPhases:
         """Phase 5: the thin model learns the task alone."""
         chosen = self.settings
         steps = chosen.tune_steps + (chosen.push_steps if chosen.rewind else 0)
-        if not steps:
+        if not steps or not any(weight.requires_grad for weight in self.now.parameters()):
             return True
         lr = chosen.lr if chosen.lr_tune is None else chosen.lr_tune
         finished = self.trainings.train_("tune", self.now, steps, lr=lr, schedule=chosen.tune_schedule)
@@ -239,7 +239,7 @@ class RemovalPhases:
         return {name: 1.0 if name in gone else value if frozen else 0.0 for name, value in values.items()}
 
     def _weights(self, soft: nn.Module) -> dict[str, Any]:
-        """The optimizer's group of all that is trained but the switches."""
+        """The optimizer's group of all that is trained but the switches; where weights are frozen, ω learns alone."""
         own = {id(omega) for omega in omega_parameters(soft)}
         weights = [w for w in soft.parameters() if id(w) not in own and w.requires_grad]
         return {"params": weights, "lr": self.settings.lr}

@@ -70,6 +70,10 @@ def check_reachable(savings: Savings, budget: Mapping[str, float]) -> None:
     """Raise ValueError where a budget cannot be met with all sites gone."""
     every = savings.switches
     for measure, share in budget.items():
+        if savings.wholes.get(measure) == 0:
+            raise ValueError(
+                f"budget[{measure!r}] of {share:g}: the model has no {measure}, of which a share could stay"
+            )
         if (least := savings.left(measure, every)) > share:
             raise ValueError(
                 f"budget[{measure!r}] of {share:g} cannot be met: with all {len(every)} chosen {savings.unit} "

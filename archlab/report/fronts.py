@@ -17,7 +17,7 @@ def pareto(frame: pd.DataFrame, better: Mapping[str, str]) -> pd.Series:
         better: By column, whether "higher" or "lower" is better.
 
     Returns:
-        A boolean Series with the index of `frame`.
+        A boolean Series with the index of `frame`. A row that lacks a number (NaN) is not among them.
 
     Raises:
         ValueError: for a column that is not there or holds no numbers, or another word than these.
@@ -27,8 +27,9 @@ def pareto(frame: pd.DataFrame, better: Mapping[str, str]) -> pd.Series:
     [True, True, False]
     """
     values = _higher_is_better(frame, better)
+    unknown = values.isna().any(axis=1)
     beaten = [((values >= row).all(axis=1) & (values > row).any(axis=1)).any() for _, row in values.iterrows()]
-    return ~pd.Series(beaten, index=frame.index, dtype=bool)
+    return ~(pd.Series(beaten, index=frame.index, dtype=bool) | unknown)
 
 
 def hypervolume(frame: pd.DataFrame, better: Mapping[str, str], reference: Mapping[str, float]) -> float:

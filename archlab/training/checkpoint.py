@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..arguments import folder, number, whole, wrong
 from ..files import sweep_abandoned, whole_file
@@ -138,6 +139,19 @@ def check_complete(path: Path, saved: Mapping[str, Any], trained: Iterable[str])
         value = saved["model"].get(name)
         if isinstance(value, torch.Tensor) and not bool(torch.isfinite(value).all()):
             raise BadCheckpoint(path, f"{name} is not finite")
+
+
+def unsaved_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The buffers of a model that are in no state dict, which a training may move as well."""
+    saved = model.state_dict().keys()
+    return {name: value for name, value in model.named_buffers(remove_duplicate=False) if name not in saved}
+
+
+def put_buffers_(model: nn.Module, buffers: Mapping[str, torch.Tensor]) -> None:
+    """Give a model the buffers that `unsaved_buffers` found."""
+    for name, value in buffers.items():
+        path, _, own = name.rpartition(".")
+        setattr(model.get_submodule(path), own, value.to(model.get_buffer(name).device))
 
 
 def random_states() -> dict[str, Any]:

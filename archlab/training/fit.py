@@ -22,9 +22,11 @@ from .checkpoint import (
     Checkpointing,
     check_complete,
     load_checkpoint,
+    put_buffers_,
     random_states,
     save_checkpoint,
     set_random_states_,
+    unsaved_buffers,
 )
 from .history import History
 from .identity import check_same, modules_of, settings_of, start_of
@@ -149,6 +151,8 @@ def fit(
         raise TypeError(wrong("model", "a torch.nn.Module", model))
     check_task(task)
     check_names("fit", options, *GROUPS)
+    if not torch.is_grad_enabled():
+        raise ValueError("fit: gradients are off here; call it outside of torch.no_grad() and torch.inference_mode()")
     optimization = Optimization(**pick(Optimization, options))
     checkpointing = Checkpointing(**pick(Checkpointing, options))
     display = Display(**pick(Display, options))
@@ -201,6 +205,7 @@ class Training:
             if self.optimization.stateful is not None:
                 self.optimization.stateful.load_state_dict(saved["stateful"])
             self.model.load_state_dict(saved["model"])
+            put_buffers_(self.model, saved.get("buffers", {}))  # most models have none
         except Exception as error:
             set_random_states_(before)
             raise BadCheckpoint(path, f"it cannot be put back: {error}") from error
@@ -298,6 +303,8 @@ class Training:
                 "step": self.steps_done,
                 "seconds": self.seconds(),
             }
+            if buffers := unsaved_buffers(self.model):
+                content["buffers"] = buffers
             if self.optimization.stateful is not None:
                 content["stateful"] = self.optimization.stateful.state_dict()
             self.history.checkpoint = save_checkpoint(self.checkpointing.folder, content)

@@ -32,7 +32,7 @@ from torch.nn.modules.loss import _Loss
 from ..capture.copies import devices_of
 from ..capture.frames import is_library
 from ..capture.modes import random_states_kept
-from .checkpoint import BadCheckpoint, CheckpointMismatch
+from .checkpoint import BadCheckpoint, CheckpointMismatch, unsaved_buffers
 from .task import Task
 
 DIGITS = 1e-5  # to which sums must agree
@@ -53,8 +53,7 @@ def start_of(model: nn.Module, task: Task, functions: Mapping[str, Any]) -> dict
     """
     with torch.no_grad(), random_states_kept(devices_of(model), seed=0):
         batch = fingerprint(task.batches(0))
-    state = {**dict(model.named_buffers(remove_duplicate=False)), **model.state_dict()}  # some are in no state dict
-    weights = {name: fingerprint(value) for name, value in _tensors(state).items()}
+    weights = {name: fingerprint(value) for name, value in _state(model).items()}
     return {**start_of_functions(functions), "weights": weights, "batch": batch}
 
 
@@ -154,6 +153,22 @@ def fingerprint(value: Any) -> list[Any]:
         else:
             exact.update(part)
     return [exact.hexdigest()[:16], *sums]
+
+
+def brief(value: Any) -> str:
+    """A fingerprint as one word, for a setting: another machine may round the last digits of its sums otherwise."""
+    exact, *sums = fingerprint(value)
+    return " ".join([exact, *(f"{number:.3g}" for number, _ in sums)])
+
+
+def weights_of(model: nn.Module) -> str:
+    """A hash of all numbers in the state of a model, to the bit."""
+    exact = hashlib.sha256()
+    for name, value in _state(model).items():
+        exact.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        if value.layout is torch.strided and not value.is_quantized:
+            exact.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return exact.hexdigest()[:16]
 
 
 def is_same(a: list[Any] | None, b: list[Any] | None) -> bool:
@@ -332,6 +347,11 @@ def _lasting(values: Mapping[str, Any], functions: Iterable[types.FunctionType])
 
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | bytes | bool | int | float | complex)
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a model's state, with the buffers that are in no state dict."""
+    return _tensors({**unsaved_buffers(model), **model.state_dict()})
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:

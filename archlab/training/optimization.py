@@ -145,7 +145,10 @@ class Optimization:
             number("the lr of a parameter group in groups", group["lr"], low=0)
         given = [group for group in given if group["params"]]
         if not given:
-            raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient: nothing to train")
+            raise ValueError(
+                f"{type(model).__name__} has no parameter that requires a gradient: nothing to train; "
+                "call requires_grad_(True) on what may learn, or ask for no steps"
+            )
         try:
             optimizer = self.optimizer(given)
         except (TypeError, ValueError) as error:

@@ -18,7 +18,7 @@ from ..files import write_whole
 from .checkpoint import CheckpointMismatch
 from .fit import Fit, fit
 from .history import TrainingFailed
-from .identity import difference_in_start, first_difference, is_same, settings_of, start_of
+from .identity import difference_in_start, first_difference, is_same, settings_of, start_of, weights_of
 from .task import Loss, Task, better_of, qualities_of
 
 QUALITIES = "qualities.json"
@@ -89,7 +89,7 @@ class Phases:
 class Evaluations:
     """`task.quality` of the model that a training of `model` has made after each phase, where that is `wanted`.
 
-    They are saved in the folder, so that a rerun which came to the same decisions evaluates each phase once.
+    They are saved in the folder, so that a rerun which came to the same decisions and weights measures nothing twice.
 
     Raises:
         CheckpointMismatch: the folder has those of another training.
@@ -99,7 +99,7 @@ class Evaluations:
         self.task, self.wanted = task, wanted
         self.path = None if folder is None else Path(folder) / QUALITIES
         self.start: dict[str, Any] = {}  # of the training; it is in the file
-        self.saved: dict[str, dict[str, Any]] = {}  # by phase: what was decided until then, and the values
+        self.saved: dict[str, dict[str, Any]] = {}  # by phase: of which decisions and weights, and the values
         self.rows: list[dict[str, Any]] = []
         if wanted and self.path is not None:
             self.start = start_of(model, task, {"task.quality": task.quality})
@@ -115,7 +115,7 @@ class Evaluations:
             difference = first_difference(before["settings"], self.start["settings"])
             difference = difference or difference_in_start({**before, "functions": {}}, {**self.start, "functions": {}})
             kept = {
-                phase: {"decided": str(entry["decided"]), "values": {**entry["values"]}}
+                phase: {"of": [str(known) for known in entry["of"]], "values": {**entry["values"]}}
                 for phase, entry in phases.items()
             }
         except (OSError, ValueError, TypeError, LookupError, AttributeError):
@@ -125,12 +125,13 @@ class Evaluations:
         self.saved = kept if by_the_same else {}
 
     def evaluate(self, phase: str, model: nn.Module, decided: Any = None) -> None:
-        """Evaluate `model` after `phase`; `decided` is what tells it from the one of another run in this folder."""
+        """Evaluate `model` after `phase`; its weights and what was `decided` tell it from that of another run."""
         if not self.wanted:
             return
-        if phase not in self.saved or self.saved[phase]["decided"] != repr(decided):
+        known = [repr(decided), "" if self.path is None else weights_of(model)]
+        if phase not in self.saved or self.saved[phase]["of"] != known:
             values = qualities_of(self.task, model, columns=("phase",), untouched=phase == "original")
-            self.saved[phase] = {"decided": repr(decided), "values": values}
+            self.saved[phase] = {"of": known, "values": values}
             if self.path is not None:
                 content = {"start": self.start, "phases": self.saved}
                 write_whole(self.path, json.dumps(content, indent=1).encode())

@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -203,6 +204,10 @@ def test_the_path_over_lambda(tmp_path):
     row = found.summary().iloc[-1]
     assert row["lam"] == 5 and row["change"] == frame["mse"].iloc[3] - frame["mse"].iloc[1]
     assert "λ" in found.table().markdown() and "λ" in (found.report(tmp_path / "page")).read_text(encoding="utf-8")
+    options["lams"] = np.array([0.01, 5.0, 5.0 + 1e-14])  # an array, and one λ but for how it is rounded
+    shared = al.trade_off(net(), TASK, kinds="block", budgets=[0.9], methods=["random"], **FAST, folder=tmp_path).frame
+    assert "lam" not in shared and shared["mse"].iloc[1] == frame["mse"].iloc[1], "the control is kept, not its λ"
+    assert al.lambda_path(net(), TASK, **options, folder=tmp_path).frame.equals(frame)
     ax = found.plot()
     assert (ax.get_xlabel(), ax.get_xscale()) == ("λ", "log")
     assert found.plot(x="removed").get_xlabel().startswith("MACs removed [%]")

@@ -116,6 +116,13 @@ def test_a_budget_in_milliseconds_is_measured(monkeypatch):
     assert gone(removal) and removal.left["latency_ms"] <= 0.9
 
 
+def test_a_budget_of_what_the_model_has_none_of_is_refused():
+    x = torch.ones(1, 2)
+    task = Task(x, lambda step: x, lambda net, x: net(x).mean(), lambda net: {"mean": 1.0})
+    with pytest.raises(ValueError, match=r"budget\['macs'\] of 0.5: the model has no macs"):
+        learn_to_remove(nn.Tanh(), task, **FAST | dict(kinds="activation"), budget={"macs": 0.5})
+
+
 def test_budgets_together_must_all_be_met():
     removal = learn_to_remove(net(), TASK, **FAST, budget={"macs": 0.9, "sites": 0.4})
     assert removal.left["macs"] <= 0.9 and removal.left["sites"] <= 0.4

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import signal
 import subprocess
 import sys
@@ -93,6 +94,18 @@ def test_both_ways_a_quality_is_better_give_the_same_order():
         greedily(blocks(), TASK, budget={"sites": 0.3}, score=name, tune_steps=0) for name in ("error", "fit")
     )
     assert gone(less) == gone(more)
+
+
+def test_a_score_that_is_better_the_other_way_is_not_taken_from_the_folder(tmp_path):
+    options = dict(budget={"sites": 0.3}, score="error", tune_steps=0, folder=tmp_path)
+    greedily(blocks(), replace(TASK, measures={}), **options)
+    with pytest.raises(CheckpointMismatch, match="better is None in the checkpoint and 'lower' here"):
+        greedily(blocks(), TASK, **options)
+
+
+def test_a_score_that_is_nan_decides_nothing():
+    with pytest.raises(ValueError, match="score='odd' is NaN of the untouched model"):
+        greedily(blocks(), replace(TASK, quality=lambda net: {"odd": math.nan}), budget={"sites": 0.3}, score="odd")
 
 
 @pytest.mark.parametrize("method", [greedily, functools.partial(greedily, rescore=False), at_random])

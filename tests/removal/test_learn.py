@@ -151,7 +151,7 @@ def test_a_kill_in_any_phase_changes_nothing(tmp_path, stop_at):
 
 def test_time_limit_stops_in_every_phase_and_the_next_calls_go_on(tmp_path):
     torch.manual_seed(1)
-    options = FAST | dict(soft_steps=4, push_steps=2, tune_steps=2, lr_omega=1.0)
+    options = FAST | dict(soft_steps=4, push_steps=2, tune_steps=2, lr_omega=1.0, lam_unit="loss")
     whole = learn_to_remove(Net(), TASK, **options)
     torch.manual_seed(1)
     phases = []
@@ -191,6 +191,38 @@ def test_a_soft_phase_that_is_begun_again_does_not_go_on_in_the_old_later_ones(t
         learn_to_remove(Net(), TASK, **other, folder=tmp_path, evaluate=True)
 
 
+def test_a_tuning_that_is_begun_again_is_evaluated_again(tmp_path):
+    """Decided is the same: the qualities are known by the weights, too."""
+    options = FAST | dict(gate="straight-through", soft_steps=4, push_steps=0, lr_omega=1.0, evaluate=True)
+    learn_to_remove(Net().eval(), TASK, **options, folder=tmp_path)
+    (tmp_path / "tune" / "checkpoint.pt").unlink()
+    other = options | dict(lr_tune=1e-2)
+    again = learn_to_remove(Net().eval(), TASK, **other, folder=tmp_path).qualities.iloc[-1]
+    assert again["phase"] == "tuned" and again["mse"] == quality_of_last(other, tmp_path)
+
+
+def quality_of_last(options, folder) -> float:
+    """That of the thin network which stands in the folder, measured anew."""
+    (folder / "qualities.json").unlink()
+    return learn_to_remove(Net().eval(), TASK, **options, folder=folder).qualities["mse"].iloc[-1]
+
+
+def test_what_steers_at_most_loss_is_part_of_what_a_folder_is_known_by(tmp_path):
+    options = FAST | dict(lam=None, at_most_loss={"mse": 0.5}, soft_steps=4, push_steps=0, tune_steps=0, lr_omega=1.0)
+    learn_to_remove(Net(), TASK, **options, folder=tmp_path)
+    with pytest.raises(CheckpointMismatch, match=r"settings\['better'\] is {'mse': None} in .* and {'mse': 'lower'}"):
+        learn_to_remove(Net(), replace(TASK, measures={"mse": "lower"}), **options, folder=tmp_path)
+    with pytest.raises(CheckpointMismatch, match=r"settings\['quality'\]"):
+        learn_to_remove(Net(), replace(TASK, quality=lambda net: {"mse": 1.0}), **options, folder=tmp_path)
+
+
+def test_where_all_weights_are_frozen_omega_learns_alone():
+    options = FAST | dict(soft_steps=4, push_steps=2, tune_steps=2, lr_omega=1.0)
+    found = learn_to_remove(Net().requires_grad_(False), TASK, **options)
+    assert found.finished and set(found.history["phase"]) == {"soft"}
+    assert all(torch.equal(a, b) for a, b in zip(found.model.parameters(), Net().parameters(), strict=True))
+
+
 def test_the_former_word_for_evaluate_works_and_is_warned_about():
     with pytest.warns(DeprecationWarning, match="judge= is evaluate= now") as caught:
         removal = learn_to_remove(Net(), TASK, **FAST, judge=True)
@@ -201,12 +233,11 @@ def test_the_former_word_for_evaluate_works_and_is_warned_about():
 def with_lies(folder) -> None:
     """Make 7 of every quality in the folder that does not depend on what was decided."""
     saved = json.loads((folder / "qualities.json").read_text())
-    assert saved["phases"]["tuned"]["decided"].startswith(
-        "{'removed': ['activation.1'], 'keep': 'restore', 'omegas': {"
-    )
+    decided = "{'removed': ['activation.1'], 'keep': 'restore', 'omegas': {"
+    assert saved["phases"]["tuned"]["of"][0].startswith(decided)
     for entry in saved["phases"].values():
         entry["values"] = {"mse": 7.0}
-    saved["phases"]["soft"]["decided"] = "None"
+    saved["phases"]["soft"]["of"][0] = "None"
     (folder / "qualities.json").write_text(json.dumps(saved))
 
 

@@ -50,6 +50,16 @@ def test_trained_on_equally_and_left_untouched(tmp_path):
     assert compare({"a": model, "b": model}, TASK, **options, folder=tmp_path).equals(tuned)
 
 
+def test_what_is_drawn_in_training_is_the_same_for_all_and_names_are_told_apart(tmp_path):
+    model = nn.Sequential(nn.Dropout(0.5), net())
+    tuned = compare({"a": model, "b": model}, TASK, steps=3, lr=1e-2, seconds=0, progress=False)
+    assert tuned["mse"][0] == tuned["mse"][1]
+    with pytest.raises(ValueError, match="two models are called '1'"):
+        compare({1: model, "1": model}, TASK, seconds=0)
+    with pytest.raises(ValueError, match=r"a name of models must be that of a folder.*got '../b'"):
+        compare({"../b": model}, TASK, steps=1, seconds=0, folder=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("models", "said"), [([net()], "must be a dict of models"), ({}, "one model or more"), ({"a": 3}, "must be a dict")]
 )
@@ -181,6 +191,9 @@ def test_channels_are_learned_along_budgets_and_along_lambda(tmp_path):
         (dict(methods=["merge"], measure="macs", warm_start=True), "'merge' ends with merged layers"),
         (dict(budgets=[1.2]), r"budget\['sites'\] must be the share"),
         (dict(measure="time"), "a measure in budget must be one of"),
+        (dict(methods=[]), "methods must be a list of one method or more"),
+        (dict(budgets=[]), "budgets must be a list of one number or more"),
+        (dict(budgets=0.5), "budgets must be a list of one number or more, got 0.5"),
         (dict(methods=["best"]), "methods must be one of .*'learned'"),
         (dict(seeds=0), "seeds must be a whole number of at least 1, got 0"),
         (dict(lam=0.1), "lam"),

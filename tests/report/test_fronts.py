@@ -15,6 +15,11 @@ def test_pareto_minds_which_way_is_better_and_keeps_ties():
     assert al.pareto(frame, {"ms": "higher", "error": "lower"}).tolist() == [False, True, True, True]
 
 
+def test_what_lacks_a_number_is_on_no_front():
+    frame = pd.DataFrame({"ms": [1, 2, None], "error": [4, None, 3]})
+    assert al.pareto(frame, {"ms": "lower", "error": "lower"}).tolist() == [True, False, False]
+
+
 @pytest.mark.parametrize("objectives", [1, 2, 3])
 def test_the_volume_is_the_share_of_a_grid_that_is_beaten(objectives):
     draw, side = np.random.default_rng(objectives), 12

@@ -274,6 +274,31 @@ def test_what_no_state_dict_of_a_network_tells_is_seen(tmp_path, options, said):
         kept_of(tmp_path, Normalized(**options).eval(), TASK, {})
 
 
+class Centred(nn.Module):
+    """What it subtracts follows what it sees in training, and is in no state dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(2), persistent=False)
+        self.layers = net()
+
+    def forward(self, x):
+        if self.training:
+            self.seen = 0.5 * self.seen + 0.5 * x.detach().mean(0)
+        return self.layers(x - self.seen)
+
+
+def test_buffers_that_are_in_no_state_dict_are_gone_on_with(tmp_path):
+    whole, cut = Centred(), Centred()
+    fit(whole, TASK, **OPTIONS)
+    for _ in range(5):
+        cut = Centred()
+        if fit(cut, TASK, **OPTIONS, folder=tmp_path, time_limit_s=0.0).finished:
+            break
+    assert torch.equal(cut.seen, whole.seen) and cut.seen.any()
+    assert all(torch.equal(a, b) for a, b in zip(cut.parameters(), whole.parameters(), strict=True))
+
+
 def edited(folder, **parts) -> None:
     saved = load_checkpoint(folder)
     assert saved is not None

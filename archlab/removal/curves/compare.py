@@ -1,6 +1,7 @@
 """Models of one task side by side, as they are or trained on equally."""
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pandas as pd
 from torch import nn
 
 from ...arguments import number, whole, wrong
+from ...capture.copies import devices_of
+from ...capture.modes import random_states_kept
 from ...measure.costs import cost
 from ...measure.speed import speed
 from ...training.phases import Phases
@@ -33,7 +36,7 @@ def compare(
         models: By name, as ``{"whole": net, "thin": thin}``; or what `sweep_width` and `sweep_resolution` return, with
             `steps` tuned.
         task: Its `example` is what is counted and timed, its `quality` what is evaluated.
-        steps: Each model is trained on so many updates before, all with the same batches (0).
+        steps: Each model is trained on so many updates before, all with the same batches and random numbers (0).
         seconds: How long each is timed, interleaved with the others; 0: not at all.
         folder: Where the trainings' checkpoints lie, a folder a model.
         progress: Show a bar a training.
@@ -43,7 +46,8 @@ def compare(
         One row a model: model, params, macs, ms (median of a run of the example; where it was timed), each quality.
 
     Raises:
-        TypeError, ValueError: for what is no dict of models, and for options out of range.
+        TypeError, ValueError: for what is no dict of models, for options out of range, for two models of one name, and
+            with a folder for a name that no folder can have.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
@@ -60,12 +64,17 @@ def compare(
         raise TypeError(wrong("compare: models", "a dict of models by name", models))
     if not models:
         raise ValueError(wrong("compare: models", "a dict of one model or more", models))
+    if twice := [name for name, count in Counter(map(str, models)).items() if count > 1]:
+        raise ValueError(f"compare: two models are called {twice[0]!r}; rename one")
+    if folder is not None and (bad := [name for name in map(str, models) if Path(name).name != name]):
+        raise ValueError(wrong("compare: a name of models", "that of a folder, as each has its own", bad[0]))
     tuned = {}
     for name, model in models.items():
         tuned[name] = copy.deepcopy(model)
         if steps:
             place = None if folder is None else Path(folder) / str(name)
-            Phases(task, place, None, {}, {**options, "progress": progress}).train_(str(name), tuned[name], steps)
+            with random_states_kept(devices_of(model), seed=0):
+                Phases(task, place, None, {}, {**options, "progress": progress}).train_(str(name), tuned[name], steps)
     rows = [
         {"model": name, "params": (found := cost(model, task.example)).params, "macs": found.macs}
         | qualities_of(task, model, columns=COMPARED, untouched=False)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ...arguments import number, whole, wrong
+from ...arguments import number, numbers, whole
 from ...discovery.select import Where
 from ...experiments.live.pieces import check_workers
 from ...measure.environment import conditions_of
@@ -78,21 +78,18 @@ def lambda_path(
     3   learned  0.50     70
     """
     check_task(task)
-    if not lams:
-        raise ValueError(wrong("lams", "a list of one λ or more", lams))
-    for lam in lams:
-        number("lambda_path: a value in lams", lam, above=0)
+    lams = numbers("lambda_path: lams", lams, lambda lam: number("lambda_path: a value in lams", lam, above=0))
     whole("seeds", seeds, least=1)
     check_workers("lambda_path", workers)
     asked = asked_for("lambda_path", model, task, kinds, where, granularity, options, FIXED)
     runs = []
     for seed in range(seeds):
         runs.append(Run(f"{CONTROL}-{seed}", CONTROL, 0.0, {}, seed))
-        for lam in dict.fromkeys(lams):
+        for lam in lams:
             runs.append(Run(f"{LEARNED}-lam-{lam:.12g}-{seed}", LEARNED, lam, {"lam": lam}, seed))
     frame = made(
         "lambda_path", model, task, asked, runs, varied="lam", unvaried=0.0, folder=folder, workers=workers,
         progress=progress,
     )  # fmt: skip
-    settings = {"model": recipe(model).model, "lams": list(lams), "seeds": seeds, **asked.told}
+    settings = {"model": recipe(model).model, "lams": lams, "seeds": seeds, **asked.told}
     return TradeOff(frame, "lam", dict(task.measures), settings, conditions_of(model))

@@ -176,8 +176,7 @@ class Runs:
         model: It is copied.
         task: Its batches are those of seed 0.
         asked: What the runs have in common.
-        varied: The column of their points.
-        kept: Their rows.
+        kept: What was measured of each.
         place: The folder of what they keep in the middle; None for none.
         by_label: The runs; each stands after the one that it begins with.
     """
@@ -185,7 +184,6 @@ class Runs:
     model: nn.Module
     task: Task
     asked: Asked
-    varied: str
     kept: Kept
     place: Path | None
     by_label: Mapping[str, Run]
@@ -204,8 +202,7 @@ class Runs:
             if self._is_begun_with(run):
                 save_thin(self._folder(run), made, gone)
             before = 0 if run.before is None else self.kept.get(run.before.label)["sites"]
-            row = {"method": run.method, self.varied: run.point, "seed": run.seed, "steps": len(run.chain) * steps}
-            self.kept.keep_(label, row | measured(made, self.task, before + len(gone)))
+            self.kept.keep_(label, measured(made, self.task, before + len(gone)))
 
     def _start(self, run: Run, first: int) -> Start:
         task = replace(self.task, batches=lambda step: self.task.batches(first + step))
@@ -277,8 +274,7 @@ def made(
         kept = kept_of(None if place is None else place / KEPT, model, task, facts)
         if (untouched := kept.get(ORIGINAL)) is None:  # first of all: what is wrong with the qualities is told at once
             untouched = kept.keep_(ORIGINAL, measured(model, task, 0))
-        rows = [{"method": ORIGINAL, varied: unvaried, "seed": 0, "steps": 0, **untouched}]
-        how = Runs(model, task, asked, varied, kept, place, {run.label: run for run in runs})
+        how = Runs(model, task, asked, kept, place, {run.label: run for run in runs})
         pieces: dict[str, Piece] = {}
         for run in runs:
             needs = {} if run.before is None else {run.before.label: pieces[run.before.label]}
@@ -290,4 +286,8 @@ def made(
                 workers=workers, lasting=folder is not None, parts={"model": model, **parts_of(task), **asked.told},
                 tell=lambda label, outcome: show(next(ended), lambda: f"{label}: {outcome}"),
             )  # fmt: skip
-        return pd.DataFrame([*rows, *(kept.get(run.label) for run in runs)])
+        rows = [{"method": ORIGINAL, varied: unvaried, "seed": 0, "steps": 0, **untouched}]
+        for run in runs:
+            row = {"method": run.method, varied: run.point, "seed": run.seed, "steps": len(run.chain) * asked.steps}
+            rows.append(row | kept.get(run.label))
+        return pd.DataFrame(rows)

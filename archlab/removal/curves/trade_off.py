@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ...arguments import choice, flag, whole
+from ...arguments import choice, flag, numbers, whole, wrong
 from ...discovery.kinds import Kind, kinds_of
 from ...discovery.select import Where
 from ...experiments.live.pieces import check_workers
@@ -107,8 +107,9 @@ def trade_off(
     4    random     0.5     1      1
     """
     check_task(task)
-    for share in budgets:
-        check_budget({measure: share})
+    shares = numbers("trade_off: budgets", budgets, lambda share: check_budget({measure: share}))
+    if isinstance(methods, str) or not isinstance(methods, Sequence) or not methods:
+        raise TypeError(wrong("trade_off: methods", "a list of one method or more", methods))
     for method in methods:
         choice("methods", method, [name for name in METHODS if name != CONTROL])
     whole("seeds", seeds, least=1)
@@ -118,7 +119,6 @@ def trade_off(
         raise ValueError(f"trade_off: {LATENCY!r} is measured, which runs beside it disturb; leave workers=0 for it")
     _check_methods(methods, kinds, granularity, measure, warm_start)
     asked = asked_for("trade_off", model, task, kinds, where, granularity, options, FIXED)
-    shares = list(dict.fromkeys(budgets))
     if measure != LATENCY and MERGE not in methods:  # before hours of training
         sites = candidates(model, task.example, kinds=kinds, where=where).sites
         check_reachable(Savings(model, task.example, sites, [measure]), {measure: min(shares)})

@@ -4,6 +4,7 @@ Expected counts stand where they follow from the architecture's table in its pap
 checked against the autograd graph.
 """
 
+from functools import partial
 from typing import Any
 
 import timm
@@ -13,7 +14,13 @@ import transformers
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import convnext, efficientnet
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.ssd import SSD
+from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
+from torchvision.models.mobilenetv3 import InvertedResidualConfig
 from torchvision.models.regnet import BlockParams
+from torchvision.models.segmentation import LRASPP
 
 from studies.motion.network.models import baseline
 
@@ -28,21 +35,31 @@ def ids(length: int = 8, vocabulary: int = 50) -> Tensor:
     return torch.randint(3, vocabulary, (2, length), generator=torch.Generator().manual_seed(7))
 
 
-def _torchvision(name: str, side: int, *, sites: dict[str, int] | None = None, **options) -> Entry:
-    module = torchvision.models
-    for part in name.split("."):
-        module = getattr(module, part)
-    if "." in name:
-        options.setdefault("weights_backbone", None)
-    return Entry(
-        lambda: module(weights=None, **options), lambda: photo(side), sites or {}, compiles=False, exports=False
-    )
+def _torchvision(name: str, side: int, sites: dict[str, int]) -> Entry:
+    return Entry(lambda: getattr(models, name)(weights=None), lambda: photo(side), sites, compiles=False, exports=False)
+
+
+def _features() -> nn.Sequential:
+    """Of MobileNetV3 (Howard et al. 2019), a block or two of each kind in place of fifteen."""
+    block = partial(InvertedResidualConfig, dilation=1, width_mult=1.0)
+    blocks = [
+        block(16, 3, 16, 16, False, "RE", 1), block(16, 3, 32, 24, False, "RE", 2),
+        block(24, 3, 32, 24, False, "RE", 1),
+        block(24, 5, 48, 32, True, "HS", 2), block(32, 5, 48, 32, True, "HS", 1), block(32, 5, 64, 40, True, "HS", 2),
+    ]  # fmt: skip
+    return models.mobilenetv3.MobileNetV3(blocks, last_channel=32).features
 
 
 def _detection() -> Entry:
-    model = torchvision.models.detection.ssdlite320_mobilenet_v3_large
+    def ssdlite() -> nn.Module:
+        norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
+        backbone = SSDLiteFeatureExtractorMobileNet(_features(), 6, norm)
+        boxes = DefaultBoxGenerator([[2, 3] for _ in range(6)], min_ratio=0.2, max_ratio=0.95)
+        head = SSDLiteHead([64, 240, 512, 256, 256, 128], boxes.num_anchors_per_location(), 3, norm)
+        return SSD(backbone, boxes, (96, 96), 3, head=head, score_thresh=0.001)
+
     return Entry(
-        lambda: model(weights=None, weights_backbone=None, num_classes=3),
+        ssdlite,
         lambda: ([image(3, 96, 1)[0]],),
         compiles=False,
         exports=False,
@@ -50,6 +67,11 @@ def _detection() -> Entry:
         trains=False,  # without the true boxes
         steady=False,
     )
+
+
+def _segmentation() -> nn.Module:
+    stages = IntermediateLayerGetter(_features(), return_layers={"4": "low", "7": "high"})
+    return LRASPP(stages, 32, 240, 3)
 
 
 def _raft() -> Entry:
@@ -104,11 +126,11 @@ def _magnification() -> Entry:
 
 TORCHVISION: dict[str, Entry] = {
     # He et al. 2016: 8 basic blocks of two ReLUs, one ReLU before; 3 of the 8 have a projection shortcut
-    "resnet18": _torchvision("resnet18", 32, sites={"activation": 17, "skip": 5, "branch": 5, "join": 3, "block": 5}),
-    "mobilenet_v3_small": _torchvision("mobilenet_v3_small", 32, sites={"skip": 6, "join": 0}),
+    "resnet18": _torchvision("resnet18", 32, {"activation": 17, "skip": 5, "branch": 5, "join": 3, "block": 5}),
+    "mobilenet_v3_small": _torchvision("mobilenet_v3_small", 32, {"skip": 6, "join": 0}),
     # Simonyan & Zisserman 2014, configuration A without its classifier of 120 million weights
     "vgg11": Entry(vgg11_features, lambda: photo(32), {"activation": 8, "skip": 0, "block": 0}),
-    "lraspp": _torchvision("segmentation.lraspp_mobilenet_v3_large", 32, num_classes=3),
+    "lraspp": Entry(_segmentation, lambda: photo(32), compiles=False, exports=False),
     "ssdlite": _detection(),
     "raft_small": _raft(),
 }

@@ -273,6 +273,20 @@ def compared(reference: Observed, result: Observed, *, allowed: float, what: str
     return f"{values:.2g}"
 
 
+def is_finite(observed: Observed) -> bool:
+    """Whether all that a model gave is finite; without values it counts as such."""
+    return all(t.is_meta or bool(t.isfinite().all()) for t in tensors_in(observed.output))
+
+
+def not_finite(where: str, names: Collection[str]) -> str:
+    """For an error about sites of these `names`: that the model is not finite `where` they are changed."""
+    told = ", ".join(list(names)[:4]) + (" and others" if len(names) > 4 else "")
+    return (
+        f"{where} {told} the model gives infinities or NaN, which the original does not: what stands for a site may "
+        "hold them, as scores that a mask made -inf do without their softmax. Leave it out with `where`"
+    )
+
+
 def equal_within(found: str, conditions: str = "", *, to: str = "") -> str:
     """What `compared` found, as a step says it: equal, `to` what, within which difference."""
     return found if found.startswith("not compared") else f"equal{to} within {found}{conditions}"

@@ -16,10 +16,20 @@ from ..discovery.select import Where, refuse_conflicts, select
 from ..discovery.site import Site, Sites
 from ..rewrite.inject import free_name, omega_name
 from ..rewrite.module_tree import drop_unreached, restore
-from ..rewrite.rewrite import rewrite
+from ..rewrite.rewrite import CannotRewrite, rewrite
 from ..rewrite.target import Edit, Freeze, How, Narrow
 from .channels.left import Channels, checked_channels, omegas_of
-from .checks import Observed, compared, draws_random_numbers, equal_within, finish, observe, own_tolerance
+from .checks import (
+    Observed,
+    compared,
+    draws_random_numbers,
+    equal_within,
+    finish,
+    is_finite,
+    not_finite,
+    observe,
+    own_tolerance,
+)
 from .cut import Cuts, cuts_for, cuts_in, uncut
 from .depth.outputs import left_of, only, with_output
 from .depth.places import close_ranks_
@@ -279,6 +289,8 @@ def _without(
         quiet = [observe(copied(net).eval(), example) for net in (decided, thin)]
         within = compared(cuts.of(quiet[0]), quiet[1], allowed=allowed, what="removed")
         within += " in evaluation mode, as what was removed drew random numbers in this one"
+    if not is_finite(ran) and is_finite(observe(model, example)):
+        raise CannotRewrite(not_finite("without", [*gone, *frozen]))
     its = "only what was removed gave" if len(left) < len(there) else "what was removed had a part of"
     but = f" in all outputs but the {lost} that {its}" if lost else ""
     _close_ranks(thin, model, example)

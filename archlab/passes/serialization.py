@@ -6,6 +6,7 @@ A model is rebuilt from its class by replaying the recipe; nothing in a file nam
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,22 @@ def _refuse_unregistered(model: nn.Module) -> None:
                     )
 
 
+@cache
+def _is_written(dtype: torch.dtype) -> bool:
+    """Whether safetensors has a name for `dtype`: for complex128 it has none."""
+    try:
+        as_bytes({"": torch.empty(0, dtype=dtype)})
+    except KeyError:
+        return False
+    return True
+
+
 def _refuse_unwritable(name: str, value: Any) -> None:
     """Raise TypeError for a part of a state dict that a file of ours would not give back as it is."""
     what = f"a {type(value).__name__}"
     if isinstance(value, Tensor):
-        if value.layout is torch.strided and not (value.is_quantized or value.is_meta or value.is_nested):
+        odd = value.layout is not torch.strided or value.is_quantized or value.is_meta or value.is_nested
+        if not odd and _is_written(value.dtype):
             return
         what = f"a {value.dtype} tensor of layout {value.layout} on {value.device}"
     else:

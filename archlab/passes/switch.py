@@ -1,5 +1,6 @@
 """Switches: every chosen site blended with its absence by a learnable omega (paper, eq. 3 and Fig. 9)."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
@@ -18,7 +19,16 @@ from ..rewrite.rewrite import CannotRewrite, Rewritten, classes_told, rewrite
 from ..rewrite.target import Blend, Edit
 from .channels.dims import CHANNEL, SITE, channel_dims, check_granularity, sites_and_widths
 from .channels.left import checked_dims
-from .checks import NOT_COMPARED, difference, finish, gradient_difference, observe, on_meta, own_tolerance
+from .checks import (
+    NOT_COMPARED,
+    difference,
+    finish,
+    gradient_difference,
+    not_finite,
+    observe,
+    on_meta,
+    own_tolerance,
+)
 from .recipe import Equality
 from .switch_state import Switches, refuse_supernet, remember_switches_, switches_of, weight_of
 
@@ -204,4 +214,6 @@ def _checked(model: nn.Module, example: Any, reference: Any, made: Rewritten) ->
     told = f"switched at omega = 0, its {what} differ by {by:.3g} from the original's"
     if exact_classes_asked(model):
         raise CannotRewrite(f"{told}{classes_told(model)}")
+    if math.isnan(off[0]):
+        raise CannotRewrite(not_finite("switched at", [omega.target.name for omega in made.omegas]))
     raise AssertionError(told)

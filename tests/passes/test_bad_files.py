@@ -347,3 +347,8 @@ def test_a_quantized_model_is_not_written(tmp_path):
     net = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8)
     with pytest.raises(TypeError, match=r"save: 0\._packed_params\.dtype .* before it is quantized"):
         al.save(al.remove(net, EXAMPLE, kinds="activation"), tmp_path / "thin")
+
+
+def test_a_dtype_that_safetensors_lacks_is_named(tmp_path):
+    with pytest.raises(TypeError, match=r"save: weight in the state dict is a torch\.complex128"):
+        al.save(nn.Linear(2, 2, dtype=torch.complex128), tmp_path / "x.safetensors")

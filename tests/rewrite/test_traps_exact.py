@@ -302,3 +302,17 @@ def test_functions_that_hold_the_original_are_refused(build, told):
     for call in (PUBLIC["sites"], PUBLIC["remove"], PUBLIC["cost"]):
         with pytest.raises(TypeError, match=told):
             call(build(), torch.randn(2, 4))
+
+
+class Causal(nn.Module):
+    """What is masked has no finite score."""
+
+    def forward(self, x):
+        scores = (x @ x.transpose(-2, -1)).masked_fill(torch.ones(3, 3).triu(1).bool(), float("-inf"))
+        return torch.softmax(scores, -1) @ x
+
+
+@pytest.mark.parametrize("call", [al.switch, al.remove])
+def test_what_infinities_would_stand_for_is_refused(call):
+    with pytest.raises(ValueError, match=r"gate\.0 the model gives infinities or NaN, which the original does not"):
+        call(Causal(), torch.randn(2, 3, 4), kinds="gate")

@@ -132,7 +132,7 @@ def tradeoff(
     over: str | None = None,
     base: str | None = None,
     method: str = "t",
-    better: Mapping[str, str] | None = None,
+    better: Mapping[str, str | None] | None = None,
     zone: Mapping[str, float] | None = None,
     log: Sequence[str] = (),
     ax: Axes | None = None,
@@ -152,7 +152,8 @@ def tradeoff(
             interval of the difference, and where one does not reach the dotted line through the base, they differ.
         method: of these intervals, as for `al.interval`.
         better: of x and y, whether "higher" or "lower" is better, which stands beside their names; default: what
-            the frame says (``frame.attrs["better"]``), else x lower, y higher.
+            the frame says (``frame.attrs["better"]``), else x lower, y higher. With None, where nobody knows, no points
+            are joined.
         zone: the values of x and y from which on a model would do; that corner is hatched.
         log: which of x and y have logarithmic axes.
         ax: where to draw; default: a new figure of one paper column.
@@ -173,7 +174,8 @@ def tradeoff(
     frame = frame.dropna(subset=[x, y]).reset_index(drop=True)
     _check_rows(frame)
     for name, way in better.items():
-        choice(f"better[{name!r}]", way, WAYS)
+        choice(f"better[{name!r}]", way, WAYS if zone else (*WAYS, None))
+    ways = {name: way for name, way in better.items() if way is not None}
     for name, bound in (zone or {}).items():
         number(f"zone[{name!r}]", bound)
     for name in log:
@@ -202,7 +204,7 @@ def tradeoff(
             if frame[name].nunique() == 1:  # around one value matplotlib finds no limits of a logarithmic axis
                 value = frame[name].dropna().iloc[0]
                 limit(value / 1.5, value * 1.5)
-    front = frame[pareto(frame, better)].sort_values(x)
+    front = frame[pareto(frame, ways)].sort_values(x) if len(ways) == len(better) else frame.iloc[:0]
     ax.plot(front[x], front[y], color="0.6", linewidth=0.9, zorder=1, label="_front")
     lines = [front[[x, y]].to_numpy(float)]  # what no label may be crossed by
     groups = [("", frame)] if group is None else list(frame.groupby(group, sort=False))
@@ -217,9 +219,10 @@ def tradeoff(
         ax.scatter(rows[x], rows[y], color=colour, s=16, zorder=3, label=printable(str(name)))
     if base is not None:
         ax.axhline(frame.loc[frame[label].map(str) == base, y].iloc[0], color="0.4", linewidth=0.7, linestyle=":")
-    _labelled(ax, f"{x} ({better[x]} is better)", f"{y} ({better[y]} is better)").margins(0.12)
+    x_told, y_told = (f"{name} ({ways[name]} is better)" if name in ways else name for name in (x, y))
+    _labelled(ax, x_told, y_told).margins(0.12)
     if zone is not None:
-        _draw_zone(ax, (x, y), better, zone)
+        _draw_zone(ax, (x, y), ways, zone)
     if group is not None:
         _legend(ax)
     place_labels(ax, frame, x, y, label, lines, size=FONT - 1)

@@ -1,5 +1,7 @@
 """Models side by side, as they are or trained on; quality against cost over budgets, methods and seeds."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -119,6 +121,14 @@ def test_the_summary_pairs_each_run_with_the_control_of_its_seed(found):
     assert row["change"] == pytest.approx(apart.mean()) and row["sd"] == pytest.approx(runs.std())
     half = 12.706204736 * apart.std() / 2**0.5  # Student's t of one degree of freedom
     assert row["low"] == pytest.approx(apart.mean() - half) and row["high"] == pytest.approx(apart.mean() + half)
+
+
+def test_of_a_quality_that_the_task_says_nothing_of_no_way_is_claimed(found):
+    ax = replace(found[1], better={}).plot()
+    assert ax.get_ylabel() == "mse" and ax.get_xlabel().endswith("(lower is better)")
+    assert not next(line for line in ax.lines if line.get_label() == "_front").get_xydata().size
+    with pytest.raises(ValueError, match=r"better\['mse'\] must be"):
+        al.plot.tradeoff(found[1].frame, x="macs", y="mse", label="method", better={"mse": None}, zone={"macs": 1.0})
 
 
 def test_table_and_plot(found):

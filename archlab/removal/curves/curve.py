@@ -11,7 +11,7 @@ import pandas as pd
 from ...arguments import choice
 from ...measure.intervals import Interval, interval
 from ...report.spread import with_ends, with_sd
-from ...report.tables import Table, table
+from ...report.tables import Table, digits_of, table
 from ...report.trade_off_page import write_trade_off
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ class TradeOff:
         )
         if not self._differ_in_steps():
             shown = shown.drop(columns="steps")
-        return table(shown, digits={"MACs [M]": 2, "sites gone": 1} | ({of: 2} if self.varied == "budget" else {}))
+        places = max(2, digits_of(shown["MACs [M]"]) - 1)  # three digits of the largest
+        return table(shown, digits={"MACs [M]": places, "sites gone": 1} | ({of: 2} if self.varied == "budget" else {}))
 
     def report(self, folder: str | Path) -> Path:
         """Write a page for people, ``index.html``: curves, tables, every run, settings, conditions.
@@ -141,9 +142,9 @@ class TradeOff:
         cheaper = self.varied == "budget" and self.frame["macs"].nunique() > 1
         x = known[cheaper] if x is None else x
         choice("plot: x", x, known)
-        way = self.better.get(quality, "higher")
+        way = self.better.get(quality)
         if x == "lam":
-            return self._over_lam(quality, f"{quality} ({way} is better)", ax)
+            return self._over_lam(quality, f"{quality} ({way} is better)" if way else quality, ax)
         axis, values, better = self._axis(x)
         frame = self.frame.assign(**{axis: values})
         frame["point"] = [self._name(*row) for row in frame[["method", self.varied, "steps"]].itertuples(index=False)]

@@ -44,6 +44,8 @@ class Probe:
 
         One backward pass a batch serves all sites. That is the first order of what a removal costs: L(1) - L(0).
         """
+        if torch.is_inference_mode_enabled():
+            raise ValueError("slopes need gradients, which are off here; call it outside of torch.inference_mode()")
         omegas = named_omegas(soft)
         sums = dict.fromkeys(omegas, 0.0)
         with self.quiet(soft), torch.enable_grad():

@@ -49,6 +49,6 @@ def choose(net: nn.Module, architecture: Mapping[str, Any] | None = None) -> nn.
         checked = equal_as_computed(inner, made, example, what="as a plain network")
     others = {p.name: {p.kind: chosen[p.name]} for p in space.positions if chosen[p.name] != p.original}
     return with_choose_step(
-        made, original, others, before=state.record, after=capture(made, example), found=list(space.options),
+        made, original, example, others, before=state.record, after=capture(made, example), found=list(space.options),
         checked=f"equal to the supernet at this architecture within {checked}",
     )  # fmt: skip

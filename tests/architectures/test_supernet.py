@@ -123,6 +123,27 @@ def test_a_supernet_equals_the_model_and_each_network_that_is_chosen(case, tmp_p
     assert al.recipe(again).steps[-1].options == al.recipe(plain).steps[-1].options
 
 
+def test_how_many_things_a_network_finds_may_hang_on_what_is_chosen():
+    class Finds(nn.Module):
+        """As a detector: the places where its map is above a threshold."""
+
+        def __init__(self):
+            super().__init__()
+            self.score = nn.Conv2d(3, 1, 3, padding=1)
+
+        def forward(self, x):
+            return self.score(x).flatten()[self.score(x).flatten() > 0]
+
+    torch.manual_seed(0)
+    net, x = Finds(), torch.randn(1, 3, 16, 16)
+    searched = al.supernet(net, x, choices={"score": al.kernel(3, 5)})
+    plain = al.choose(searched, {"score": 5})
+    al.set_architecture_(searched, {"score": 5})
+    assert plain(x).shape != net(x).shape and torch.equal(plain(x), searched(x))
+    again = al.apply(al.recipe(plain), net, x)
+    assert again.score.kernel_size == (5, 5)
+
+
 def test_every_option_of_the_small_net_is_in_its_plain_network():
     _, x, net = made(small)
     options = al.space(net).options

@@ -10,7 +10,7 @@ from ...capture.record import Capture
 from ...capture.recorder import capture
 from ...names import closest
 from ...rewrite.module_tree import with_modules
-from ..checks import finish
+from ..checks import finish, outputs_are_counted
 from ..recipe import Equality
 from ..switch_state import refuse_switched
 from .options import KINDS
@@ -47,13 +47,15 @@ def apply_choose(
         new |= KINDS[kind](model, example, record, path, option, modules)
     made = with_modules(model, new)
     return with_choose_step(
-        made, model, dict(chosen), before=record, after=capture(made, example), found=chosen, checked="new weights"
-    )
+        made, model, example, dict(chosen), before=record, after=capture(made, example), found=chosen,
+        checked="new weights",
+    )  # fmt: skip
 
 
 def with_choose_step(
     made: nn.Module,
     model: nn.Module,
+    example: Any,
     chosen: dict[str, Any],
     *,
     before: Capture,
@@ -61,8 +63,15 @@ def with_choose_step(
     found: Iterable[str],
     checked: str,
 ) -> nn.Module:
-    """`made` with the recipe of `model` and the step that chose it."""
+    """`made` with the recipe of `model` and the step that chose it.
+
+    Raises ValueError where the outputs have other shapes for it, and not for their values.
+    """
+    counted = outputs_are_counted(
+        model, example, before, after, changed="with these options", remedy="choose those that keep the shapes"
+    )
     return finish(
         made, model, name="choose", options={"chosen": chosen}, before=before, after=after, equality=Equality.NONE,
         checked=checked, found=[*found], taken=[*chosen], skipped={p: "as it was" for p in found if p not in chosen},
+        counted=counted,
     )  # fmt: skip

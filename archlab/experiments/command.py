@@ -59,6 +59,7 @@ def command(study: str | ModuleType | None = None) -> None:
         out: Annotated[Path, typer.Option(help="Where reports go.")] = Path("reports"),
         scratch: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("scratch"),
         weights: Annotated[Path | None, typer.Option(help="Trained weights, which rows take and do not train.")] = None,
+        partial: Annotated[bool, typer.Option(help="Report what is there, if others are missing.")] = False,
     ) -> None:
         cell_limit_s = None if cell_limit is None else 60 * cell_limit
         try:
@@ -72,7 +73,7 @@ def command(study: str | ModuleType | None = None) -> None:
             rows = run(
                 name, preset=preset, data=data, seeds=seeds, workers=workers, executor=executor, scheduler=scheduler,
                 stale=stale, only=only, out=out, scratch=scratch, weights=weights, cell_limit_s=cell_limit_s,
-                time_limit_s=None if time_limit is None else 60 * time_limit,
+                time_limit_s=None if time_limit is None else 60 * time_limit, partial=partial,
             )  # fmt: skip
         except NoScheduler as error:
             print(error, file=sys.stderr)
@@ -82,7 +83,8 @@ def command(study: str | ModuleType | None = None) -> None:
             print(f"{kept} rows are of older code and marked stale; --stale rerun makes them anew", file=sys.stderr)
         missing = rows.attrs["missing"]
         if missing:
-            print(f"no report yet: {len(missing)} cells are missing, {len(rows)} are there", file=sys.stderr)
+            told = "the report is of part" if partial and len(rows) else "no report yet"
+            print(f"{told}: {len(missing)} cells are missing, {len(rows)} are there", file=sys.stderr)
             asked = [why for why in missing.values() if why != NOT_CHOSEN]
             if asked:
                 raise typer.Exit(1 if any(why.startswith(("failed", "killed")) for why in asked) else TRY_AGAIN)

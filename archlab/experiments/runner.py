@@ -18,7 +18,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..arguments import choice, folder, number, text, whole, wrong
+from ..arguments import choice, flag, folder, number, text, whole, wrong
+from ..errors import add_note
 from ..files import write_whole
 from ..markup import csv_of
 from .cells import Cell, Plan, cells_of, name_of, of_another_scheme, standing
@@ -50,6 +51,7 @@ def run(
     out: str | Path = "reports",
     scratch: str | Path = "scratch",
     weights: str | Path | None = None,
+    partial: bool = False,
 ) -> pd.DataFrame:
     """Run what is missing of a study, and return its rows; with every cell finished, write its report as well.
 
@@ -80,6 +82,8 @@ def run(
         scratch: The folder of checkpoints.
         weights: A folder of trained weights, which rows take instead of training. Results from them are others than
             those of the study's own trainings; both stay.
+        partial: Write the report of the rows that are there, though others are missing; it names these. One that needs
+            a row that is missing raises what its study does there.
 
     Returns:
         A row a finished cell, with the columns row, what a row's dict says, preset, seed, the cell's values, stale,
@@ -106,6 +110,7 @@ def run(
     """
     number("time_limit_s", time_limit_s, low=0, optional=True, finite=False)
     text("only", only, "a glob on row names")
+    flag("partial", partial)
     plan = plan_for(study, preset, data, seeds, stale, out, scratch, weights)
     execute = executor_for(executor, workers, cell_limit_s, scheduler)
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
@@ -129,7 +134,9 @@ def run(
             outcomes[cell] = "finished by code that was edited after this run began; run again"
     rows = _rows(plan, cells)
     rows.attrs["missing"] = {cell.label: outcome for cell, outcome in outcomes.items() if outcome != FINISHED}
-    rows.attrs["unwritten"] = [why for write in (_write_rows, _report) if (why := _tried(write, plan, rows))]
+    due = len(rows) > 0 if partial else not rows.attrs["missing"]
+    writers = (_write_rows, *([_report] if due else []))
+    rows.attrs["unwritten"] = [why for write in writers if (why := _tried(write, plan, rows))]
     return rows
 
 
@@ -154,10 +161,14 @@ def _write_rows(plan: Plan, rows: pd.DataFrame) -> None:
 
 
 def _report(plan: Plan, rows: pd.DataFrame) -> None:
-    """Write the study's report, if all is there."""
-    if not rows.attrs["missing"]:
-        with _alone(Path(plan.scratch)):
+    """Write the study's report of the rows that are there."""
+    with _alone(Path(plan.scratch)):
+        try:
             importlib.import_module(plan.study).report(rows, Path(plan.out))
+        except Exception as error:
+            if rows.attrs["missing"]:
+                add_note(error, f"{plan.study}.report was given part of the rows, and may need one that is missing")
+            raise
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def write_report(
 
 
 def conditions_line(rows: pd.DataFrame, command: str) -> str:
-    """How `rows` were made: the command, the data, how long it took and on what, and which rows are of older code."""
+    """How `rows` were made: the command, the data, how long it took and on what; which are missing or stale."""
     made: Mapping[str, Any] = rows.attrs["conditions"]
     minutes = made["wall_s"] / 60
     took = f"{minutes:.0f} minute{'s' if round(minutes) > 1 else ''} on "
@@ -110,6 +110,9 @@ def conditions_line(rows: pd.DataFrame, command: str) -> str:
     given = f", weights {made['weights']}" if made.get("weights") else ""
     told = f"`{command} --preset {made['preset']}`, data {made['data']}{given}, {made['seeds']} seed(s), {device}, "
     told += f"torch {made['torch']}, commit {made['commit']}."
+    if missing := rows.attrs.get("missing"):
+        some = ", ".join(missing) if len(missing) <= NAMED else f"{', '.join(list(missing)[:NAMED])}, …"
+        told += f" **Part of the rows**: {len(missing)} of {len(missing) + len(rows)} cells are missing ({some})."
     stale = list(dict.fromkeys(rows.loc[rows["stale"].astype(bool), "row"])) if "stale" in rows else []
     if not stale:
         return told

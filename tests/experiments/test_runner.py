@@ -379,12 +379,24 @@ def test_the_command_line(lab, monkeypatch, capsys):
     assert call(lab, "--only", "base") == 0, "what was asked for is done"
     assert "no report yet: 2 cells are missing, 1 are there" in capsys.readouterr().err
     monkeypatch.setenv("BEHAVE_b", "fail")
-    assert call(lab) == 1
+    assert call(lab) == 1 and not (lab.out / "report.md").exists()
+    capsys.readouterr()
+    assert call(lab, "--partial") == 1 and (lab.out / "report.md").read_text() == "base 1\na/1 2"
+    assert "the report is of part: 1 cells are missing, 2 are there" in capsys.readouterr().err
     monkeypatch.delenv("BEHAVE_b")
     assert call(lab) == 0 and (lab.out / "report.md").exists()
     lab.edit(helper="VALUE = 2\n")
     assert call(lab) == 0
     assert "3 rows are of older code and marked stale; --stale rerun makes them anew" in capsys.readouterr().err
+
+
+def test_a_report_that_needs_a_missing_row_says_that_it_was_given_part(lab):
+    text = STUDY.format(helper=f"{lab.name}.helper")
+    lab.edit(study=text.replace("(folder /", 'rows.set_index("row").loc["b"]; (folder /'))
+    with pytest.raises(KeyError) as caught:
+        lab.run(only="base", partial=True)
+    assert "was given part of the rows" in caught.value.__notes__[0]
+    assert lab.run(partial=True).attrs["missing"] == {} and (lab.out / "report.md").exists()
 
 
 def test_a_lease_is_held_by_one_and_given_back(tmp_path):

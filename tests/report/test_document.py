@@ -44,6 +44,13 @@ def test_rows_of_older_code_are_named_while_they_are_few(rows, older, said, tmp_
     assert f"Of code that has changed {said}" in (tmp_path / "report.md").read_text()
 
 
+def test_a_report_of_part_of_the_rows_says_so(rows, tmp_path):
+    rows.attrs["missing"] = {"c (seed 0)": "failed: no good", "d (seed 0)": "not chosen by only"}
+    write_report(rows, tmp_path, "Title", command="python -m s")
+    told = f"**Part of the rows**: 2 of {len(rows) + 2} cells are missing (c (seed 0), d (seed 0)). Of code that"
+    assert told in (tmp_path / "report.md").read_text()
+
+
 def test_notes_are_appended_and_stay(rows, tmp_path):
     (tmp_path / "notes.md").write_text("## Reading\n\nIt is so.\n")
     for _ in range(2):

@@ -250,6 +250,7 @@ CALLS = [
             ("out=3", STUDY, {"out": 3}, "out", "3"),
             ("out is a file", STUDY, {"out": __file__}, "out", "is a file"),
             ("scratch=None", STUDY, {"scratch": None}, "scratch", "None"),
+            ("partial='yes'", STUDY, {"partial": "yes"}, "partial", "'yes'"),
             ("time_limit_s=-1", STUDY, {"time_limit_s": -1}, "time_limit_s", "-1"),
             ("time_limit_s=nan", STUDY, {"time_limit_s": NAN}, "time_limit_s", "nan"),
             ("time_limit_s='60'", STUDY, {"time_limit_s": "60"}, "time_limit_s", "quotes"),

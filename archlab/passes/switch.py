@@ -59,7 +59,8 @@ def switch(
 
     Returns:
         The switched model. A site's omega is a float32 parameter of its container, ``omega_<kind>_<number>``: a scalar,
-        or one number a channel.
+        or one number a channel. Code that walks over the model's parameters meets it there: a forward that pairs those
+        of two networks (a momentum encoder) needs switches in both or in neither.
 
     Raises:
         ValueError: where nothing matches, for no or an unknown kind, for two kinds at one add, or for a model that has

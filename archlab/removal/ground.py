@@ -157,6 +157,12 @@ class Ground:
                 "are all that can go. Choose a larger share, or kinds that do not hold one another",
                 stacklevel=3,
             )
+        if self.terms.at_most_loss is not None and not gone:
+            warnings.warn(
+                f"{self.terms.call}: none of {len(self.savings.sites)} sites can go within "
+                f"{dict(self.terms.at_most_loss)}: allow more",
+                stacklevel=3,
+            )
         decided = {"removed": list(gone)}
         evaluations = Evaluations(self.model, self.task, self.terms.folder, wanted=self.terms.evaluate)
         evaluations.evaluate("original", self.model)

@@ -130,7 +130,8 @@ def test_what_was_tuned_is_merged_exactly_and_can_be_loaded(tmp_path):
 
 
 def test_qualities_may_fall_by_so_much():
-    few = al.remove_to_merge(chain(), TASK, at_most_loss={"mse": 1e-9}, **QUICK)
+    with pytest.warns(UserWarning, match="can go within"):
+        few = al.remove_to_merge(chain(), TASK, at_most_loss={"mse": 1e-9}, **QUICK)
     many = al.remove_to_merge(chain(), TASK, at_most_loss={"mse": 1e3}, measure="params", score="taylor", **QUICK)
     assert few.decisions["removed"].sum() < many.decisions["removed"].sum() == 3
     params = many.costs.set_index("model")["params"]

@@ -61,7 +61,7 @@ def moved(example: Any, *, device: torch.device | str | None = None, dtype: torc
 
 def without_data(example: Any) -> bool:
     """Whether `example` has shapes alone: it holds tensors, and all are on the meta device."""
-    tensors = tensors_in((example.args, example.kwargs) if isinstance(example, Call) else example)
+    tensors = tensors_given(example)
     return bool(tensors) and all(tensor.is_meta for tensor in tensors)
 
 
@@ -83,6 +83,11 @@ def _mapped(function: Callable[[Any], Any], example: Any) -> Any:
     if isinstance(example, Call):
         return Call(example.fn, *tree_map(function, example.args), **tree_map(function, example.kwargs))
     return tree_map(function, dict(example) if isinstance(example, Mapping) else example)
+
+
+def tensors_given(example: Any) -> list[Tensor]:
+    """The tensors of an example of any form, an `al.Call` among them."""
+    return tensors_in((example.args, example.kwargs) if isinstance(example, Call) else example)
 
 
 def tensors_in(tree: Any) -> list[Tensor]:

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..arguments import shown
 from ..errors import add_note
-from .example import Call, tensors_in
+from .example import Call, tensors_given, tensors_in
 from .modes import failed_in
 
 _FORMS = "a tensor, a tuple of arguments, a dict of keyword arguments, or an al.Call"
@@ -22,7 +22,7 @@ def refuse_half_without_data(model: nn.Module, example: Any) -> None:
     Torch computes some ops so, and fails in others.
     """
     weights = [*model.parameters(), *model.buffers()]
-    tensors = tensors_in(_given(example))
+    tensors = tensors_given(example)
     for tensor in tensors:
         if weights and all(weight.is_meta is not tensor.is_meta for weight in weights):
             raise ValueError(_elsewhere(weights[0], tensor))
@@ -41,7 +41,7 @@ def misfits_told(model: nn.Module, example: Any, doing: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_in(_given(example)))
+        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in tensors_given(example))
         note = f"raised in {failed_in(error)}: {doing} on the example, {shapes or 'which holds no tensor'}"
         add_note(error, note)
         told = _misfit(model, example, error)

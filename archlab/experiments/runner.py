@@ -53,7 +53,7 @@ def run(
     weights: str | Path | None = None,
     partial: bool = False,
 ) -> pd.DataFrame:
-    """Run what is missing of a study, and return its rows; with every cell finished, write its report as well.
+    """Run what is missing of a study, and return its rows; with every cell finished, write its report.
 
     Several may run one study in the same folders at once: each runs what no other does and waits for the rest. A
     finished study needs no folder that can be written to.
@@ -77,8 +77,8 @@ def run(
             training is not thrown away for an edit; "rerun" makes a new one. The old file stays either way.
         only: A glob on row names; these run, and the rows that they need.
         out: The folder of reports, this one's being `out`/<study>/<preset>. Until all cells are finished, only
-            rows.csv and the cells' files stand there; rows.csv leaves out columns of lists and dicts, and has a quote
-            before text that a spreadsheet would compute.
+            rows.csv and the cells' files stand there, unless `partial`; rows.csv leaves out columns of lists and
+            dicts, and has a quote before text that a spreadsheet would compute.
         scratch: The folder of checkpoints.
         weights: A folder of trained weights, which rows take instead of training. Results from them are others than
             those of the study's own trainings; both stay.

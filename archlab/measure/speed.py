@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..arguments import choice, number, text, whole, wrong
 from ..capture.copies import refuse_wrappers
-from ..capture.example import Call, tensors_in
+from ..capture.example import tensors_given
 from ..markup import notebook_table
 from ..names import printable
 from .clocks import Clock, clock_on, timed
@@ -201,7 +201,7 @@ def speed(
     own = isinstance(model, Mapping) and isinstance(example, Mapping) and set(example) == set(models)
     examples = {name: example[name] if own else example for name in models}
     for name, each in models.items():
-        if any(t.is_meta for t in (*each.parameters(), *each.buffers(), *_tensors(examples[name]))):
+        if any(t.is_meta for t in (*each.parameters(), *each.buffers(), *tensors_given(examples[name]))):
             raise ValueError(
                 f"model and example must hold values, got tensors on the meta device ({name}), where nothing is "
                 "computed; model.to_empty(device='cpu') gives it some"
@@ -288,13 +288,9 @@ def _measure(clock: Clock, ready: Executable, timer: ModuleTimer | None) -> Call
     return measure
 
 
-def _tensors(example: Any) -> list[Tensor]:
-    return tensors_in((example.args, example.kwargs) if isinstance(example, Call) else example)
-
-
 def _device(device: torch.device | str | None, model: nn.Module, example: Any) -> torch.device:
     if device is None:
-        tensors: list[Tensor] = [*model.parameters(), *model.buffers(), *_tensors(example)]
+        tensors: list[Tensor] = [*model.parameters(), *model.buffers(), *tensors_given(example)]
         device = tensors[0].device if tensors else "cpu"
     if not isinstance(device, str | torch.device):
         raise TypeError(wrong("device", "a cpu or cuda device", device, "name it as 'cuda:0'"))

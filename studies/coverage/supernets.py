@@ -139,8 +139,9 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write table.md and report.md: by kind of choice how many, and each that failed or was refused."""
     found = rows.astype(object).where(rows.notna(), None).to_dict("records")
     told = {(row["row"], kind): row["error"] or row[kind] or "failed" for row in found for kind in CHOICES}
-    # "partly": what lies inside a block that is skipped has no other option.
-    begins = {key: text.partition(":")[0].replace("partly", "ok") for key, text in told.items()}
+    begins = {key: text.partition(":")[0] for key, text in told.items()}
+    # What lies inside a block that is skipped has no other option: a network of part of the positions is whole.
+    begins = {key: {"partly": "ok"}.get(begin, begin) for key, begin in begins.items()}
     begins = {key: begin if begin in OUTCOMES else "failed" for key, begin in begins.items()}
     counts = table(
         pd.DataFrame(

@@ -35,7 +35,7 @@ class Case:
     that is not `cheap`, copies and other dtypes are tested there, too.
     """
 
-    def __init__(self, entry: Entry, kinds: tuple[str, ...], main: bool, cheap: bool):
+    def __init__(self, entry: Entry, kinds: tuple[str, ...], *, main: bool, cheap: bool):
         self.entry, self.kinds, self.main, self.cheap = entry, kinds, main, cheap
         self.dtype = torch.float64 if entry.doubles else torch.float32
         self.tolerance = 1e-10 if entry.doubles else 1e-5
@@ -86,18 +86,16 @@ def _cases() -> Iterator[Any]:
         present = [kind for kind in KINDS if entry.sites.get(kind, 0)]
         together = tuple(kind for kind in TOGETHER if kind in present)
         for kind in present:
-            yield pytest.param(
-                Case(entry, (kind,), len(together) < 2 and kind == present[0], True), id=f"{name}-{kind}"
-            )
+            main = len(together) < 2 and kind == present[0]
+            yield pytest.param(Case(entry, (kind,), main=main, cheap=True), id=f"{name}-{kind}")
         if len(together) > 1:
-            yield pytest.param(Case(entry, together, True, True), id=f"{name}-together")
+            yield pytest.param(Case(entry, together, main=True, cheap=True), id=f"{name}-together")
     for name, entry in REAL.items():
         linear = "vgg" in name or "densenet" in name  # no module of theirs keeps the shape of its input
-        yield pytest.param(
-            Case(entry, ("activation",) if linear else ("activation", "skip"), True, False), id=f"{name}-together"
-        )
+        kinds = ("activation",) if linear else ("activation", "skip")
+        yield pytest.param(Case(entry, kinds, main=True, cheap=False), id=f"{name}-together")
         if not linear:
-            yield pytest.param(Case(entry, ("block",), False, False), id=f"{name}-block")
+            yield pytest.param(Case(entry, ("block",), main=False, cheap=False), id=f"{name}-block")
 
 
 @pytest.fixture(scope="module", params=list(_cases()))

@@ -150,6 +150,7 @@ CALLS = [
     ),
     bad("scale_resolution: down='maxpool'", lambda: grid(down="maxpool"), "down", "'average'", "'maxpool'"),
     bad("scale_resolution: up='x'", lambda: grid(up="x"), "up", "'bilinear'", "'x'"),
+    bad("scale_resolution: init='preserve'", lambda: grid(init="preserve"), "init", "'resample'", "'preserve'"),
     bad("scale_resolution: up=None", lambda: grid(up=None), "up", "None"),
     *(
         bad(f"scale_resolution: activation={told}", lambda v=value: grid(activation=v), "activation", told)

@@ -170,6 +170,23 @@ def test_any_data_comes_back_to_its_exact_size(dims, factor, down, up):
     assert modes == {"replicate"}
 
 
+@pytest.mark.parametrize("how", [(d, u) for d in DOWN for u in ("nearest-conv", "pixel-shuffle")], ids="-".join)
+@pytest.mark.parametrize(("dims", "factor", "kernel"), [(1, 2, 1), (2, 2, 3), (2, 4, 5), (3, 2, 3), (2, 1 / 2, 3)])
+def test_new_layers_may_begin_as_means_and_copies(how, dims, factor, kernel):
+    net = nn.Sequential(nn.Identity())
+    x = noise(2, 3, *(8,) * dims)
+    made = al.scale_resolution(
+        net, x, span="0", factor=factor, down=how[0], up=how[1], kernel=kernel, activation=None, init="resample"
+    )
+    wanted = x  # finer and back
+    if factor > 1 and kernel == 1 and how[0] == "conv":  # one pixel of each cell is all that it sees
+        wanted = F.interpolate(x[..., ::2], scale_factor=2.0)
+    elif factor > 1:
+        wanted = F.interpolate((F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[dims - 1](x, factor), scale_factor=factor)
+    torch.testing.assert_close(made(x), wanted)
+    assert al.recipe(made).steps[-1].options["init"] == "resample"
+
+
 def test_pixels_are_shuffled_as_torch_does():
     x = noise(2, 8, 3, 5)
     assert torch.equal(shuffled(x, 2), F.pixel_shuffle(x, 2))

@@ -3,11 +3,14 @@
 from collections.abc import Iterable
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Down = Literal["conv", "average", "pixel-unshuffle"]
 Up = Literal["nearest-conv", "bilinear", "pixel-shuffle"]
+Init = Literal["fresh", "resample"]
+INIT = ("fresh", "resample")
 DOWN, UP = ("conv", "average", "pixel-unshuffle"), ("nearest-conv", "bilinear", "pixel-shuffle")
 _CONVOLUTIONS: tuple[Any, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
@@ -29,6 +32,19 @@ class DownStage(nn.Module):
         else:
             self.conv = conv(channels * 2**dims, channels, kernel, 1, kernel // 2, padding_mode=mode)
         self.act = activation if how != "average" else None
+
+    @torch.no_grad()
+    def resample_(self) -> None:
+        """Begin as the mean of each cell of two: an average over its pixels (a kernel of one sees the first alone)."""
+        if self.how == "average":
+            return
+        _zero_(self.conv)
+        weight, middle = self.conv.weight, self.conv.kernel_size[0] // 2
+        cell = (slice(middle, middle + 2),) * self.dims if self.how == "conv" else (middle,) * self.dims
+        inputs = weight.shape[1] // weight.shape[0]  # of each channel: the pixels of a cell where they are unshuffled
+        for channel in range(len(weight)):
+            seen = weight[(channel, slice(channel * inputs, (channel + 1) * inputs), *cell)]
+            seen.fill_(1 / seen.numel())
 
     def forward(self, x: Tensor) -> Tensor:
         if self.how == "average":
@@ -53,6 +69,17 @@ class UpStage(nn.Module):
             self.conv = _CONVOLUTIONS[dims - 1](channels, made, kernel, 1, kernel // 2, padding_mode=mode)
         self.act = activation if how != "bilinear" else None
 
+    @torch.no_grad()
+    def resample_(self) -> None:
+        """Begin as the copy of each pixel to its cell of two."""
+        if self.how == "bilinear":
+            return
+        _zero_(self.conv)
+        weight, middle = self.conv.weight, (self.conv.kernel_size[0] // 2,) * self.dims
+        made = weight.shape[0] // weight.shape[1]  # of each channel: the pixels of a cell where they are shuffled
+        for channel in range(len(weight)):
+            weight[(channel, channel // made, *middle)] = 1.0
+
     def forward(self, x: Tensor, size: Iterable[int] | None = None) -> Tensor:
         if self.how == "pixel-shuffle":
             x = shuffled(self.conv(x), self.dims)
@@ -66,6 +93,12 @@ class UpStage(nn.Module):
         if self.how == "nearest-conv":
             x = self.conv(x)
         return x if self.act is None else self.act(x)
+
+
+def _zero_(conv: nn.Module) -> None:
+    """Set all of a convolution's parameters to zero."""
+    for parameter in conv.parameters():
+        parameter.zero_()
 
 
 class Coarser(nn.Sequential):

@@ -21,9 +21,10 @@ from ...rewrite.target import Edit, How, Wrap, target_of
 from ..checks import finish, outputs_are_counted, sizes_told
 from ..recipe import Equality
 from ..switch_state import refuse_switched
-from .layers import DOWN, UP, Coarser, Down, DownStage, Finer, Rescaled, Up, UpStage
+from .layers import DOWN, INIT, UP, Coarser, Down, DownStage, Finer, Init, Rescaled, Up, UpStage
 
 MOST_KERNEL = 255  # a larger one cannot be meant
+BEGIN = {"fresh": "are fresh", "resample": "begin as means and copies"}  # the new layers, by `init`
 FACTORS = (1 / 8, 1 / 4, 1 / 2, 2, 4, 8)
 # Activations that a recipe may name without the caller's help.
 NAMED_ACTIVATIONS = {
@@ -41,11 +42,12 @@ def scale_resolution(
     up: Up = "nearest-conv",
     kernel: int = 3,
     activation: type[nn.Module] | None = nn.ReLU,
+    init: Init = "fresh",
 ) -> nn.Module:
     """A copy of `model` in which a part of it runs at a resolution `factor` times coarser or finer.
 
-    The new layers are fresh, all others keep their weights: train on. A span of one module becomes a `Rescaled`, in
-    which it is ``.span``. Paper, section 4.2: the decoder's blocks at a quarter instead of half of the resolution.
+    All layers but the new ones keep their weights: train on. A span of one module becomes a `Rescaled`, in which it is
+    ``.span``. Paper, section 4.2: the decoder's blocks at a quarter instead of half of the resolution.
 
     Args:
         model: any module without switches; it is left untouched.
@@ -59,6 +61,9 @@ def scale_resolution(
             convolution before).
         kernel: side of the new convolutions, odd; they keep the channels and pad by half of it in the span's mode.
         activation: class of the module behind each new convolution; None for none.
+        init: of the new convolutions. "fresh", as they initialise themselves; "resample", as the mean of each cell on
+            the way down and its copy on the way up, so that a trained network goes on from what it has learned. The
+            activation behind them still acts: a ReLU clips what is negative.
 
     Raises:
         ValueError: for an unknown span, one that changes its grid or reads other grids, and options out of range.
@@ -94,7 +99,7 @@ def scale_resolution(
         rule = "a class of modules that needs no argument, or None"
         raise TypeError(wrong("scale_resolution: activation", rule, activation, str(error))) from error
     return apply_scale_resolution(
-        model, example, span=span, factor=factor, down=down, up=up, kernel=kernel,
+        model, example, span=span, factor=factor, down=down, up=up, kernel=kernel, init=init,
         activation=None if activation is None else activation.__name__,
         modules={} if activation is None else {activation.__name__: activation},
     )  # fmt: skip
@@ -134,10 +139,12 @@ def apply_scale_resolution(
     kernel: int,
     activation: str | None,
     modules: Mapping[str, Callable[..., nn.Module]],
+    init: Init = "fresh",
 ) -> nn.Module:
     """The step ``scale_resolution`` of a recipe; an activation that torch.nn has not must be in `modules`."""
     refuse_switched(model)
-    for name, value, allowed in (("factor", factor, FACTORS), ("down", down, DOWN), ("up", up, UP)):
+    options = (("factor", factor, FACTORS), ("down", down, DOWN), ("up", up, UP), ("init", init, INIT))
+    for name, value, allowed in options:
         choice(f"scale_resolution: {name}", value, allowed)
     whole("scale_resolution: kernel", kernel, least=1, most=MOST_KERNEL)
     if not kernel % 2:
@@ -160,9 +167,12 @@ def apply_scale_resolution(
     modes = [m.padding_mode for part in parts for m in part.modules() if isinstance(m, nn.modules.conv._ConvNd)]
     like = next((p for part in [*parts, model] for p in part.parameters() if p.is_floating_point()), torch.zeros(()))
 
-    def stages(kind: Any, how: str, channels: int, count: int) -> list[nn.Module]:
+    def stages(kind: type[DownStage | UpStage], how: Any, channels: int, count: int) -> list[nn.Module]:
         act = None if activation is None else known[activation]
         made = [kind(how, channels, dims, kernel, (modes or ["zeros"])[0], act and act()) for _ in range(count)]
+        if init == "resample":
+            for stage in made:
+                stage.resample_()
         return [stage.to(like.device, like.dtype) for stage in made]
 
     count = abs(round(math.log2(factor)))
@@ -192,11 +202,11 @@ def apply_scale_resolution(
         model, example, record, changed, changed=f"scale_resolution: with {span!r} on another grid",
         remedy="what the model returns must not lie within the span",
     )  # fmt: skip
-    options = {"span": span if isinstance(span, str) else list(span), "factor": factor, "down": down, "up": up}
+    told = {"span": span if isinstance(span, str) else list(span), "kernel": kernel, "activation": activation}
     return finish(
-        new, model, name="scale_resolution", options=options | {"kernel": kernel, "activation": activation},
+        new, model, name="scale_resolution", options=told | {name: value for name, value, _ in options},
         before=record, after=changed, equality=Equality.NONE,
-        checked=f"the new layers are fresh; {sizes_told(counted)}", found=[first, last], taken=[first, last],
+        checked=f"the new layers {BEGIN[init]}; {sizes_told(counted)}", found=[first, last], taken=[first, last],
         how=how, counted=counted,
     )  # fmt: skip
 

@@ -1,8 +1,8 @@
 """The networks of the figures derived from a trained baseline by archlab's passes, as the starts of their trainings.
 
 Nothing but the passes decides which weights stay: `al.scale_width` keeps the channels of largest importance,
-`al.scale_depth` puts in blocks that change nothing, `al.remove`, `al.share`, `al.hoist_padding` and `al.fold` turn the
-encoder into one layer. What no weight of the baseline stands for (the layers at a change of resolution) is new.
+`al.scale_resolution` puts in layers that begin as means and copies of pixels, `al.scale_depth` blocks that change
+nothing, `al.remove`, `al.share`, `al.hoist_padding` and `al.fold` turn the encoder into one layer.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,17 @@ from ..network.example import example_for
 from ..network.models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, scaled
 
 FACTORS = {QUARTER: 2, EIGHTH: 4}  # how much coarser the blocks of the decoder run: the paper's ¼× and ⅛×
+# Fig. 11's rows: what each is derived from, where that is not the baseline.
+BEFORE = {
+    **{linear: QUARTER for linear in LINEAR.values()},
+    **{scaled(linear): linear for linear in LINEAR.values()},
+}
+
+
+def from_baseline(config: Config, net: MagnificationNet) -> MagnificationNet:
+    """The network of `config` with what `net`, a trained baseline, has learned: step by step, untrained in between."""
+    before = BEFORE.get(config)
+    return derived(config, net if before is None else from_baseline(before, net))
 
 
 def derived(config: Config, net: MagnificationNet) -> MagnificationNet:
@@ -41,8 +52,9 @@ def derived(config: Config, net: MagnificationNet) -> MagnificationNet:
 
 
 def coarser(net: nn.Module, factor: int) -> MagnificationNet:
-    """The decoder's blocks at a resolution `factor` times lower."""
-    return cast(MagnificationNet, al.scale_resolution(net, example_for(net), span="decoder.blocks", factor=factor))
+    """The decoder's blocks at a resolution `factor` times lower, the new layers as means and copies of pixels."""
+    made = al.scale_resolution(net, example_for(net), span="decoder.blocks", factor=factor, init="resample")
+    return cast(MagnificationNet, made)
 
 
 def narrower(net: MagnificationNet, width: int) -> MagnificationNet:

@@ -29,6 +29,7 @@ from matplotlib.image import imsave
 from archlab.training import bar
 
 from .magnification import beside, magnification
+from .network.fast import keep_freed_memory
 from .video import files, inputs
 from .video.magnifier import Execution, Precision
 from .video.overlap import ahead
@@ -196,6 +197,7 @@ class Stop:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
     app()

@@ -1,10 +1,13 @@
-"""The networks made faster for inference on a CPU, with the same output: no upsampled maps, and no padded copies.
+"""The networks made faster for inference on a CPU, with the same output: no upsampled maps, no padded copies, sums that
+bear half precision, and memory that is not given back after each map.
 
 torch pads a map with a mirrored border into a new one and convolves that. At full HD these copies took a quarter of the
 proposed network's time on a CPU. Here a large map is convolved with the zeros that the convolution itself pads with,
 and the ring of outputs that saw them is computed again, of four narrow strips with their mirrored border.
 """
 
+import ctypes
+import platform
 from typing import TypeVar
 
 import torch
@@ -44,6 +47,33 @@ def pad_by_ring_(net: Net) -> Net:
         if type(module) is nn.Conv2d and _has_ring(module):
             module.__class__ = RingConv2d
     return net
+
+
+def sum_in_fp32_(net: MagnificationNet) -> MagnificationNet:
+    """Let the decoder's residual blocks of `net` add to a map in fp32 under autocast too, in place.
+
+    In bf16 each sum is rounded to 8 bits, and the proposed network adds 36 times: its frames were up to 7 of 256 levels
+    off at full HD, total gain 10, and are up to 2 with sums in fp32.
+    """
+    net.decoder.blocks.register_forward_pre_hook(lambda blocks, inputs: tuple(x.float() for x in inputs))
+    return net
+
+
+# Of glibc's mallopt: the parameter, and its value.
+_NO_MAPPING, _NO_TRIMMING = (-4, 0), (-1, 2**31 - 1)
+
+
+def keep_freed_memory() -> bool:
+    """Keep what this process frees for its next tensors; False where the C library is not glibc, which can be told so.
+
+    glibc gives the memory of a large map back at once, and each frame then waits for the same pages again: 130 MB for
+    one map of 32 channels in bf16 at full HD. For a program that owns its process, as from now on it stays as large as
+    it ever was.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(*setting) for setting in (_NO_MAPPING, _NO_TRIMMING)])
 
 
 class RingConv2d(nn.Conv2d):

@@ -17,18 +17,18 @@ from torch import Tensor
 
 from studies.device import device as first_device
 
-from ..network.fast import pad_by_ring_
+from ..network.fast import pad_by_ring_, sum_in_fp32_
 from ..network.models import MagnificationNet
 from .files import check_frame
 from .stream import (
     DTYPES,
     EXECUTIONS,
     Stream,
+    automatic,
     begun,
     coarsest_stride,
     due,
     encoded,
-    half_of,
     has_bf16,
     inference,
     shown,
@@ -36,7 +36,7 @@ from .stream import (
 from .temporal import STATIC, Filter, then_the_last_again
 
 Frame = np.ndarray | Tensor
-Precision = Literal["auto", "fp32", "fp16", "bf16"]
+Precision = Literal["auto", "fp32", "mixed", "fp16", "bf16"]
 Execution = Literal["eager", "compile", "graph"]
 
 SMALLEST = 16  # pixels of a side: as many as the largest stride, so that there is enough to mirror
@@ -58,9 +58,9 @@ def magnify(
     needs multiples of its `coarsest_stride`) are mirrored at the right and lower edge, and cut again.
 
     Tolerance, against ``net(first, frame, factor)`` in float32, with the trained baseline and factors up to 50: in fp32
-    1e-4 of the network's [-1, 1], so at most one of 256 levels; in fp16 two levels, and .15 on average; in bf16 16
-    levels, and 1 on average. On a GPU torch may compute fp32 convolutions in TF32 (its setting, left alone here), which
-    rounds as fp16 does.
+    1e-4 of the network's [-1, 1], so at most one of 256 levels; in fp16 two levels, and .15 on average; mixed 8 levels,
+    and .25 on average; in bf16 16 levels, and 1 on average. On a GPU torch may compute fp32 convolutions in TF32 (its
+    setting, left alone here), which rounds as fp16 does.
 
     Args:
         net: the network; it is copied, not changed.
@@ -71,8 +71,9 @@ def magnify(
             comes out as the network reconstructs it. Frames of a filter with a delay come so much later; its memory
             holds the shapes of as many frames as it has taps.
         device: default: the first GPU, where there is one.
-        precision: ``"auto"`` is fp16 on a GPU; on a CPU bf16 where it has AMX, without which bf16 is slower there, else
-            fp32.
+        precision: ``"auto"`` is fp16 on a GPU; on a CPU ``"mixed"`` where it has AMX, without which bf16 is slower
+            there, else fp32. Mixed: the decoder convolves in bf16; its sums, the encoder and the manipulator are in
+            fp32, as their rounding would be magnified.
         execution: ``"eager"``; ``"compile"``, torch.compile for the size at hand; ``"graph"``, a CUDA graph. The latter
             two get ready when the first frame is shown.
 
@@ -87,11 +88,13 @@ def magnify(
     """
     where = working_device(device)
     _check(factor, precision, execution, where)
-    dtype = half_of(where) if precision == "auto" else DTYPES[precision]
+    chosen = automatic(where) if precision == "auto" else precision
+    dtype = DTYPES[chosen]
     own = copy.deepcopy(net).eval().requires_grad_(False).to(where, dtype)
     own = own.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    own = pad_by_ring_(own)
-    return _magnified(Stream(own, float(factor), coarsest_stride(net), filter, where, dtype), frames, execution)
+    own = sum_in_fp32_(pad_by_ring_(own)) if chosen == "mixed" else pad_by_ring_(own)
+    stream = Stream(own, float(factor), coarsest_stride(net), filter, where, dtype, chosen == "mixed")
+    return _magnified(stream, frames, execution)
 
 
 def _magnified(stream: Stream, frames: Iterable[Frame], execution: Execution) -> Iterator[np.ndarray]:
@@ -162,5 +165,7 @@ def _check(factor: float, precision: str, execution: str, where: torch.device) -
         raise ValueError(f"execution='graph' is a CUDA graph, and the device is {where}: use 'eager' or 'compile'")
     if precision == "fp16" and where.type != "cuda":
         raise ValueError(f"precision='fp16' is for GPUs, and the device is {where}: use 'fp32' or 'auto'")
-    if precision == "bf16" and not has_bf16(where):
-        raise ValueError(f"precision='bf16': {where} has no instructions for it and would be slower: use 'auto'")
+    if precision == "mixed" and where.type != "cpu":
+        raise ValueError(f"precision='mixed' is for CPUs, and the device is {where}: use 'fp16' or 'auto'")
+    if precision in ("mixed", "bf16") and not has_bf16(where):
+        raise ValueError(f"precision={precision!r}: {where} has no instructions for it and would be slower: use 'auto'")

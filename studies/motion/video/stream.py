@@ -6,7 +6,7 @@ captured as a graph.
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,7 +23,8 @@ from .temporal import Delay, Filter, State
 Result = tuple[Tensor, Tensor]  # a magnified frame, uint8 H x W x 3, and whether the network's output was finite
 Run = Callable[[Tensor], Result]
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# What the network's parameters and maps are. "mixed": the decoder convolves in bf16, all else, its sums too, in fp32.
+DTYPES = {"fp32": torch.float32, "mixed": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 STRIDES = (1, 2, 4, 8, 16)
 
 
@@ -37,6 +38,7 @@ class Stream:
     filter: Filter
     device: torch.device
     dtype: torch.dtype
+    mixed: bool = False  # the decoder under autocast to bf16
 
 
 class Memory(NamedTuple):
@@ -47,16 +49,16 @@ class Memory(NamedTuple):
     textures: State
 
 
-def half_of(device: torch.device) -> torch.dtype:
+def automatic(device: torch.device) -> str:
     """What ``precision="auto"`` is: half precision where `device` is made for it.
 
-    On GPUs fp16, not bf16: it rounds eight times finer, and the rounding of the shapes is magnified as a motion is. On
-    a CPU bf16 needs AMX to be faster: with AVX-512's bf16 alone a 3 x 3 convolution of 32 channels of 270 x 480 takes
-    28 ms of a core, in fp32 16; whole frames are in `studies.motion.figures.full_hd`.
+    On GPUs fp16, not bf16: it rounds eight times finer, and the rounding of the shapes is magnified as a motion is. So
+    on a CPU the decoder alone is in bf16, and that where it has AMX: with AVX-512's bf16 alone a 3 x 3 convolution of
+    32 channels of 270 x 480 takes 28 ms of a core, in fp32 16; whole frames are in `studies.motion.figures.full_hd`.
     """
     if device.type == "cuda":
-        return torch.float16
-    return torch.bfloat16 if _cpu_has_amx() else torch.float32
+        return "fp16"
+    return "mixed" if _cpu_has_amx() else "fp32"
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -116,7 +118,10 @@ def due(stream: Stream, memory: Memory, texture: Tensor, shape: Tensor) -> tuple
 def shown(stream: Stream, texture: Tensor, shape: Tensor, motion: Tensor, like: Tensor) -> Result:
     """A frame of the size of `like`, magnified: away from what its shape would be without its motion."""
     still = (shape - motion).to(shape.dtype)
-    return _result(stream.net.decoder(texture, stream.net.manipulator(still, shape, stream.factor)), like)
+    magnified = stream.net.manipulator(still, shape, stream.factor)
+    with torch.autocast(stream.device.type, torch.bfloat16) if stream.mixed else nullcontext():
+        image = stream.net.decoder(texture, magnified)
+    return _result(image, like)
 
 
 def step(stream: Stream, memory: Memory, pixels: Tensor) -> Result:

@@ -91,7 +91,7 @@ def test_the_stated_tolerance_of_fp32_holds_for_the_trained_baseline(trained, fa
     assert_within(1e-4, fast, levels(trained, *video, factor))
 
 
-@pytest.mark.parametrize("precision, most, mean", [("bf16", 16, 1.0), ("fp16", 2, 0.15)])
+@pytest.mark.parametrize("precision, most, mean", [("bf16", 16, 1.0), ("mixed", 8, 0.25), ("fp16", 2, 0.15)])
 def test_the_stated_tolerance_of_half_precision_holds(trained, precision, most, mean, monkeypatch):
     """On a CPU, which computes both, though too slowly to be allowed to where it lacks the instructions."""
     monkeypatch.setattr(magnifying, "_check", lambda *args: None)
@@ -101,15 +101,19 @@ def test_the_stated_tolerance_of_half_precision_holds(trained, precision, most, 
     assert 0 < difference.mean() <= mean and difference.max() <= most
 
 
-def test_auto_is_half_precision_where_that_is_faster_on_the_cpu(monkeypatch):
-    for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+def test_auto_convolves_in_bf16_where_that_is_faster_on_the_cpu(monkeypatch):
+    for has, precision, dtype in ((True, "mixed", torch.bfloat16), (False, "fp32", torch.float32)):
         monkeypatch.setattr(streaming, "_cpu_has_amx", lambda has=has: has)
-        assert streaming.half_of(torch.device("cpu")) == dtype
-        seen = []
+        assert streaming.automatic(torch.device("cpu")) == precision
+        seen = {}
         net = MagnificationNet(TINY)
-        net.decoder.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0].dtype))
+        for name in ("encoder.conv2", "manipulator.conv2", "decoder.blocks", "decoder.conv1"):
+            net.get_submodule(name).register_forward_hook(
+                lambda module, args, out, name=name, seen=seen: seen.update({name: out.dtype})
+            )
         next(magnify(net, clip(1), factor=2, device="cpu"))
-        assert seen[-1] == dtype
+        assert seen.pop("decoder.conv1") == dtype
+        assert set(seen.values()) == {torch.float32}, "shapes and sums"
 
 
 def test_factor_1_shows_the_frame_whatever_the_reference(trained):
@@ -273,11 +277,12 @@ def test_arrays_and_tensors_of_any_layout_are_frames():
         ({"factor": -2.0}, "factor must be positive and finite, got -2"),
         ({"factor": float("nan")}, "factor must be positive and finite, got nan"),
         ({"factor": float("inf")}, "factor must be positive and finite, got inf"),
-        ({"precision": "fp8"}, "precision must be one of auto, fp32, fp16, bf16, got 'fp8'"),
+        ({"precision": "fp8"}, "precision must be one of auto, fp32, mixed, fp16, bf16, got 'fp8'"),
         ({"execution": "fast"}, "execution must be one of eager, compile, graph, got 'fast'"),
         ({"execution": "graph"}, "execution='graph' is a CUDA graph, and the device is cpu: use 'eager' or 'compile'"),
         ({"precision": "fp16"}, "precision='fp16' is for GPUs, and the device is cpu: use 'fp32' or 'auto'"),
         ({"precision": "bf16"}, "precision='bf16': cpu has no instructions for it and would be slower: use 'auto'"),
+        ({"precision": "mixed"}, "precision='mixed': cpu has no instructions for it and would be slower: use 'auto'"),
         ({"device": "meta"}, "device must be a cpu or cuda device, got 'meta'"),
         ({"device": "gpu"}, "device must be a cpu or cuda device, got 'gpu'"),
         ({"device": 0.5}, "device must be a cpu or cuda device, got 0.5"),

@@ -83,7 +83,7 @@ class Effort:
 EFFORT = {
     "smoke": Effort(batch=2, soft=20, push=5, tune=5, lr=1e-4, lr_omega=0.15, evaluated=8, watched=2, large=64),
     "cpu": Effort(batch=4, soft=700, push=150, tune=650, lr=1e-4, lr_omega=0.01, evaluated=256, watched=48, large=192),
-    "gpu": Effort(batch=8, soft=600, push=150, tune=250, lr=1e-4, lr_omega=5e-3, evaluated=512, watched=64, large=384),
+    "gpu": Effort(batch=8, soft=700, push=150, tune=650, lr=1e-4, lr_omega=0.01, evaluated=512, watched=64, large=384),
     "paper": Effort(
         batch=4, soft=100_000, push=10_000, tune=200_000, lr=5e-5, lr_omega=1e-4, evaluated=5000, watched=256, large=384
     ),

@@ -17,7 +17,7 @@ from archlab.report import Picture, write_report
 from ..data.sources import find_sources
 from ..evaluate.quality import copy_b
 from ..evaluate.small_motions import Scenes, measure
-from ..train.family import budget_for, fingerprint
+from ..train.family import fingerprint
 from ..train.networks import PRESETS, of, trained
 from .shared import about, draw_small_motions, points_of, small_motions_table
 
@@ -26,7 +26,8 @@ __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 RESOLUTIONS = {"baseline": "½ (baseline)", "quarter": "¼", "eighth": "⅛"}
 COPY = "copy of B"
 ROWS = [{"name": name} for name in (*RESOLUTIONS, COPY)]
-SCENES = {"smoke": 1, "cpu": 12, "gpu": 64, "paper": 200}
+SCENES = {"smoke": 1, "cpu": 64, "gpu": 64, "paper": 200}
+SIZES = {"smoke": 48, "cpu": 192, "gpu": 192, "paper": 384}
 
 
 def needs(row: dict[str, Any]) -> list[Wanted]:
@@ -39,7 +40,7 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
     magnify = trained(name, scratch) if name in RESOLUTIONS else copy_b
     assert magnify is not None
     pictures = find_sources(scratch.data, "val")
-    scenes = Scenes(pictures, budget_for(preset).size, SCENES[preset])
+    scenes = Scenes(pictures, SIZES[preset], SCENES[preset])
     steps = scratch.needed[of(name)].values["steps"] if name in RESOLUTIONS else 0
     about = {"steps": steps, "size": scenes.size, "scenes": scenes.count, "val_data": pictures.fingerprint}
     return about | {"points": measure(magnify, scenes).round(5).to_dict("records")}

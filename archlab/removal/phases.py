@@ -32,6 +32,7 @@ from ..passes.switch_state import (
     switch_names,
     switch_values,
 )
+from ..training.checkpoint import copy_state_
 from ..training.phases import Evaluations, Phases
 from .gates import Gates
 from .pressure import Pressure
@@ -188,14 +189,13 @@ class RemovalPhases:
         """Phase 4: what was decided to go is removed physically; the others are restored or frozen."""
         ends = self._ends()
         if self.settings.rewind:
-            weights = self.model.state_dict()
-            self.now.load_state_dict({name: weights.get(name, now) for name, now in self.now.state_dict().items()})
+            copy_state_(self.now, self.model)
         if any(ends.values()):
             set_omegas_(self.now, ends)
             self.now = discard(self.now, _between(ends, self.gone()), keep=self.settings.keep)  # type: ignore[arg-type]
         else:  # nothing goes, which `discard` refuses: the original with the weights that were learned
-            whole, learned = copy.deepcopy(self.model), self.now.state_dict()
-            whole.load_state_dict({name: learned[name] for name in whole.state_dict()})
+            whole = copy.deepcopy(self.model)
+            copy_state_(whole, self.now)
             self.now = whole
         self._look("discarded")
         return True

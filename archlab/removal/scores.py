@@ -17,6 +17,7 @@ from ..discovery.kinds import Kind
 from ..discovery.select import Where
 from ..discovery.site import Site
 from ..experiments.live.pieces import Piece, Work, carry_out, check_workers, parts_of, place_for
+from ..training.identity import brief
 from ..training.kept import Kept, kept_of
 from ..training.progress import bar
 from ..training.task import Task, better_of, check_task
@@ -101,10 +102,14 @@ def scores(
     check_folder("scores: folder", folder, optional=True)
     flag("progress", progress)
     check_workers("scores", workers)
-    example = task.example if example is None else example
+    facts: dict[str, Any] = {"batches": batches}
+    if example is None:
+        example = task.example
+    else:
+        facts["example"] = brief(example)
     found = candidates(model, example, kinds=kinds, where=where)
     with place_for(folder, needed=workers > 0) as place:
-        kept = kept_of(None if place is None else place / KEPT, model, task, {"batches": batches})
+        kept = kept_of(None if place is None else place / KEPT, model, task, facts)
         scoring = _Scoring(model, task, example, found.sites, kept, batches)
         scoring.untouched()
         pieces = [Piece(label) for label in scoring.groups]

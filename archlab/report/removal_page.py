@@ -51,7 +51,7 @@ def told(removal: Removed) -> str:
         sites = by_site(removal.decisions)
         went += f", with them {(sites[GONE] == sites['channels']).sum()} of {len(sites)} activations as a whole,"
     if not removal.finished:
-        return f"Not finished: {went} would go now. The same call with the same folder goes on."
+        return f"Not finished: {went} would go now. With a folder, the same call goes on from there."
     whole, thin = removal.costs.iloc[0], removal.costs.iloc[-1]
     left = [f"{thin[column] / max(whole[column], 1):.1%} of the {name}" for column, name in _AMOUNTS.items()]
     words = f"{went} went; {' and '.join(left)} are left."

@@ -154,6 +154,13 @@ def put_buffers_(model: nn.Module, buffers: Mapping[str, torch.Tensor]) -> None:
         setattr(model.get_submodule(path), own, value.to(model.get_buffer(name).device))
 
 
+def copy_state_(model: nn.Module, source: nn.Module) -> None:
+    """Give a model what `source` has under the same names: parameters and buffers, those in no state dict as well."""
+    there, own = source.state_dict(), unsaved_buffers(model)
+    model.load_state_dict({name: there.get(name, value) for name, value in model.state_dict().items()})
+    put_buffers_(model, {name: value.clone() for name, value in unsaved_buffers(source).items() if name in own})
+
+
 def random_states() -> dict[str, Any]:
     """Every random generator that a training may draw from: Python's, NumPy's, torch's on CPU and each GPU."""
     version, words, gauss = random.getstate()

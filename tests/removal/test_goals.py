@@ -193,6 +193,29 @@ def test_rewind_starts_from_the_original_weights():
     assert longer.history.groupby("phase").size().to_dict() == {"soft": 100, "tune": 10}
 
 
+class Counting(nn.Module):
+    """Counts its calls in training mode, in a buffer that no state dict has."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+        self.register_buffer("calls", torch.zeros(()), persistent=False)
+
+    def forward(self, x):
+        self.calls = self.calls + self.training
+        return self.net(x)
+
+
+def test_rewind_puts_back_buffers_that_are_not_saved():
+    task = replace(TASK, loss=lambda model, data: TASK.loss(model, data))
+    options = FAST | dict(tune_steps=0, push_steps=0)
+    counts = [
+        float(learn_to_remove(Counting(), task, **options, budget={"sites": 0.4}, rewind=rewind).model.calls)
+        for rewind in (True, False)
+    ]
+    assert counts[0] == 0 < counts[1]
+
+
 def test_pressure_in_proportion_to_what_is_saved():
     removal = learn_to_remove(net(), TASK, **FAST, lam=0.5, weigh="macs")
     assert removal.settings["weigh"] == "macs" and "0/branch.0" not in gone(removal)[2:]

@@ -230,6 +230,8 @@ def test_a_folder_of_another_model_task_or_count_is_refused(tmp_path):
     ):
         with pytest.raises(CheckpointMismatch, match=said):
             scores(model, task, kinds="block", batches=batches, folder=tmp_path, progress=False)
+    with pytest.raises(CheckpointMismatch, match="example"):
+        scores(blocks(), TASK, kinds="block", batches=2, folder=tmp_path, progress=False, example=batch(3)[0])
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"facts": 3}', '{"of": 3, "value": {}}', "\x00"])

@@ -1,4 +1,4 @@
-"""Adam that keeps the running mean of the weights: what a training with a high rate is worth is seen in their mean."""
+"""Optimizers that keep the running mean of the weights: what a training with a high rate is worth is seen in it."""
 
 from collections.abc import Callable
 from typing import Any

@@ -161,7 +161,15 @@ def fit_options(budget: Budget) -> dict[str, Any]:
     return options
 
 
-def train_(net: MagnificationNet, task: Task, budget: Budget, scratch: Scratch, *, title: str) -> dict[str, Any]:
+def train_(
+    net: MagnificationNet,
+    task: Task,
+    budget: Budget,
+    scratch: Scratch,
+    *,
+    title: str,
+    optimizer: type[AveragedAdam] = AveragedAdam,
+) -> dict[str, Any]:
     """Train `net` in place as `budget` says, in the cell's folder: the steps, and the curve of the loss.
 
     Raises OutOfTime where the cell's time ends first.
@@ -169,11 +177,11 @@ def train_(net: MagnificationNet, task: Task, budget: Budget, scratch: Scratch, 
     options, averaged = fit_options(budget), []
     if (decay := budget.average) is not None:
 
-        def optimizer(groups: Any) -> torch.optim.Optimizer:
-            averaged.append(AveragedAdam(groups, decay=decay))
+        def made(groups: Any) -> torch.optim.Optimizer:
+            averaged.append(optimizer(groups, decay=decay))
             return averaged[-1]
 
-        options["optimizer"] = optimizer
+        options["optimizer"] = made
     settings = {"network": title, "size": budget.size, "batch": budget.batch}
     settings |= {"patch": budget.patch, "rendered": budget.rendered}
     went = fit(

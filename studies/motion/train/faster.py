@@ -4,7 +4,7 @@
 
 The network with its decoder at a quarter of the resolution goes on from the trained baseline, as in `networks`. Row
 "pace" times a step of each way, in turn; each way then makes as many steps as fit into the seconds of the preset, its
-rate falling to zero in just these. At cpu a row takes two minutes of a core. Output: ``reports/faster/<preset>/``.
+rate falling to zero in just these. At cpu a row takes a minute and a half of a core. Output: ``reports/faster/<preset>/``.
 """
 
 import itertools
@@ -33,13 +33,13 @@ from ..network.example import example_for
 from ..network.models import QUARTER, MagnificationNet, baseline
 from . import training
 from .averaging import AveragedAdam
-from .derive import carried, from_baseline
+from .derive import carried, derived
 from .family import budget_for, fingerprint
 
 __all__ = ["PRESETS", "ROWS", "cell_for", "fingerprint", "needs", "report"]
 
 PRESETS = ("smoke", "cpu")
-SECONDS = {"smoke": 1.0, "cpu": 120.0}  # of each training
+SECONDS = {"smoke": 1.0, "cpu": 90.0}  # of each training
 ROUNDS = {"smoke": 2, "cpu": 15}  # in which every way makes a step
 JUDGED = {"smoke": 8, "cpu": 128}
 PACE, RECIPE, COMPILED = "pace", "the recipe", "compiled"
@@ -195,7 +195,7 @@ def network(way: Way, seed: int) -> MagnificationNet:
             coarser = al.scale_resolution(start, example_for(start), span="decoder.blocks", factor=2)
             net = carried(coarser, QUARTER)  # pyright: ignore[reportArgumentType]
         else:
-            net = from_baseline(QUARTER, start)
+            net = derived(QUARTER, start)
     for module in net.modules() if way.half_padding else ():
         if type(module) is nn.Conv2d:
             module.__class__ = HalfPadConv2d

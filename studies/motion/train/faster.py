@@ -4,7 +4,8 @@
 
 The network with its decoder at a quarter of the resolution goes on from the trained baseline, as in `networks`. Row
 "pace" times a step of each way, in turn; each way then makes as many steps as fit into the seconds of the preset, its
-rate falling to zero in just these. At cpu a row takes a minute and a half of a core. Output: ``reports/faster/<preset>/``.
+rate falling to zero in just these. At cpu a row takes a minute and a half of a core. Output:
+``reports/faster/<preset>/``.
 """
 
 import itertools

@@ -4,7 +4,7 @@
 
 The network with its decoder at a quarter of the resolution goes on from the trained baseline, as in `networks`. Row
 "pace" times a step of each way, in turn; each way then makes as many steps as fit into the seconds of the preset, its
-rate falling to zero in just these. At cpu a row takes a minute and a half of a core. Output:
+rate falling to zero in just these. At cpu a row takes a minute of a core. Output:
 ``reports/faster/<preset>/``.
 """
 
@@ -40,7 +40,7 @@ from .family import budget_for, fingerprint
 __all__ = ["PRESETS", "ROWS", "cell_for", "fingerprint", "needs", "report"]
 
 PRESETS = ("smoke", "cpu")
-SECONDS = {"smoke": 1.0, "cpu": 90.0}  # of each training
+SECONDS = {"smoke": 1.0, "cpu": 60.0}  # of each training
 ROUNDS = {"smoke": 2, "cpu": 15}  # in which every way makes a step
 JUDGED = {"smoke": 8, "cpu": 128}
 PACE, RECIPE, COMPILED = "pace", "the recipe", "compiled"

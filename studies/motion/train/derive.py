@@ -18,6 +18,17 @@ from ..network.example import example_for
 from ..network.models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, scaled
 
 FACTORS = {QUARTER: 2, EIGHTH: 4}  # how much coarser the blocks of the decoder run: the paper's ¼× and ⅛×
+# Fig. 11's rows: what each is derived from, where that is not the baseline.
+BEFORE = {
+    **{linear: QUARTER for linear in LINEAR.values()},
+    **{scaled(linear): linear for linear in LINEAR.values()},
+}
+
+
+def from_baseline(config: Config, net: MagnificationNet) -> MagnificationNet:
+    """The network of `config` with what `net`, a trained baseline, has learned: step by step, untrained in between."""
+    before = BEFORE.get(config)
+    return derived(config, net if before is None else from_baseline(before, net))
 
 
 def derived(config: Config, net: MagnificationNet) -> MagnificationNet:

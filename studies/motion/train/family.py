@@ -1,8 +1,8 @@
 """The networks that Figures 1, 6, 7, 8, 10 and 11 compare, and how one of them is trained.
 
 Every network is trained for the same number of steps on the same samples in the same order. With the presets of a CPU,
-which are too short for trainings from scratch, each starts from the trained network before it, by archlab's passes
-(`PARENTS`); with the others each starts from scratch, so that a row differs from its neighbour by its design alone.
+which are too short for trainings from scratch, each starts from the trained baseline, by archlab's passes alone; with
+the others each starts from scratch. So a row differs from its neighbour by its design alone.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from ..data.generator import Batch
 from ..data.sources import find_sources
 from ..network.models import EIGHTH, LINEAR, PRETRAINED, QUARTER, Config, MagnificationNet, baseline, scaled
 from . import training
-from .derive import derived
+from .derive import from_baseline
 from .given import given
 
 WIDTHS = (28, 24, 20, 16, 12, 8, 4)  # Fig. 6, beside the baseline's 32
@@ -46,13 +46,7 @@ PERCEPTUAL_WEIGHT = 0.1
 VGG = Path("weights") / "vgg16_features_torchvision.pth"  # below the data folder; else torchvision's own copy
 WEIGHTS = "net.safetensors"  # in the folder of the cell that trained it
 
-DERIVED = ("smoke", "cpu")  # presets whose trainings start from another trained network
-# That network, where it is not the baseline: Fig. 11 goes from row to row.
-PARENTS = {
-    "proposed": "scaled A",
-    **{f"linear {reading}": "quarter" for reading in LINEAR},
-    **{f"scaled {reading}": f"linear {reading}" for reading in LINEAR},
-}
+DERIVED = ("smoke", "cpu")  # presets whose trainings start from the trained baseline
 # Of four samples a step, because more steps teach more in the same time.
 BUDGETS = training.BASELINE | {
     "cpu": replace(training.BASELINE["cpu"], batch=4, steps=8000),
@@ -73,7 +67,7 @@ def train(name: str, preset: str, seed: int, scratch: Scratch) -> dict[str, Any]
         return found.taken(training.new_network(NETWORKS[name], seed=seed), scratch.folder / WEIGHTS)
     budget = budget_for(preset)
     loss = with_perceptual(scratch.data) if name == PERCEPTUAL else training.loss
-    net = start(name, preset, seed, scratch)
+    net = start(name, preset, seed)
     task = training.task_for(scratch, budget, seed=seed, loss=loss)
     values = training.train_(net, task, budget, scratch, title=name)
     save_model(net, str(scratch.folder / WEIGHTS))
@@ -82,14 +76,13 @@ def train(name: str, preset: str, seed: int, scratch: Scratch) -> dict[str, Any]
     return values | about
 
 
-def start(name: str, preset: str, seed: int, scratch: Scratch) -> MagnificationNet:
+def start(name: str, preset: str, seed: int) -> MagnificationNet:
     """What the training of a network begins with."""
     if preset not in DERIVED:
         return training.new_network(NETWORKS[name], seed=seed)
-    before = PARENTS.get(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of the layers that are new
-        net = derived(NETWORKS[name], load(before, scratch, before) if before else baseline(pretrained=True))
+        net = from_baseline(NETWORKS[name], baseline(pretrained=True))
     return net.to(device(), memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
@@ -104,10 +97,7 @@ def began(preset: str) -> str:
     """How the networks of `preset` were made before they were trained, in words."""
     if preset not in DERIVED:
         return "trained from scratch"
-    return (
-        "derived by passes (linear A from quarter, scaled A from linear A, proposed from scaled A, the others from "
-        "the trained baseline), then trained"
-    )
+    return "derived from the trained baseline by passes, then trained"
 
 
 def fingerprint(preset: str, data: Path | None) -> dict[str, Any]:

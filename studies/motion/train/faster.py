@@ -34,7 +34,7 @@ from ..network.example import example_for
 from ..network.models import QUARTER, MagnificationNet, baseline
 from . import training
 from .averaging import AveragedAdam
-from .derive import carried, derived
+from .derive import carried, from_baseline
 from .family import budget_for, fingerprint
 
 __all__ = ["PRESETS", "ROWS", "cell_for", "fingerprint", "needs", "report"]
@@ -196,7 +196,7 @@ def network(way: Way, seed: int) -> MagnificationNet:
             coarser = al.scale_resolution(start, example_for(start), span="decoder.blocks", factor=2)
             net = carried(coarser, QUARTER)  # pyright: ignore[reportArgumentType]
         else:
-            net = derived(QUARTER, start)
+            net = from_baseline(QUARTER, start)
     for module in net.modules() if way.half_padding else ():
         if type(module) is nn.Conv2d:
             module.__class__ = HalfPadConv2d

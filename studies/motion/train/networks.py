@@ -27,7 +27,7 @@ from ..evaluate.quality import HeldOut, copy_b, evaluate, summary
 from ..network.example import STREAMED, streamed
 from ..network.models import MagnificationNet
 from . import training
-from .family import LARGE_ONLY, NETWORKS, PARENTS, began, budget_for, fingerprint, load, train
+from .family import LARGE_ONLY, NETWORKS, began, budget_for, fingerprint, load, train
 from .given import fingerprint as fingerprint_of
 from .given import told
 
@@ -57,9 +57,8 @@ SECONDS = {"smoke": 0.2, "cpu": 8.0, "gpu": 1.0, "paper": 2.0}
 
 
 def needs(row: dict[str, Any]) -> list[str]:
-    """The network that is judged; before a training, the one that it starts from."""
-    needed = row.get("network") or PARENTS.get(row["name"])
-    return [needed] if needed in NETWORKS else []
+    """The network that is judged."""
+    return [row["network"]] if row.get("network") in NETWORKS else []
 
 
 def given(row: dict[str, Any], weights: Path) -> str | None:

@@ -13,8 +13,8 @@ import archlab as al
 from archlab.capture.recorder import capture
 from studies.motion.network.example import example_for
 from studies.motion.network.models import EIGHTH, LINEAR, QUARTER, Config, MagnificationNet, baseline, proposed, scaled
-from studies.motion.train.derive import coarser, derived, linear_encoder, narrower, scaled_net
-from studies.motion.train.family import NETWORKS, PARENTS
+from studies.motion.train.derive import coarser, derived, from_baseline, linear_encoder, narrower, scaled_net
+from studies.motion.train.family import NETWORKS
 
 
 def real_time(net: MagnificationNet) -> Iterator[tuple[str, nn.Module]]:
@@ -150,10 +150,10 @@ def test_the_three_readings_cost_what_they_should(reading):
 
 
 @pytest.mark.parametrize("name", ["linear C", "scaled A", "width 16"])
-def test_networks_of_the_figures_begin_with_what_the_one_before_has_learned(name):
+def test_networks_of_the_figures_begin_with_what_the_baseline_has_learned(name):
     torch.manual_seed(0)
-    start = MagnificationNet(NETWORKS[PARENTS.get(name, "baseline")]).eval()
-    net = derived(NETWORKS[name], start)
+    start = baseline().eval()
+    net = from_baseline(NETWORKS[name], start)
     assert net.config == NETWORKS[name]
     assert torch.equal(net.decoder.conv2.bias, start.decoder.conv2.bias)
     kept, learned = (set(one.manipulator.conv1.bias.tolist()) for one in (net, start))

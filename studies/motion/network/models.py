@@ -212,8 +212,8 @@ def lightweight(*, pretrained: bool = False) -> MagnificationNet:
     An approximation: known of that network are its size, about 120,000 parameters, and that it is a baseline with fewer
     channels. Its layers are not public in detail, and neither code nor weights were found.
 
-    `pretrained`: with the weights that row "width 12" of `studies.motion.train.networks` has at the cpu preset, in half
-    precision. Raises FileNotFoundError where they are not there.
+    `pretrained`: with the weights that an earlier run of row "width 12" of `studies.motion.train.networks` had, in half
+    precision; lightweight.json beside them says how they were trained. Raises FileNotFoundError where they are not there.
     """
     net = MagnificationNet(LIGHTWEIGHT)
     if pretrained:

@@ -3,8 +3,9 @@
 ``python -m studies.motion.train.networks --preset smoke|cpu|gpu|paper [--data DIR] [--weights DIR] [--only GLOB]``
 
 ``--weights`` takes networks that were trained elsewhere: ``<name>.safetensors`` with its facts, ``<name>.json``.
-A figure's study runs what it needs of these rows by itself; this command runs all. cpu takes about 100 minutes for the
-thirteen trainings on one core, 5 for the speeds. Output: ``reports/networks/<preset>/``.
+A figure's study runs what it needs of these rows by itself; this command runs all. cpu takes about three hours of a
+core with AMX for the thirteen trainings, six without, and 5 minutes for the speeds. Output:
+``reports/networks/<preset>/``.
 """
 
 import sys

@@ -213,7 +213,8 @@ def lightweight(*, pretrained: bool = False) -> MagnificationNet:
     channels. Its layers are not public in detail, and neither code nor weights were found.
 
     `pretrained`: with the weights that an earlier run of row "width 12" of `studies.motion.train.networks` had, in half
-    precision; lightweight.json beside them says how they were trained. Raises FileNotFoundError where they are not there.
+    precision; lightweight.json beside them says how they were trained. Raises FileNotFoundError where they are not
+    there.
     """
     net = MagnificationNet(LIGHTWEIGHT)
     if pretrained:

@@ -11,7 +11,8 @@ import pytest
 
 REPORTS = Path(__file__).resolve().parents[2] / "reports"
 STUDIES = (
-    "studies.motion.table1", "studies.motion.train.networks", "studies.motion.train.faster", "studies.classify.resnet20", "studies.removal.study",
+    "studies.motion.table1", "studies.motion.train.networks", "studies.motion.train.faster",
+    "studies.classify.resnet20", "studies.removal.study",
     "studies.removal.merging",
     *(f"studies.motion.figures.{name}" for name in
       ("by_passes", "fig1_cost", "fig6_width", "fig7_resolution", "fig8_noise", "fig10_impulse", "fig11_ablation",

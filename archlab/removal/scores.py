@@ -102,11 +102,8 @@ def scores(
     check_folder("scores: folder", folder, optional=True)
     flag("progress", progress)
     check_workers("scores", workers)
-    facts: dict[str, Any] = {"batches": batches}
-    if example is None:
-        example = task.example
-    else:
-        facts["example"] = brief(example)
+    example = task.example if example is None else example
+    facts = {"batches": batches, "example": brief(example)}
     found = candidates(model, example, kinds=kinds, where=where)
     with place_for(folder, needed=workers > 0) as place:
         kept = kept_of(None if place is None else place / KEPT, model, task, facts)

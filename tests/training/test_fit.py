@@ -15,7 +15,14 @@ import torch
 from torch import nn
 
 from archlab.files import write_whole
-from archlab.training.checkpoint import FILE, Checkpointing, CheckpointMismatch, load_checkpoint, save_checkpoint
+from archlab.training.checkpoint import (
+    FILE,
+    Checkpointing,
+    CheckpointMismatch,
+    copy_state_,
+    load_checkpoint,
+    save_checkpoint,
+)
 from archlab.training.fit import fit
 from archlab.training.history import TrainingFailed
 from archlab.training.optimization import Optimization, constant, cosine
@@ -365,3 +372,23 @@ def test_what_is_in_a_checkpoint(tmp_path):
     assert saved["rows"][0].keys() == {"step", "lr", "loss"} and list(saved["random"]) == [
         "python", "numpy", "torch", "cuda"
     ]  # fmt: skip
+
+
+def test_state_is_copied_by_name_with_buffers_that_are_not_saved_and_shares_nothing():
+    class Own(nn.Linear):
+        def __init__(self, extra: bool):
+            super().__init__(2, 2)
+            self.register_buffer("seen", torch.zeros(2), persistent=False)
+            if extra:
+                self.register_buffer("more", torch.zeros(1), persistent=False)
+                self.other = nn.Parameter(torch.ones(1))
+
+    source, model = Own(True), Own(False)
+    source.seen += 3
+    copy_state_(model, source)
+    assert torch.equal(model.weight, source.weight) and torch.equal(model.seen, source.seen)
+    source.seen += 1
+    assert float(model.seen[0]) == 3 and "more" not in dict(model.named_buffers())
+    wider = Own(True)
+    copy_state_(wider, Own(False))
+    assert float(wider.other.detach()) == 1, "what the source has not stays"

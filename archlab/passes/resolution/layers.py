@@ -35,7 +35,8 @@ class DownStage(nn.Module):
 
     @torch.no_grad()
     def resample_(self) -> None:
-        """Begin as the mean of each cell of two: an average over its pixels (a kernel of one sees the first alone)."""
+        """Begin as the mean of each cell of two: an average over its pixels. A kernel of one sees the first alone; the
+        last cell of an odd side takes in what the convolution is padded with."""
         if self.how == "average":
             return
         _zero_(self.conv)

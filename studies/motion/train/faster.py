@@ -247,8 +247,8 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     write_report(
         rows, folder, "What trains better in the same time", ABOUT,
         f"The network with its decoder at ¼ of the resolution, from the trained baseline, for {SECONDS[preset]:g} "
-        "seconds of steps as timed in turn with those of the other ways, of one thread; SSIM and LPIPS on "
-        f"{int(recipe['judged'])} held-out samples, with the paired 95 % bootstrap interval over them.",
+        f"seconds of steps as timed in turn with those of the other ways; the recipe in {recipe['precision']}. SSIM "
+        f"and LPIPS on {int(recipe['judged'])} held-out samples, with the paired 95 % bootstrap interval over them.",
         found,
         f"Compiled by torch.compile a step of the recipe takes {1000 * paces[COMPILED]:.0f} ms, after "
         f"{first[PACE]['compiling_s']:.0f} seconds of compiling; not trained so.",
@@ -257,12 +257,12 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
 
 
 ABOUT = (
-    "*The recipe*: 4 patches of 48 pixels a step, Adam at 1e-3 down a cosine, bf16 under autocast where a CPU has "
-    "AMX, the mean of the weights; at the change of resolution new layers begin as means and copies of pixels. The "
-    "others differ in what their name says. *Patches of 96 at the end*: one a step, in the last fifth. *Padding in "
-    "bf16*: of maps that are in bf16 already, where autocast casts them to fp32 to pad. *Regulariser every 4th step*: "
-    "with four times its weight; else two frames are encoded and not four. *Muon*: torch's Adam for all but the "
-    "convolutions from channels to channels. *Fresh layers*: as torch initialises them."
+    "*The recipe*: 4 patches of 48 pixels a step, Adam at 1e-3 down a cosine, the mean of the weights; at the "
+    "change of resolution new layers begin as means and copies of pixels. The others differ in what their name "
+    "says. *Patches of 96 at the end*: one a step, in the last fifth. *Padding in bf16*: of maps that are in bf16 "
+    "already, where autocast casts them to fp32 to pad. *Regulariser every 4th step*: with four times its weight; "
+    "else two frames are encoded and not four. *Muon*: torch's Adam for all but the convolutions from channels to "
+    "channels. *Fresh layers*: as torch initialises them."
 )
 
 

@@ -116,6 +116,15 @@ def test_auto_convolves_in_bf16_where_that_is_faster_on_the_cpu(monkeypatch):
         assert set(seen.values()) == {torch.float32}, "shapes and sums"
 
 
+def test_mixed_precision_is_compiled_as_it_runs(without_inductor, monkeypatch):
+    monkeypatch.setattr(streaming, "_cpu_has_bf16", lambda: True)
+    net, video = MagnificationNet(TINY), clip()
+    options = {"factor": 20, "device": "cpu", "precision": "mixed"}
+    eager, compiled = (np.stack(list(magnify(net, video, execution=way, **options))) for way in ("eager", "compile"))
+    assert np.abs(eager.astype(int) - compiled).max() <= 1
+    assert not net.decoder.blocks._forward_pre_hooks, "the caller's network"
+
+
 def test_factor_1_shows_the_frame_whatever_the_reference(trained):
     video = clip(2, 64, 64)
     static, moved = (list(magnify(trained, given, factor=1, **CPU))[1] for given in (video, [video[1], video[1]]))

@@ -166,7 +166,7 @@ def weights_of(model: nn.Module) -> str:
     exact = hashlib.sha256()
     for name, value in _state(model).items():
         exact.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        if value.layout is torch.strided and not value.is_quantized:
+        if _has_plain_values(value):
             exact.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return exact.hexdigest()[:16]
 
@@ -205,7 +205,7 @@ def _parts(value: Any, above: tuple[int, ...], met: set[int]) -> Iterator[Tensor
     if isinstance(value, np.ndarray) and value.dtype.kind in "fc":
         value = torch.from_numpy(value.astype(np.float64 if value.dtype.kind == "f" else np.complex128))
     if isinstance(value, Tensor):
-        plain = value.layout is torch.strided and not value.is_quantized
+        plain = _has_plain_values(value)
         if plain and (value.is_floating_point() or value.is_complex()):
             yield value
         else:
@@ -224,6 +224,11 @@ def _parts(value: Any, above: tuple[int, ...], met: set[int]) -> Iterator[Tensor
             yield from _parts(item, (*above, id(value)), met)
     else:  # of anything else, how it is told from others of its class is not known
         yield getattr(value, "__qualname__", type(value).__qualname__).encode()
+
+
+def _has_plain_values(tensor: Tensor) -> bool:
+    """Whether the numbers of a tensor can be read as they are; on the meta device it has none."""
+    return tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def _inside(value: Any) -> Mapping[Any, Any] | None:

@@ -42,13 +42,15 @@ def test_the_network_costs_what_the_real_one_does_and_the_step_says_what_was_not
     assert "not compared" not in al.recipe(real).steps[-1].checked
 
 
-def test_what_has_no_values_is_neither_trained_nor_scored():
+@pytest.mark.parametrize("folder", [None, "kept"])
+def test_what_has_no_values_is_neither_trained_nor_scored(folder, tmp_path):
     x = torch.zeros(1, 3, 8, 8, device="meta")
     task = al.Task(x, lambda step: x, lambda net, batch: net(batch).mean(), lambda net: {"quality": 1.0})
+    where = {"progress": False, "folder": folder and tmp_path / folder}
     for call in (
-        lambda net: fit(net, task, steps=1, progress=False),
-        lambda net: al.scores(net, task, progress=False),
-        lambda net: al.remove_greedily(net, task, kinds="block", budget={"sites": 0.5}, progress=False),
+        lambda net: fit(net, task, steps=1, **where),
+        lambda net: al.scores(net, task, **where),
+        lambda net: al.remove_greedily(net, task, kinds="block", budget={"sites": 0.5}, **where),
     ):
         with pytest.raises(ValueError, match="the model lies on the meta device"):
             call(network().to("meta"))

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..arguments import choice
+from ..arguments import choice, whole
 from ..names import closest
 from .dependencies import Code, code_of
 from .provenance import data_fingerprint, digest
@@ -133,7 +133,7 @@ def cells_of(plan: Plan) -> list[Cell]:
             codes[asks] = code_of(function, more)
         code = codes[asks]
         given = module.given(row, Path(plan.weights)) if plan.weights and hasattr(module, "given") else None
-        for seed in range(plan.seeds):
+        for seed in range(seeds_of(module, row, plan.seeds)):
             needs: dict[Wanted, Cell] = {}
             for wanted in module.needs(row) if hasattr(module, "needs") else ():
                 study, its_row = (plan.study, wanted) if isinstance(wanted, str) else (wanted[0].__name__, wanted[1])
@@ -141,6 +141,11 @@ def cells_of(plan: Plan) -> list[Cell]:
                     others[study] = {(c.name, c.seed): c for c in cells_of(plan_of(study, plan))}
                 if (its_row, seed) not in others[study]:
                     before = dict.fromkeys(row for row, _ in others[study])
+                    if its_row in before:
+                        raise ValueError(
+                            f"{plan.study}: row {name!r} needs {its_row!r} of {name_of(study)} with seed {seed}, which "
+                            f"that row does not run with; see seeds(row) of {name_of(study)}"
+                        )
                     raise ValueError(
                         f"{plan.study}: row {name!r} needs {its_row!r} of {name_of(study)}, where no such row stands "
                         f"before it; {closest(its_row, before)}"
@@ -158,6 +163,15 @@ def cells_of(plan: Plan) -> list[Cell]:
                 plan, name, row, seed, key, content, code, given, below, needs, results, home, plan.stale
             )
     return list(cells.values())
+
+
+def seeds_of(module: ModuleType, row: Any, asked: int) -> int:
+    """How many seeds a row runs with: as many as were asked for, or the fewer that its study says."""
+    if not hasattr(module, "seeds"):
+        return asked
+    most = module.seeds(row)
+    whole(f"{module.__name__}.seeds({row!r})", most, least=1)
+    return min(asked, most)
 
 
 def standing(cell: Cell) -> dict[str, Any] | None:

@@ -62,7 +62,7 @@ def run(
         study: Its module, or that one's name.
         preset: How much; one of the study's `PRESETS`.
         data: Folder of the data; None for what the study ships.
-        seeds: Every row runs with the seeds 0 … seeds-1.
+        seeds: Every row runs with the seeds 0 … seeds-1, or the first of them where its study says so.
         time_limit_s: Stops between cells, and inside those that mind `scratch.time_left_s()`; the next call goes on.
         workers: 0 runs the cells here, one after another; else so many processes at once, each with one cell, a GPU
             each where there are several. A cell that fails or is killed is named in "missing"; the others go on.

@@ -46,6 +46,30 @@ def test_each_cell_runs_once_and_the_table_is_derived(lab):
     assert {path.name: path.stat().st_mtime_ns for path in (lab.out / "cells").iterdir()} == files
 
 
+def test_a_row_may_run_with_fewer_seeds_than_are_asked_for(lab):
+    module = lab.folder / lab.name / "table.py"
+    text = module.read_text()
+    module.write_text(text + 'def seeds(row): return 1 if row["name"] == "b" else 5\n')
+    assert lab.run(seeds=2)[["row", "seed"]].to_numpy().tolist() == [
+        ["base", 0], ["base", 1], ["a/1", 0], ["a/1", 1], ["b", 0]
+    ]  # fmt: skip
+    assert not lab.run(seeds=2).attrs["missing"]
+
+
+@pytest.mark.parametrize(
+    "body, words",
+    [
+        ('1 if row["name"] == "base" else 2', "needs 'base' of table with seed 1, which that row does not run with"),
+        ("0", r"table\.seeds\(.* must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_seeds_that_do_not_add_up_are_refused_in_words(lab, body, words):
+    module = lab.folder / lab.name / "table.py"
+    module.write_text(module.read_text() + f"def seeds(row): return {body}\n")
+    with pytest.raises(ValueError, match=words):
+        lab.run(seeds=2)
+
+
 def test_what_a_spreadsheet_would_compute_is_text_in_rows_csv_and_read_back_as_it_was(lab, monkeypatch):
     texts = {f"text {number}": text for number, text in enumerate(["=1+1", "-1", "'@x", "'x", "\ty", "\n=2", "plain"])}
     values = {**texts, "=SUM(A1)": 1, "number": -0.5}

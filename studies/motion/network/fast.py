@@ -1,5 +1,6 @@
-"""The networks made faster for inference on a CPU, with the same output: no upsampled maps, no padded copies, sums that
-bear half precision, and memory that is not given back after each map.
+"""The networks made faster on a CPU, with the same output. For inference: no upsampled maps, no padded copies, sums
+that bear half precision, and memory that is not given back after each map. For training in half precision: padding in
+it.
 
 torch pads a map with a mirrored border into a new one and convolves that. At full HD these copies took a quarter of the
 proposed network's time on a CPU. Here a large map is convolved with the zeros that the convolution itself pads with,
@@ -59,6 +60,27 @@ def sum_in_fp32_(net: MagnificationNet) -> MagnificationNet:
     return net
 
 
+def pad_in_half_(net: Net) -> Net:
+    """Let the convolutions of `net` that pad with more than zeros be `HalfPadConv2d`, in place.
+
+    A step of training in bf16 on a CPU with AMX takes 17 % less time. The output is the same to the bit; of gradients,
+    what is mirrored is added in bf16.
+    """
+    return _convolutions_as(net, nn.Conv2d, HalfPadConv2d)
+
+
+def pad_as_torch_(net: Net) -> Net:
+    """Take back what `pad_in_half_` did, in place, also in what passes have made of that network since."""
+    return _convolutions_as(net, HalfPadConv2d, nn.Conv2d)
+
+
+def _convolutions_as(net: Net, now: type[nn.Conv2d], then: type[nn.Conv2d]) -> Net:
+    for module in net.modules():
+        if type(module) is now and module.padding_mode != "zeros":
+            module.__class__ = then
+    return net
+
+
 # Of glibc's mallopt: the parameter, and its value.
 _NO_MAPPING, _NO_TRIMMING = (-4, 0), (-1, 2**31 - 1)
 
@@ -74,6 +96,18 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all([mallopt(*setting) for setting in (_NO_MAPPING, _NO_TRIMMING)])
+
+
+class HalfPadConv2d(nn.Conv2d):
+    """A convolution that on a CPU under autocast pads what it was cast to: torch casts to fp32 to pad, and back."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if input.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super()._conv_forward(input, weight, bias)
+        half = torch.get_autocast_dtype("cpu")
+        with torch.autocast("cpu", enabled=False):
+            padded = F.pad(input.to(half), self._reversed_padding_repeated_twice, mode=self.padding_mode)
+        return F.conv2d(padded, weight, bias, self.stride, 0, self.dilation, self.groups)
 
 
 class RingConv2d(nn.Conv2d):

@@ -31,6 +31,7 @@ from ..data.generator import Batch
 from ..data.sources import find_sources
 from ..evaluate.quality import HeldOut, evaluate, summary
 from ..network.example import example_for
+from ..network.fast import pad_in_half_
 from ..network.models import QUARTER, MagnificationNet, baseline
 from . import training
 from .averaging import AveragedAdam
@@ -89,19 +90,6 @@ def orthogonal(matrix: Tensor) -> Tensor:
     return x if wide else x.T
 
 
-class HalfPadConv2d(nn.Conv2d):
-    """A convolution that under autocast pads what it was cast to: torch casts to fp32 to pad, and back."""
-
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        kind = input.device.type
-        if not torch.is_autocast_enabled(kind) or self.padding_mode == "zeros":
-            return super()._conv_forward(input, weight, bias)
-        half = torch.get_autocast_dtype(kind)
-        with torch.autocast(kind, enabled=False):
-            padded = F.pad(input.to(half), self._reversed_padding_repeated_twice, mode=self.padding_mode)
-        return F.conv2d(padded, weight, bias, self.stride, 0, self.dilation, self.groups)
-
-
 @dataclass(frozen=True)
 class Way:
     """How a row trains, where it differs from the recipe."""
@@ -109,7 +97,7 @@ class Way:
     budget: Mapping[str, Any]  # fields of `training.Budget`
     optimizer: type[AveragedAdam] = AveragedAdam
     fresh: bool = False  # the layers at the change of resolution
-    half_padding: bool = False
+    half_padding: bool = True
     regulariser_every: int = 1
     late_patch: int | None = None  # pixels of the one patch that a late step sees
 
@@ -120,7 +108,7 @@ WAYS = {
     "patches of 64 pixels": Way({"patch": 64}),
     "patches of 96 at the end": Way({}, late_patch=96),
     "fp32": Way({"precision": "fp32"}),
-    "padding in bf16": Way({}, half_padding=True),
+    "padding in fp32": Way({}, half_padding=False),
     "regulariser every 4th step": Way({}, regulariser_every=4),
     "fused Adam": Way({}, optimizer=FusedAdam),
     "Muon between channels": Way({}, optimizer=AveragedMuon),
@@ -151,6 +139,8 @@ def pace(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
 def step_of(way: Way, preset: str, seed: int, scratch: Scratch, *, compiled: bool = False) -> Callable[[], None]:
     """What makes one step of a way, each call the next; a fifth are late ones."""
     net, budget = network(way, seed), budget_of(way, preset)
+    if way.half_padding:
+        pad_in_half_(net)
     task = task_of(way, budget, seed, scratch, late=lambda step: step % LATE == 0)
     optimizer = way.optimizer(net.parameters(), lr=budget.lr)
     loss, numbers = torch.compile(task.loss) if compiled else task.loss, itertools.count()
@@ -174,7 +164,8 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
     budget = replace(budget_of(way, preset), steps=steps)
     net = network(way, seed)
     task = task_of(way, budget, seed, scratch, late=lambda step: step >= steps - steps // LATE)
-    values = training.train_(net, task, budget, scratch, title=row["name"], optimizer=way.optimizer)
+    values = training.train_(net, task, budget, scratch, title=row["name"], optimizer=way.optimizer,
+                             half_padding=way.half_padding)  # fmt: skip
     samples = HeldOut(find_sources(scratch.data, "val"), budget.size, JUDGED[preset])
     found = evaluate(net.eval(), samples, data=scratch.data)
     ssims = [round(value, 5) for value in found["ssim"]]
@@ -197,9 +188,6 @@ def network(way: Way, seed: int) -> MagnificationNet:
             net = carried(coarser, QUARTER)  # pyright: ignore[reportArgumentType]
         else:
             net = from_baseline(QUARTER, start)
-    for module in net.modules() if way.half_padding else ():
-        if type(module) is nn.Conv2d:
-            module.__class__ = HalfPadConv2d
     return net.to(device(), memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 

@@ -16,6 +16,7 @@ from studies.device import device
 from ..data.generator import TRAIN_SEED, Batch, Generator
 from ..data.rendered_set import RenderedSet, rendered_set
 from ..data.sources import Sources, find_sources, fingerprint
+from ..network.fast import pad_as_torch_, pad_in_half_
 from ..network.models import Config, MagnificationNet
 from .averaging import AveragedAdam
 
@@ -169,6 +170,7 @@ def train_(
     *,
     title: str,
     optimizer: type[AveragedAdam] = AveragedAdam,
+    half_padding: bool = True,
 ) -> dict[str, Any]:
     """Train `net` in place as `budget` says, in the cell's folder: the steps, and the curve of the loss.
 
@@ -184,9 +186,12 @@ def train_(
         options["optimizer"] = made
     settings = {"network": title, "size": budget.size, "batch": budget.batch}
     settings |= {"patch": budget.patch, "rendered": budget.rendered}
+    if half_padding:
+        pad_in_half_(net)
     went = fit(
         net, task, folder=scratch.folder, time_limit_s=scratch.time_left_s(), title=title, settings=settings, **options
     )
+    pad_as_torch_(net)
     if not went.finished:
         raise OutOfTime
     if averaged:

@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+import archlab as al
 from archlab.experiments import Scratch
 from studies.motion.figures import full_hd
 from studies.motion.network import fast
-from studies.motion.network.fast import RingConv2d, pad_by_ring_, upsampling_folded
+from studies.motion.network.example import example_for
+from studies.motion.network.fast import RingConv2d, pad_as_torch_, pad_by_ring_, pad_in_half_, upsampling_folded
 from studies.motion.network.models import Config, MagnificationNet
 from studies.motion.video.magnifier import magnify
 
@@ -50,6 +52,30 @@ def test_with_gradients_torch_pads(every_map_is_large):
 def test_what_has_no_such_ring_stays_as_it_is(options):
     layer = nn.Conv2d(4, 4, 3, **{"padding": 1, "padding_mode": "reflect"} | options)
     assert type(pad_by_ring_(layer)) is nn.Conv2d
+
+
+def test_padding_in_half_precision_is_that_of_autocast_to_the_bit():
+    torch.manual_seed(0)
+    net = MagnificationNet(TINY)
+    half, frames = pad_in_half_(copy.deepcopy(net)), torch.rand(2, 2, 3, 16, 16)
+    assert any(type(module) is not type(other) for module, other in zip(half.modules(), net.modules(), strict=True))
+    gradients = []
+    for model in (net, half):
+        with torch.autocast("cpu", torch.bfloat16):
+            made = model(*frames, 5.0)
+        made.square().mean().backward()
+        gradients.append([made, *(p.grad for p in model.parameters())])
+    assert torch.equal(gradients[0][0], gradients[1][0])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.02, atol=1e-3)
+    assert torch.equal(half(*frames, 5.0), net(*frames, 5.0)), "in fp32"
+
+
+def test_what_padded_in_half_precision_pads_as_torch_again_after_a_pass():
+    net = pad_in_half_(MagnificationNet(TINY))
+    thin = al.remove(net, example_for(net), kinds="block")
+    assert {type(m) for m in pad_as_torch_(thin).modules() if isinstance(m, nn.Conv2d)} == {nn.Conv2d}
+    assert type(pad_in_half_(nn.Conv2d(2, 2, 3, padding=1))) is nn.Conv2d, "zeros are no map of their own"
 
 
 def test_a_folded_network_shows_the_same_and_is_not_folded_twice(every_map_is_large):

@@ -3,7 +3,6 @@
 import pandas as pd
 import pytest
 import torch
-from torch import nn
 
 from studies.motion.data.generator import Batch
 from studies.motion.network.models import Config, MagnificationNet
@@ -24,17 +23,6 @@ def test_a_weighted_regulariser_is_the_loss_with_its_terms_so_often():
     own = (image - given.target).abs().mean()
     for times in (0, 1, 4):
         torch.testing.assert_close(faster.weighted_loss(net, (given, times)), own + times * (whole - own))
-
-
-def test_padding_in_half_precision_is_that_of_autocast_to_the_bit():
-    net, given = MagnificationNet(TINY), batch()
-    with torch.autocast("cpu", torch.bfloat16):
-        before = net(given.a, given.b, given.factor)
-        for module in net.modules():
-            if type(module) is nn.Conv2d:
-                module.__class__ = faster.HalfPadConv2d
-        assert torch.equal(net(given.a, given.b, given.factor), before)
-    assert net(given.a, given.b, given.factor).dtype == torch.float32
 
 
 @pytest.mark.parametrize("shape", [(8, 40), (40, 8)])

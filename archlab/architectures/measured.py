@@ -32,10 +32,12 @@ def measured(net: nn.Module, example: Any, space: Space) -> Space:
     first = _recorded(net, example, space, space.original)
     shapes = _shapes(first, space)
     place_macs, fixed = _macs(first, space, space.original)
+    wholes = [(space.original, _total(first))]
     for architecture in _covering(space):
         record = _recorded(net, example, space, architecture)
         _refuse_other_shapes(space, architecture, shapes, _shapes(record, space))
         place_macs |= _macs(record, space, architecture)[0]
+        wholes.append((architecture, _total(record)))
     # Parameters.
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     sizes = {name: parameter.numel() for name, parameter in net.named_parameters()}
@@ -51,8 +53,8 @@ def measured(net: nn.Module, example: Any, space: Space) -> Space:
     )
     # Do they add up?
     least, most = _extreme(whole, largest=False), _extreme(whole, largest=True)
-    for architecture in (least, most):
-        there = sum(op.macs for op in _recorded(net, example, whole, architecture).ops)
+    wholes += [(found, _total(_recorded(net, example, whole, found))) for found in (least, most)]
+    for architecture, there in wholes:
         if there != whole.macs(architecture):
             raise ValueError(
                 f"supernet: the costs of the options do not add up: {architecture} costs {there:,} MACs, its parts "
@@ -60,6 +62,10 @@ def measured(net: nn.Module, example: Any, space: Space) -> Space:
             )
     put_indices_(net, space.indices(space.original))
     return replace(whole, macs_range=(whole.macs(least), whole.macs(most)))
+
+
+def _total(record: Capture) -> int:
+    return sum(op.macs for op in record.ops)
 
 
 def _covering(space: Space) -> Iterator[Architecture]:

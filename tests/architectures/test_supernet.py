@@ -144,6 +144,27 @@ def test_how_many_things_a_network_finds_may_hang_on_what_is_chosen():
     assert again.score.kernel_size == (5, 5)
 
 
+def test_a_choice_that_changes_how_much_is_computed_elsewhere_is_refused():
+    class Rows(nn.Module):
+        """As a detector of two stages: a layer for each thing that was found."""
+
+        def __init__(self):
+            super().__init__()
+            self.act, self.fc = nn.ReLU(), nn.Linear(4, 4)
+
+        def forward(self, x):
+            found = self.act(x)
+            return self.fc(found[found.abs().sum(1) > 1.5]).mean(0)
+
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match=r"'plain_tanh'} costs .* what is computed elsewhere hangs on what is chosen"):
+        al.supernet(Rows(), torch.randn(16, 4), choices={"act": al.either(plain_tanh)})  # both options cost nothing
+
+
+def plain_tanh(module):
+    return nn.Tanh()
+
+
 def test_every_option_of_the_small_net_is_in_its_plain_network():
     _, x, net = made(small)
     options = al.space(net).options

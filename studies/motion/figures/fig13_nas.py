@@ -5,7 +5,7 @@
 For each of the paper's four sets of bounds a supernet, trained one path a step; an evolution over its architectures
 within the bound, each judged with the weights that it inherits, on scenes of the training's photos that it never saw;
 the winner, for (b) random architectures within the bound too, and the networks that were designed by hand, each trained
-from scratch for as many steps and judged on the same held-out samples. cpu takes about 15 minutes of one core.
+from scratch for as many steps and judged on the same held-out samples. cpu takes about 70 minutes of one core with AMX.
 Output: ``reports/fig13_nas/<preset>/``.
 """
 
@@ -39,7 +39,7 @@ PRESETS = ("smoke", "cpu", "gpu", "paper")
 WEIGHTS = "net.safetensors"  # in the folder of the cell that trained it
 # Of every network and every supernet; on a CPU less than Table 1's baseline has, as there are twenty-one of them.
 BUDGETS = training.BASELINE | {
-    name: replace(training.BASELINE[name], batch=4, patch=32, steps=400) for name in ("cpu", "cpu-fp32")
+    name: replace(training.BASELINE[name], batch=4, steps=4000) for name in ("cpu", "cpu-fp32")
 }
 COMPARED_SET = "b"  # the set, the paper's best, whose random architectures are trained as well
 RANDOM = 8

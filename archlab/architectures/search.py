@@ -277,8 +277,8 @@ def _told(rows: list[dict[str, Any]], ways: dict[str, str], finished: bool, stud
     if history.empty or not history["feasible"].any():
         return Search(history, history.iloc[:0], None, ways, finished, study)
     feasible = history[history["feasible"]]
-    names = [name for name in rows[0]["architecture"] if name in feasible]
-    once = feasible.loc[~feasible[names].duplicated()]
+    chosen = pd.Series([repr(sorted(row["architecture"].items())) for row in rows], index=history.index)
+    once = feasible.loc[~chosen[feasible.index].duplicated()]
     front = once[pareto(once, _front_ways(history, ways))]
     first, way = next(iter(ways.items()))
     at = feasible[first].idxmax() if way == "higher" else feasible[first].idxmin()

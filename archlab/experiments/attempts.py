@@ -150,8 +150,11 @@ def _path(cell: Cell, record: dict[str, Any]) -> Path:
 
 
 def _attempts(cell: Cell) -> list[dict[str, Any]]:
-    """The records of all attempts until now."""
-    return [read(path) or {} for path in found(cell.home / "attempts", "*.json")]
+    """The records of the attempts whose work this one may go on with: none from before the last that finished, and
+    where older code does not count none of it."""
+    records = [read(path) or {} for path in found(cell.home / "attempts", "*.json")]
+    since = max((place + 1 for place, record in enumerate(records) if record.get("outcome") == FINISHED), default=0)
+    return [one for one in records[since:] if cell.stale == "keep" or one.get("content") == cell.content]
 
 
 def _adopt(cell: Cell) -> Path | None:

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 from .provenance import digest
 
 ARCHLAB = __name__.partition(".")[0]
-READ = ("passes", "measure", "training", "removal")  # rooms whose code makes numbers
+READ = ("passes", "measure", "training", "removal", "architectures")  # rooms whose code makes numbers
 DRAWS = f"{ARCHLAB}.report"  # counts never
 ASKS_FOR_ALL = ("globals", "eval", "exec")
 DEFINES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.AugAssign)

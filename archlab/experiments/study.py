@@ -25,10 +25,10 @@ class Study(Protocol):
     folder that it worked in: give its trainings the same start, seeds set. `report` writes what a person reads.
 
     A row's result depends on the code that its `cell` reaches, name by name: functions, classes and constants of the
-    study's module, of what that imports from beside it, and of archlab's rooms passes, measure and training. There
-    is nothing to list. `report`, what it alone uses, and archlab.report do not count: how a result is drawn may be
-    edited, and so may comments, docstrings and imports, and files may move. A result whose code has changed since is
-    stale. What a row's own dict says, the data and the rows that it needs count as well.
+    study's module, of what that imports from beside it, and of archlab's rooms passes, measure, training, removal and
+    architectures. There is nothing to list. `report`, what it alone uses, and archlab.report do not count: how a result
+    is drawn may be edited, and so may comments, docstrings and imports, and files may move. A result whose code has
+    changed since is stale. What a row's own dict says, the data and the rows that it needs count as well.
 
     Optional members:
 

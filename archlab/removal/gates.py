@@ -113,9 +113,15 @@ class Gates:
 
     @torch.no_grad()
     def settle_(self) -> None:
-        """Put θ back within its bounds, and write the ω that it stands for, without noise."""
+        """Put θ back within its bounds, and write by switch the share that counts as removed."""
         self.theta.clamp_(self.floor, self.gate.bounds[1])
         self._write_(self.removed().clamp(0, 1))
+
+    @torch.no_grad()
+    def write_(self) -> None:
+        """Write the ω that the network learns with, without noise: 0 or 1 where a gate rounds."""
+        omega, _ = self.gate.opened(self.theta, torch.full_like(self.theta, 0.5), self.fraction)
+        self._write_(omega)
 
     def removed(self) -> Tensor:
         """By switch the share that counts as removed, differentiable in θ."""

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import flag, shown
-from ..discovery.find import sites_of
 from ..discovery.select import Where
 from ..discovery.site import Site
 from ..markup import escaped
@@ -24,6 +23,7 @@ from ..measure.environment import conditions_of
 from ..names import printable
 from ..passes.channels.dims import CHANNEL, SITE, check_granularity
 from ..passes.recipe import recipe
+from ..passes.survey import sites as surveyed
 from ..passes.switch import switch
 from ..passes.switch_state import named_omegas, switches_of
 from ..report.removal_page import stages, told, write_removal
@@ -243,7 +243,8 @@ def learn_to_remove(
     evaluations = Evaluations(model, task, folder, wanted=evaluate)
     evaluations.evaluate("original", model)
     channels = {site: len(omega) for site, omega in sites.items() if omega.dim()}
-    savings = _savings(model, task, sites, channels, chosen)
+    listed = {site.id: site for site in (among.sites if nested else surveyed(model, task.example, kinds=kinds))}
+    savings = _savings(model, task, [listed[site] for site in sites], channels, chosen)
     count = len(savings.switches)
     goal = _goal(chosen, savings, soft, task)
     pressure = Pressure(chosen.first_lam, p=p, weights=_weights(savings, chosen), steps=chosen.soft_steps, goal=goal)
@@ -304,12 +305,11 @@ def _with_own(settings: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any
 
 
 def _savings(
-    model: nn.Module, task: Task, sites: Iterable[str], channels: Mapping[str, int], chosen: RemovalSettings
+    model: nn.Module, task: Task, sites: Sequence[Site], channels: Mapping[str, int], chosen: RemovalSettings
 ) -> Savings:
     """What the switches of the sites save of all that the settings ask for."""
-    by_id = {site.id: site for site in sites_of(model, task.example)}
     measures = {*(chosen.budget or ()), *({chosen.weigh} - {"equal"})}
-    return Savings(model, task.example, [by_id[site] for site in sites], sorted(measures), channels)
+    return Savings(model, task.example, sites, sorted(measures), channels)
 
 
 def _goal(chosen: RemovalSettings, savings: Savings, soft: nn.Module, task: Task) -> Goal | None:

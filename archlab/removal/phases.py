@@ -74,7 +74,10 @@ class SoftPhase:
         self.gates.settle_()
         removed = self.gates.removed().detach().double().cpu()
         self.opened += removed
-        self.pressure.steer_(removed.tolist(), step)
+        if self.pressure.goal is not None:
+            self.gates.write_()  # qualities are those of the network that learns
+            self.pressure.steer_(removed.tolist(), step)
+            self.gates.settle_()
         self.step = step + 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -154,6 +157,7 @@ class RemovalPhases:
         if finished:
             if learning.pressure.goal is not None:
                 self.decisions = decided_by(learning, self.decisions)
+            learning.gates.write_()
             self.decided = dict(zip(DECIDED, (self.gone(), chosen.keep, switch_values(self.now)), strict=True))
             self.trainings.settings |= self.decided
             self._look("soft")

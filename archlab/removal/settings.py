@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..arguments import choice, flag, number, whole
+from ..arguments import choice, flag, number, whole, wrong
 from ..passes.discard import KEEP
 from ..training.fit import GROUPS
 from ..training.optimization import MOST_STEPS, Schedule, check_schedule, constant, factor_at
@@ -76,6 +76,8 @@ class RemovalSettings:
 
     def __post_init__(self):
         number("tau", self.tau, low=0, high=1)
+        if self.gate == "straight-through" and self.tau != 0.5:
+            raise ValueError(wrong("tau", "0.5 with gate='straight-through', which opens its switches there", self.tau))
         number("lam", self.lam, low=0, optional=True)
         number("p", self.p, above=0)
         for name, known in (("keep", KEEP), ("lam_unit", LAM_UNITS), ("weigh", WEIGHS), ("gate", GATES)):

@@ -288,12 +288,11 @@ def table(
         shown = places if is_number(column) else None
         texts = [_text(value, sd, shown, missing) for value, sd in zip(column, spread, strict=True)]
         if position in changes:
-            texts = [
-                f"{text} ({with_ends(change, places)})"
-                if change is not None and (change.mean or change.low < 0)
-                else text
-                for text, change in zip(texts, changes[position], strict=True)
+            told = [
+                with_ends(change, places) if change is not None and (change.mean or change.low < 0) else ""
+                for change in changes[position]
             ]
+            texts = [f"{text} ({change})" if change else text for text, change in zip(texts, told, strict=True)]
         cells.append(texts)
         marks = pd.Series(False, index=frame.index)
         if name in better:

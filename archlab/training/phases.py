@@ -40,7 +40,8 @@ class Phases:
     ):
         self.task, self.folder = task, None if folder is None else Path(folder)
         self.deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
-        self.settings, self.options = dict(settings), dict(options)
+        self.options = dict(options)
+        self.settings = {**(self.options.pop("settings", None) or {}), **settings}
         self.done: dict[str, tuple[int, Fit]] = {}  # by phase: its first step, and how it went
         self.first = 0
 

@@ -168,12 +168,13 @@ def train_on(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> d
     return {"steps": went.steps_done, "sites": 0, "removed": [], "removal_s": went.seconds, **outcome(begun.net, begun)}
 
 
-def learned(begun: Start, budget: float, **options: Any) -> Removal:
+def learned(begun: Start, budget: float, *, rewind: bool = False, **options: Any) -> Removal:
     effort = begun.effort
+    tuning = effort.tune + (effort.push if rewind else 0)  # which has the steps of the push then
     return learn_to_remove(
         begun.net, begun.task, budget={"sites": budget}, lr_omega=TRAVEL / effort.soft, soft_steps=effort.soft,
-        push_steps=effort.push, tune_steps=effort.tune, tune_schedule=cosine(effort.tune), seed=begun.seed,
-        calibration=effort.scored, **begun.sites, **begun.running, **options,
+        push_steps=effort.push, tune_steps=effort.tune, tune_schedule=cosine(tuning), seed=begun.seed,
+        calibration=effort.scored, rewind=rewind, **begun.sites, **begun.running, **options,
     )  # fmt: skip
 
 

@@ -225,6 +225,17 @@ def gain_of_a(options):
     return {"gain": options["a"]}
 
 
+def test_a_front_tells_trials_apart_by_all_that_they_asked_for():
+    def size(trial):
+        cost = trial.suggest_int("layers", 1, 2)
+        if cost == 2:
+            cost += trial.suggest_int("second", 0, 3)
+        return {"cost": cost, "error": 1 / cost}
+
+    found = al.search(size, trials=40, objectives={"cost": "lower", "error": "lower"}, sampler="random", progress=False)
+    assert sorted(found.front["cost"]) == [1, 2, 3, 4, 5]
+
+
 def test_a_function_of_the_trial_asks_for_what_it_needs(tmp_path):
     def train(trial):
         lr = trial.suggest_float("lr", 1e-4, 1.0, log=True)

@@ -222,6 +222,15 @@ def test_the_time_limit_cuts_inside_a_cell_and_the_next_call_goes_on(lab, monkey
     assert lab.run(time_limit_s=0, seeds=2).attrs["missing"]["b (seed 1)"].startswith("waits for base")
 
 
+def test_seconds_are_those_of_the_work_behind_a_result(lab, monkeypatch):
+    monkeypatch.setenv("BEHAVE_base", "exec time.sleep(1.0)")
+    first = lab.run(only="base")
+    lab.edit(helper="VALUE = 2\n")
+    monkeypatch.delenv("BEHAVE_base")
+    again = lab.run(only="base", stale="rerun")
+    assert first["seconds"][0] >= 1.0 and again["seconds"][0] < 1.0 and again["score"][0] == first["score"][0] + 1
+
+
 def test_work_begun_by_older_code_is_gone_on_with(lab, monkeypatch, capsys):
     monkeypatch.setenv("BEHAVE_base", "long")
     lab.run(time_limit_s=100)

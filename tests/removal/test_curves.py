@@ -16,6 +16,8 @@ import archlab as al
 from archlab.experiments.lease import lease
 from archlab.experiments.live.pieces import Piece, Work, carry_out
 from archlab.removal.curves import runs as curve_runs
+from archlab.removal.settings import RemovalSettings
+from archlab.training import cosine
 from archlab.training.kept import Kept
 from archlab.training.task import Task
 
@@ -88,6 +90,16 @@ def test_an_error_here_names_its_run_and_the_others_are_made(tmp_path, monkeypat
     assert "raised in trade_off, random-sites-0.5-0; what is finished is kept" in caught.value.__notes__[-1]
     monkeypatch.setattr(curve_runs, "METHODS", {})
     assert len(al.trade_off(net(), TASK, **TRADE | dict(methods=["greedy"]), folder=tmp_path).frame) == 3
+
+
+@pytest.mark.parametrize("rewind", [False, True])
+def test_a_control_has_the_rates_of_a_learned_removal(rewind):
+    options = dict(soft_steps=6, push_steps=3, tune_steps=4, lr=1e-2, lr_tune=3e-3, lr_omega=1.0, rewind=rewind,
+                   schedule=cosine(6), tune_schedule=cosine(7))  # fmt: skip
+    learned = al.learn_to_remove(net(), TASK, kinds="activation", budget={"sites": 0.5}, progress=False, **options)
+    asked = curve_runs.Asked("activation", None, "site", options, RemovalSettings(lam=None, **options))
+    factors = [asked.schedule(step) for step in range(asked.steps)]
+    assert (learned.history["lr"] / 1e-2).tolist() == pytest.approx(factors)
 
 
 def test_what_cannot_be_pickled_is_named():

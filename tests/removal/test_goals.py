@@ -11,7 +11,7 @@ from torch import nn
 import archlab as al
 import archlab.removal.budget
 from archlab.removal.budget import Savings
-from archlab.removal.gates import GATES
+from archlab.removal.gates import GATES, Gates
 from archlab.removal.learn import learn_to_remove
 from archlab.removal.probe.calibration import has_collapsed
 from archlab.training.task import Task
@@ -147,6 +147,7 @@ def test_a_budget_out_of_reach_is_refused_before_training():
         ),
         (dict(at_most_loss={"mse": 0.0}), "above 0, got 0.0"),
         (dict(gate="soft"), "gate must be one of 'blend'"),
+        (dict(gate="straight-through", tau=0.3), "tau must be 0.5 with gate='straight-through'"),
         (dict(weigh="flops"), "weigh must be one of 'equal'"),
         (dict(rewind=True, keep="freeze"), "rewind starts from the original"),
         (dict(weigh="activations", kinds="skip"), "none of the 3 chosen sites saves any of it"),
@@ -180,6 +181,30 @@ def test_every_gate_meets_a_budget_and_resumes_to_the_same_end(gate, tmp_path):
     assert removal.decisions.equals(whole.decisions)
     for a, b in zip(removal.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_gate_is_judged_as_the_network_learned_with_it():
+    omega = {"blend": 0.4, "straight-through": 0.0, "hard-concrete": 1.0}
+    for name, theta in {"blend": 0.4, "straight-through": 0.4, "hard-concrete": 3.0}.items():
+        soft = al.switch(net(), TASK.example, kinds="branch")
+        gates = Gates(soft, name, floor=0.0, seed=0)
+        gates.theta.data.fill_(theta)
+        gates.write_()
+        assert {round(o.item(), 6) for o in gates.omegas} == {omega[name]}
+        gates.settle_()
+        assert torch.allclose(torch.stack(list(gates.omegas)), gates.removed()), "what counts as removed"
+
+
+def test_qualities_after_the_soft_phase_are_of_open_or_closed_gates():
+    seen, limits = [], dict(gate="straight-through", at_most_loss={"mse": 0.5}, push_steps=0)
+    task = replace(TASK, quality=lambda model: seen.append(omegas_of(model)) or TASK.quality(model))
+    learn_to_remove(net(), task, **FAST | limits, evaluate=True)
+    switched = [values for values in seen if values]
+    assert len(switched) > 20 and all(value in (0.0, 1.0) for values in switched for value in values)
+
+
+def omegas_of(model) -> list[float]:
+    return [float(p) for name, p in model.named_parameters() if "omega_" in name]
 
 
 def test_rewind_starts_from_the_original_weights():
@@ -317,6 +342,10 @@ def test_a_concatenated_operand_saves_what_the_layer_behind_reads_of_it():
     savings = Savings(Joined(), torch.zeros(3, 4), found, ["macs", "params"])
     assert savings.alone == {"macs": [8 / 44], "params": [8 / 52]}
     assert savings.left("macs", [found[0].id]) == pytest.approx(1 - 8 / 44)
+    task = Task(torch.zeros(3, 4), lambda step: torch.ones(3, 4), lambda model, x: model(x).square().mean(),
+                lambda model: {})  # fmt: skip
+    learned = learn_to_remove(Joined(), task, **FAST | dict(kinds="concat", budget={"macs": 0.9}))
+    assert learned.decisions[["params", "macs"]].to_numpy().tolist() == [[8, 24]]
 
 
 class Even(nn.Module):

@@ -66,6 +66,17 @@ def test_a_study_of_ones_own_has_all_parts_on_its_page(tmp_path):
     assert page.text.count("A quarter is too little.") == 1
 
 
+def test_the_switches_of_a_cell_are_shown_in_whichever_form_it_keeps_them(tmp_path):
+    steps, values = [0, 1], {"body": [0.0, 0.9], "tail": [0.0, 0.1]}
+    forms = [{"omegas": values, "omega_steps": steps},
+             {"omegas": {"step": steps, "phase": ["soft", "push"], "omega": values}}]  # fmt: skip
+    for form in forms:
+        folder = study(tmp_path / str(len(form)) / "smoke")
+        cell = json.loads((folder / "cells" / "a.json").read_text())
+        (folder / "cells" / "a.json").write_text(json.dumps({**cell, "values": {**form, "tau": 0.5}}))
+        assert "tail: stays, ω = 0.1" in read(write_study(folder), StudyPage).titles
+
+
 def test_a_report_of_words_alone_has_a_page(tmp_path):
     (tmp_path / "report.md").write_text("No heading at all, and a [link](https://elsewhere.org/x) to `code`.")
     page = read(write_study(tmp_path), StudyPage)

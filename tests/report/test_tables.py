@@ -28,6 +28,11 @@ def test_cells_changes_and_missing_values(frame):
     assert cells["x"].tolist() == ["1.000", "–", "2.000"]
 
 
+def test_a_line_of_runs_that_were_not_measured_has_no_change():
+    frame = pd.DataFrame({"row": ["whole", "whole", "thin", "thin"], "run": [0, 1] * 2, "SSIM": [0.9, 0.8, None, None]})
+    assert tables.table(frame, over="run", base=0, deltas=["SSIM"]).cells["SSIM"].tolist()[1] == "–"
+
+
 def test_no_change_is_not_shown_as_one():
     assert tables.table(pd.DataFrame({"a": [1.0, 1.0]}), base=0, deltas=["a"]).cells["a"].tolist() == ["1.000", "1.000"]
 

@@ -88,6 +88,10 @@ def test_an_activation_that_no_module_names_is_told_by_its_site(tmp_path):
         learn_to_remove(Functional(torch.tanh), TASK, **REMOVAL, folder=tmp_path)
 
 
+def norm(model):
+    return sum(p.abs().sum() for p in model.parameters())
+
+
 @pytest.mark.parametrize(
     ("before", "now"),
     [
@@ -97,8 +101,9 @@ def test_an_activation_that_no_module_names_is_told_by_its_site(tmp_path):
             {"groups": lambda model: [{"params": model[0].parameters()}, {"params": model[3].parameters()}]},
             {"groups": lambda model: [{"params": model[3].parameters()}, {"params": model[0].parameters()}]},
         ),
+        ({"penalty": norm, "penalty_weight": lambda step: 0.0}, {"penalty": norm, "penalty_weight": lambda step: 9.0}),
     ],
-    ids=["penalty", "schedule", "groups"],
+    ids=["penalty", "schedule", "groups", "penalty_weight"],
 )
 def test_other_options_are_refused(tmp_path, before, now):
     options = OPTIONS | {"steps": 40}

@@ -58,6 +58,8 @@ def compare(
     1   one      20    16    1.0
     """
     check_task(task)
+    if given := sorted({"time_limit_s", "title"} & options.keys()):
+        raise TypeError(f"compare has no option {given[0]!r}, which each of its trainings has by itself; leave it out")
     whole("compare: steps", steps, least=0)
     number("compare: seconds", seconds, low=0)
     if not isinstance(models, Mapping) or not all(isinstance(model, nn.Module) for model in models.values()):

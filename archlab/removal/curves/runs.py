@@ -19,10 +19,9 @@ from ...discovery.select import Where
 from ...experiments.live.pieces import Piece, Work, carry_out, parts_of, place_for
 from ...measure.costs import cost
 from ...passes.channels.dims import SITE, check_granularity
-from ...training.fit import GROUPS
 from ...training.identity import fingerprint
 from ...training.kept import Kept, kept_of
-from ...training.options import check_names, names_of
+from ...training.options import names_of
 from ...training.phases import Phases
 from ...training.progress import bar
 from ...training.task import Task, qualities_of
@@ -31,7 +30,7 @@ from ..greedy import remove_at_random, remove_greedily
 from ..learn import Removal, learn_to_remove
 from ..merge.remove_to_merge import remove_to_merge
 from ..probe.calibration import Calibration
-from ..settings import CALIBRATION, RemovalSettings
+from ..settings import RemovalSettings, fit_options
 from .curve import COLUMNS, CONTROL, ORIGINAL
 from .warm import Way, has_thin, save_thin
 
@@ -63,14 +62,17 @@ class Asked:
 
     @property
     def schedule(self) -> Callable[[int], float]:
-        """Of a training in one piece, as `learn_to_remove` has it in phases."""
-        chosen, before = self.settings, self.settings.soft_steps + self.settings.push_steps
+        """Of a training in one piece, as `learn_to_remove` has it in phases: the push at the full rate."""
+        chosen = self.settings
+        before = chosen.soft_steps + (0 if chosen.rewind else chosen.push_steps)
         tuned = (chosen.lr if chosen.lr_tune is None else chosen.lr_tune) / chosen.lr
-        return lambda step: (
-            tuned * chosen.tune_schedule(step - before)
-            if step >= before
-            else chosen.schedule(min(step, chosen.soft_steps - 1))
-        )
+
+        def factor(step: int) -> float:
+            if step < chosen.soft_steps:
+                return chosen.schedule(step)
+            return 1.0 if step < before else tuned * chosen.tune_schedule(step - before)
+
+        return factor
 
     @property
     def of_fit(self) -> dict[str, Any]:
@@ -95,11 +97,12 @@ Method = Callable[[Start, Asked], tuple[nn.Module, list[str]]]  # the thin model
 
 def _control(start: Start, asked: Asked) -> tuple[nn.Module, list[str]]:
     net = copy.deepcopy(start.model)
-    frozen, absolute = asked.of_fit.get("freeze_norm", False), asked.settings.lam_unit == "absolute"
-    unit = 1.0 if absolute else Calibration(start.task, CALIBRATION, freeze_norm=frozen).unit(start.model)
+    chosen, frozen = asked.settings, asked.of_fit.get("freeze_norm", False)
+    calibration = Calibration(start.task, chosen.calibration, freeze_norm=frozen)
+    unit = 1.0 if chosen.lam_unit == "absolute" else calibration.unit(start.model)
     training = Phases(start.task, start.folder, None, {}, {**asked.of_fit, "progress": False, "loss_unit": unit})
     if asked.steps:
-        training.train_("control", net, asked.steps, lr=asked.settings.lr, schedule=asked.schedule)
+        training.train_("control", net, asked.steps, lr=chosen.lr, schedule=asked.schedule)
     return net, []
 
 
@@ -244,7 +247,9 @@ def asked_for(
     for name in fixed:
         if name in options:
             raise TypeError(f"{call} has no option {name!r}, which is the same or stated for all methods; leave it out")
-    check_names(call, options, RemovalSettings, *GROUPS)
+    if "time_limit_s" in options:
+        raise TypeError(f"{call} has no option 'time_limit_s': stop it, and with a folder the next call goes on")
+    fit_options(call, options, RemovalSettings)
     check_granularity(f"{call}: granularity", granularity, kinds)
     candidates(model, task.example, kinds=kinds, where=where)
     own = {name: value for name, value in options.items() if name in names_of(RemovalSettings)}

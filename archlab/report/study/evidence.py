@@ -95,9 +95,14 @@ def site_map(cells: Mapping[str, Mapping[str, Any]]) -> Html:
 
 
 def _tracks(values: Mapping[str, Any]) -> pd.DataFrame | None:
-    """step, site, omega of a cell that learned any; None of others, and of what has another form."""
+    """step, site, omega of a cell that learned any; None of others, and of what has another form.
+
+    Its "omegas" are columns of these three names, or the values by site, their steps in "omega_steps"; or both in one.
+    """
     said, steps = values.get("omegas"), values.get("omega_steps")
     try:
+        if isinstance(said, Mapping) and isinstance(said.get("omega"), Mapping):
+            said, steps = said["omega"], said.get("step")
         if isinstance(said, Mapping) and {"step", "site", "omega"} <= said.keys():
             frame = pd.DataFrame(dict(said))
         elif isinstance(said, Mapping) and isinstance(steps, Sequence):

@@ -92,7 +92,7 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
         few = replace(samples, count=SCORED)
         return {"SSIM": float(evaluate(net.eval(), few, perceptual=False)["ssim"].mean())}
 
-    task = training.task_for(scratch, budget, seed=row["run"], quality=quality)
+    task = training.task_for(scratch, budget, seed=row["run"] + RUNS * seed, quality=quality)
     net: Any = begun(row, scratch) if longer else made(row["width"], row["decoder_blocks"], task)
     net = net.to(device(), memory_format=torch.channels_last)
     values = training.train_(net, task, budget, scratch, title=row["network"])

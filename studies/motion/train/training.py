@@ -135,7 +135,7 @@ def task(
             if budget.samples is not None:
                 indices = [i % budget.samples for i in indices]
             batch = generator.batch(indices, noise=True)
-        frames = batch[:4] if rendered is not None else patches(batch[:4], budget.patch, step)
+        frames = batch[:4] if rendered is not None else patches(batch[:4], budget.patch, number)
         a, b, clean, target = (x.to(memory_format=torch.channels_last) for x in frames)
         return Batch(a, b, clean, target, batch.factor)
 

@@ -28,7 +28,7 @@ from studies.device import device, resources
 
 from .data.sources import Sources, find_sources, fingerprint
 from .evaluate.costs import costs
-from .evaluate.quality import COMPARED, HeldOut, copy_b, displacements, evaluate, line, summary
+from .evaluate.quality import COMPARED, HeldOut, copy_b, displacements, evaluate, summary
 from .network.fast import pad_as_torch_, pad_in_half_
 from .network.models import MagnificationNet, ResidualBlock
 from .network.reference import reference
@@ -303,19 +303,8 @@ def check(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict
             quality.append(entry | {"ssim": mean, "low": low, "high": high})
         if name != "copy of B":
             moved = displacements(magnify, larger.sources, larger.size, factors=FACTORS)
-            slope, r2 = line(moved, "measured")
-            of_target, r2_of_target = line(moved, "on_target")
-            linearity.append(
-                {
-                    "magnifier": name,
-                    "slope": slope,
-                    "r2": r2,
-                    "target_slope": of_target,
-                    "target_r2": r2_of_target,
-                    "size": larger.size,
-                }
-            )
-            linearity[-1]["points"] = moved.round(4).to_dict("records")
+            points = moved.round(4).to_dict("records")
+            linearity.append({"magnifier": name, "size": larger.size, "points": points})
     return {"quality": quality, "linearity": linearity}
 
 

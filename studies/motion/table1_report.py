@@ -18,8 +18,8 @@ from archlab.report import Column, Interval, Picture, Table, over_runs, plots, t
 from . import columns
 from .data.generator import PARTS, Generator
 from .data.sources import Sources, find_sources
-from .evaluate.quality import COMPARED
-from .train.given import told
+from .evaluate.quality import COMPARED, line
+from .train.given import curve, told
 
 KIND_COLUMNS = {"activation": "ReLU", "skip": "Skip", "block": "Block"}
 SLOPE, R2 = (0.85, 1.15), 0.95  # what the displacement of a good baseline keeps
@@ -35,7 +35,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     trained, base, check = (
         by_name[name] for name in ("training of the baseline", "baseline", "checks of the baseline")
     )
-    sensitivity = by_name["sensitivity"]
+    sensitivity, linearity = by_name["sensitivity"], with_lines(check["linearity"])
     if not told(trained):
         shutil.copy(Path(rows.attrs["folders"]["training of the baseline"]) / "baseline.safetensors", folder)
     draw_omegas(first, folder / "omegas.png")
@@ -43,7 +43,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     sites = pd.DataFrame(sensitivity["sites"])
     plots.save(plots.sensitivity(sites, quality="ssim", most=60), folder / "sensitivity.png")
     draw_training(trained, folder / "training.png")
-    draw_displacement(check["linearity"], folder / "displacement.png")
+    draw_displacement(linearity, folder / "displacement.png")
     save_samples(find_sources(None, "train"), 96, folder / "samples.png")
     made = rows.attrs["conditions"]
     write_report(
@@ -74,11 +74,11 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         "## Is the baseline any good?",
         f"Mean SSIM [95 % bootstrap interval] of {base['judged']:.0f} held-out samples by factor:",
         _quality(check["quality"]), "Expected beforehand:",
-        [f"{text}: {_HOLDS[holds]}" for text, holds in _expectations(check)],
+        [f"{text}: {_HOLDS[holds]}" for text, holds in _expectations(check["quality"], linearity)],
         Picture("displacement.png", "displacement"),
         "Whole photos that move by known amounts; displacement by dense iterative Lucas-Kanade flow (median of the "
-        f"inner pixels), in frames of {check['linearity'][0]['size']} pixels. The measure itself is checked on the "
-        "true targets.",
+        f"inner pixels), in frames of {linearity[0]['size']} pixels; a point is the mean over the photos, a slope that "
+        "of the line through the origin. The measure itself is checked on the true targets.",
         Picture("training.png", "training loss"),
         "## Data", _data(base, made["data"]), Picture("samples.png", "samples"),
         "## Conditions", baseline_trained(base, trained),
@@ -293,24 +293,36 @@ def draw_omegas(rows: pd.DataFrame, path: Path) -> None:
 
 
 def draw_training(row: Mapping[Any, Any], path: Path) -> None:
-    losses = row["losses"]
-    frame = pd.DataFrame({"step": [row["steps"] * (i + 0.5) / len(losses) for i in range(len(losses))], "loss": losses})
-    ax = plots.curve(frame, x="step", y="loss")
+    ax = plots.curve(pd.DataFrame(curve(row), columns=["step", "loss"]), x="step", y="loss")
     ax.set_yscale("log")
     plots.save(ax, path)
 
 
+def with_lines(linearity: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries of the check by points with the lines through them."""
+    told = []
+    for entry in linearity:
+        points = pd.DataFrame(entry["points"])
+        (slope, r2), (of_target, r2_of_target) = (line(points, column) for column in ("measured", "on_target"))
+        told.append(entry | {"slope": slope, "r2": r2, "target_slope": of_target, "target_r2": r2_of_target})
+    return told
+
+
 def draw_displacement(linearity: list[dict[str, Any]], path: Path) -> None:
-    """Measured against wanted displacement, a colour a factor; a panel a magnifier."""
+    """Measured against wanted displacement, means over the photos, a colour a factor; a panel a magnifier."""
     _, panels = plt.subplots(
         1, len(linearity), figsize=(3.5 * len(linearity), 2.8), layout="constrained", squeeze=False
     )
     for ax, entry in zip(panels.flat, linearity, strict=True):
         points = pd.DataFrame(entry["points"])
-        for (factor, group), colour in zip(points.groupby("factor"), plots.COLOURS, strict=False):
-            ax.scatter(group["wanted"], group["measured"], s=7, color=colour, label=f"factor {factor:g}")
         top = points["wanted"].max() * 1.05
-        ax.plot([0, top], [0, top], color="0.6", linewidth=0.8)
+        ax.plot([0, top], [0, top], color="0.6", linewidth=0.8, label="as wanted")
+        ax.plot([0, top], [0, top * entry["slope"]], color="0.2", linewidth=0.8, linestyle="--", label="slope")
+        for (factor, group), colour in zip(points.groupby("factor"), plots.COLOURS, strict=False):
+            means = group.groupby("wanted")["measured"].mean()
+            ax.plot(
+                means.index, means, color=colour, linewidth=0.6, marker="o", markersize=3, label=f"factor {factor:g}"
+            )
         ax.set_title(f"{entry['magnifier']}: slope {entry['slope']:.2f}, R² {entry['r2']:.3f}", fontsize=plots.FONT)
         ax.set_xlabel("factor · d [pixels]", fontsize=plots.FONT)
         ax.set_ylabel("measured displacement [pixels]", fontsize=plots.FONT)
@@ -347,17 +359,17 @@ def _quality(quality: list[dict[str, Any]]) -> Table:
     return table(pd.DataFrame(list(lines.values())))
 
 
-def _expectations(check: Mapping[Any, Any]) -> list[tuple[str, bool | None]]:
+def _expectations(quality: list[dict[str, Any]], linearity: list[dict[str, Any]]) -> list[tuple[str, bool | None]]:
     """What was expected of the baseline beforehand, and whether it came so."""
-    smallest = min(entry["size"] for entry in check["quality"])
-    by = {(e["magnifier"], e["factor"]): e for e in check["quality"] if e["size"] == smallest}
+    smallest = min(entry["size"] for entry in quality)
+    by = {(e["magnifier"], e["factor"]): e for e in quality if e["size"] == smallest}
     lines: list[tuple[str, bool | None]] = []
     for (name, factor), copied in by.items():
         if name == "copy of B" and factor is not None:
             ours = by["ours", factor]
             text = f"SSIM above copying frame B at factor {factor:g}, intervals apart"
             lines.append((text, ours["low"] > copied["high"]))
-    for entry in check["linearity"]:
+    for entry in linearity:
         if entry["magnifier"] == "ours":
             text = f"displacement against factor · d: slope {entry['slope']:.3f} within {SLOPE[0]} to {SLOPE[1]}"
             lines.append((text, SLOPE[0] <= entry["slope"] <= SLOPE[1]))

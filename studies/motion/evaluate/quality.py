@@ -144,6 +144,8 @@ def _flow(frame: Tensor, moved: Tensor) -> np.ndarray:
 
 
 def line(frame: pd.DataFrame, column: str) -> tuple[float, float]:
-    """Slope and R² of the straight line through `column` against the wanted displacement."""
-    slope, _ = np.polyfit(frame["wanted"], frame[column], 1)
-    return float(slope), float(np.corrcoef(frame["wanted"], frame[column])[0, 1]) ** 2
+    """How `column` follows the wanted displacement: the slope of the line through the origin, and R², how straight the
+    relation is, wherever it begins."""
+    wanted, found = frame["wanted"].to_numpy(float), frame[column].to_numpy(float)
+    slope = float(wanted @ found / (wanted @ wanted))
+    return slope, float(np.corrcoef(wanted, found)[0, 1]) ** 2

@@ -76,6 +76,15 @@ def fingerprint(folder: Path, network: str) -> str | None:
     return hashlib.sha256(found.file.read_bytes() + found.file.with_suffix(".json").read_bytes()).hexdigest()[:16]
 
 
+def curve(row: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """(step, loss) of the training of a `row`: as its facts say, or else evenly over its steps."""
+    facts = row.get("facts")
+    losses = facts["losses"] if isinstance(facts, Mapping) else row["losses"]
+    if isinstance(losses[0], list):
+        return [(float(step), float(loss)) for step, loss in losses]
+    return [(row["steps"] * (place + 0.5) / len(losses), loss) for place, loss in enumerate(losses)]
+
+
 def told(row: Mapping[str, Any]) -> str:
     """How the network of a `row` was trained, in a sentence; empty where the row itself trained it."""
     facts = row.get("facts")

@@ -85,7 +85,7 @@ def test_linearity_is_told_from_saturation(pictures):
     straight = fig2_linearity.summary(frame.assign(measured=0.9 * frame["wanted"]))
     assert straight == pytest.approx({"slope": 0.9, "r2": 1.0, "farthest": 9.0, "until": 10.0})
     bent = fig2_linearity.summary(frame.assign(measured=frame["wanted"].clip(upper=3.0)))
-    assert bent["until"] == 3.0 and bent["slope"] < 0.3 and bent["r2"] < 0.7
+    assert bent["until"] == 3.0 and bent["slope"] < 0.5 and bent["r2"] < 0.7
     copying = fig2_linearity.measured(Seen((0.0, 1.0), lambda frames, factor: frames[1:]), pictures, 96, 1)
     assert np.allclose(copying["measured"], copying["motion"], atol=0.05)
     true = fig2_linearity.measured(None, pictures, 96, 1)

@@ -67,9 +67,9 @@ def made_rows(folder, seeds=1):
                     for name, value in (("ours", 0.8), ("copy of B", 0.7))
                     for size, factor in ((48, None), (64, None), (48, 5.0))
                 ]  # fmt: skip
-                points = [{"factor": 5.0, "wanted": 1.0, "measured": 1.1, "on_target": 1.0}]
-                fit = {"slope": 1.1, "r2": 0.9, "target_slope": 1.0, "target_r2": 1.0, "size": 64}
-                line |= {"quality": quality, "linearity": [{"magnifier": "ours", **fit, "points": points}]}
+                points = [{"factor": 5.0, "wanted": wanted, "measured": measured, "on_target": wanted}
+                          for wanted, measured in ((1.0, 1.1), (2.0, 2.2), (3.0, 1.5))]  # fmt: skip
+                line |= {"quality": quality, "linearity": [{"magnifier": "ours", "size": 64, "points": points}]}
             else:
                 line |= {"params_k": 900.0, "flops_g": 40.0, "ssim": 0.8 - 0.01 * i + 0.1 * seed, "ssim_crop8": 0.8}
                 line |= {"ssim_low": 0.7, "ssim_high": 0.9, "lpips": None, "no_lpips": "not at hand", "judged": 8}
@@ -144,7 +144,8 @@ def test_the_report_is_written_whole(tmp_path, seeds):
     report(made_rows(tmp_path / "work", seeds), tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "SSIM above copying frame B at factor 5, intervals apart: holds" in text
-    assert "its R² 0.900 at least 0.95: **fails**" in text and "SSIM above the public network" in text
+    assert "slope 0.714 within 0.85 to 1.15: **fails**" in text, "through the origin"
+    assert "its R² 0.129 at least 0.95: **fails**" in text and "SSIM above the public network" in text
     assert ("Means of 2 seeds" in text) == (seeds == 2)
     assert {f.name for f in tmp_path.glob("*.png")} == {
         "displacement.png", "lambda_path.png", "omegas.png", "samples.png", "sensitivity.png", "training.png",

@@ -58,7 +58,7 @@ def measured(net: nn.Module, example: Any, space: Space) -> Space:
         if there != whole.macs(architecture):
             raise ValueError(
                 f"supernet: the costs of the options do not add up: {architecture} costs {there:,} MACs, its parts "
-                f"{whole.macs(architecture):,}: what is computed elsewhere hangs on what is chosen"
+                f"{whole.macs(architecture):,}: what is computed elsewhere depends on what is chosen"
             )
     put_indices_(net, space.indices(space.original))
     return replace(whole, macs_range=(whole.macs(least), whole.macs(most)))

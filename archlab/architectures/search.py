@@ -123,7 +123,7 @@ def search(
         name: Of the study in it.
         norm_batches: Batches of the task on which norms are estimated anew before each trial of a supernet; 0: none.
         workers: 0 runs the trials here, one after another; else so many processes do, each with a copy of what is
-            searched and of the task, with the same history: a trial hangs on the generations before its own, which is
+            searched and of the task, with the same history: a trial depends on the generations before its own, which is
             measured at once. A generation is the `population`, which should be several times the workers. "tpe", which
             draws each trial from all before it, and functions of a trial take none. Each process has as many threads
             as this one, so on a CPU call ``torch.set_num_threads(cores // workers)`` before. A latency is measured
@@ -258,7 +258,7 @@ def _checked_cluster(scheduler: Any, resources: Any) -> Cluster | None:
 
 
 def _check_workers(workers: int, cluster: Cluster | None, candidates: Candidates, sampler: str) -> None:
-    """Raise ValueError for workers where each trial hangs on the one before it."""
+    """Raise ValueError for workers where each trial depends on the one before it."""
     check_workers("search", workers)
     if not workers and cluster is None:
         return

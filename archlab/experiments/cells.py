@@ -7,7 +7,7 @@
 
 `key` says what was asked (study, row, preset, seed, data, given weights); `content` adds the code and the cells that
 were needed.
-Neither hangs on where a file lies or what a module is called. A result that tells another `SCHEME` is of an archlab
+Neither depends on where a file lies or what a module is called. A result that tells another `SCHEME` is of an archlab
 that named cells otherwise: it does not count, and `run` says so.
 """
 
@@ -153,7 +153,7 @@ def cells_of(plan: Plan) -> list[Cell]:
                 needs[wanted] = others[study][its_row, seed]
             asked = {"study": name_of(plan.study), "row": row, "preset": plan.preset, "seed": seed, "data": data}
             below = sorted({one for need in needs.values() for one in need.below} | ({given} if given else set()))
-            if below:  # a result that hangs on other weights is another's, not an older one
+            if below:  # a result that depends on other weights is another's, not an older one
                 asked["weights"] = below
             key = f"{re.sub(r'[^A-Za-z0-9.]+', '-', name).strip('-')}-{seed}-{digest(asked)[:8]}"
             under = [(standing(need) or {"content": need.content})["content"] for need in needs.values()]

@@ -1,4 +1,4 @@
-"""The code that a row's numbers hang on: what a function reaches, found by reading names from definition to definition.
+"""The code that a row's numbers depend on: what a function reaches, read by names from definition to definition.
 
 A function uses names; each is defined at the top of a file, or imported from another, where its definition uses names
 again. What is met on the way counts and nothing else does: neither `report`, nor a figure's colours, nor the training

@@ -187,7 +187,7 @@ def finish(
         skipped: why it did not change the others, by name.
         how: how it changed what it took, by name.
         idle: parameters that are still computed with though no output needs them.
-        counted: how large the outputs are hangs on the values that the model computes (the number of boxes found), so
+        counted: how large the outputs are depends on the values that the model computes (the number of boxes found), so
             that it is not compared.
 
     """
@@ -219,7 +219,7 @@ def finish(
 def outputs_are_counted(
     model: nn.Module, example: Any, before: Capture, after: Capture, *, changed: str, remedy: str
 ) -> bool:
-    """Whether outputs have other sizes than before because they hang on values, as the number of boxes found does.
+    """Whether outputs have other sizes than before because they depend on values, as the number of boxes found does.
 
     Raises ValueError where they have for another reason, saying what was `changed`, and the `remedy`.
     """
@@ -233,7 +233,7 @@ def outputs_are_counted(
 
 def sizes_told(counted: bool) -> str:
     """What a step says of the sizes of the outputs, where values are not compared."""
-    return "how large the outputs are hangs on their values" if counted else "the outputs keep their shapes"
+    return "how large the outputs are depends on their values" if counted else "the outputs keep their shapes"
 
 
 def _sizes_hang_on_values(model: nn.Module, example: Any) -> bool:

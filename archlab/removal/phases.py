@@ -40,7 +40,7 @@ from .probe.calibration import Calibration, has_collapsed
 from .settings import NEAR, RemovalSettings
 
 POINTS = 500  # of each ω's history
-DECIDED = ("removed", "keep", "omegas")  # what the phases after the soft one hang on, in their checkpoints' settings
+DECIDED = ("removed", "keep", "omegas")  # what the phases after the soft one depend on, in their checkpoints' settings
 POLARIZED_FROM, POLARIZING = 0.5, 1.0  # from this share of the soft phase a polarizing term rises to this weight
 
 
@@ -114,7 +114,7 @@ class RemovalPhases:
         self.trainings, self.evaluations, self.calibration = trainings, evaluations, calibration
         self.losses = {"original": calibration.loss(soft)}  # on the calibration batches, by phase
         self.decisions = decide(soft, settings.tau)
-        self.decided: dict[str, Any] | None = None  # what the later phases hang on
+        self.decided: dict[str, Any] | None = None  # what the later phases depend on
 
     def soft(self) -> bool:
         """Phase 1: weights and ω learn together; at its end, the sites are decided."""

@@ -263,7 +263,7 @@ class _Tracer(fx.Tracer):
         return self.create_proxy("call_function", apply, args, kwargs)
 
     def mind_grad(self) -> None:
-        """From here on the graph hangs on the gradient mode of its trace."""
+        """From here on the graph depends on the gradient mode of its trace."""
         self.minds_grad = True
 
     def switch_grad(self, mode: bool) -> None:

@@ -192,7 +192,7 @@ class Training:
             saved, path = load_checkpoint(folder), Path(folder) / FILE
             functions = {"task.loss": self.task.loss, "penalty": self.optimization.penalty}
             weight = self.optimization.penalty_weight
-            if callable(weight) and not _is_archlabs(weight):  # a removal's own hangs on λ, which its state has
+            if callable(weight) and not _is_archlabs(weight):  # a removal's own depends on λ, which its state has
                 functions["penalty_weight"] = weight
             self.identity, self.start = self._identity(), start_of(self.model, self.task, functions)
             if saved is not None:

@@ -1,8 +1,8 @@
 """A torch DataLoader as a function of the step, so that a training goes on at the right batch with no state to keep.
 
-What a loader gives next hangs on all that it gave before: on its generators, and on when its workers were started. Here
-each batch is made from (seed, step) alone. Of the loader are used: dataset, samplers, collate_fn, drop_last, and how
-its workers run.
+What a loader gives next depends on all that it gave before: on its generators, and on when its workers were started.
+Here each batch is made from (seed, step) alone. Of the loader are used: dataset, samplers, collate_fn, drop_last, and
+how its workers run.
 """
 
 import copy

@@ -42,7 +42,7 @@ class Task:
             then modes, buffers and generators are put back.
         measures: By name of a quality, which way it is better: "higher" or "lower". Where one is not named, "higher".
             Tables and figures of what is measured mark it; those of a quality that is not named do not.
-        settings: JSON-able facts that the functions hang on, such as the name of the data or a crop; a checkpoint of
+        settings: JSON-able facts that the functions depend on, such as the name of the data or a crop; a checkpoint of
             a task with other ones is refused.
 
     Raises:

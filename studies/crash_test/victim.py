@@ -28,7 +28,7 @@ class Block(nn.Module):
 
 
 def network(width: int = 8) -> nn.Module:
-    """Two residual blocks, and a dropout, whose draws hang on the state of the generator."""
+    """Two residual blocks, and a dropout, whose draws depend on the state of the generator."""
     torch.manual_seed(0)
     return nn.Sequential(Block(width), nn.Dropout(0.1), Block(width), nn.Linear(8, 8))
 

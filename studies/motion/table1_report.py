@@ -263,7 +263,7 @@ def _claim(apart: pd.DataFrame) -> str:
         for kind, what in (("activation", "the ReLUs of its residual blocks"), ("block", "its residual blocks"))
         for part in ("encoder", "decoder")
     ]
-    return f"Removed by hand, which hangs on no λ, SSIM changes by: {'; '.join(said)}."
+    return f"Removed by hand, which depends on no λ, SSIM changes by: {'; '.join(said)}."
 
 
 def _evaluated(rows: pd.DataFrame) -> pd.DataFrame:

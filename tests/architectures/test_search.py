@@ -133,7 +133,7 @@ def test_a_search_by_optunas_samplers_goes_on_where_it_failed(sampler, tmp_path,
 
 
 def gain_or_kill(options):
-    """A gain that hangs on random numbers; kills the runner of the workers at a call, if a file says so.
+    """A gain that depends on random numbers; kills the runner of the workers at a call, if a file says so.
 
     What is measured is noted there, in whichever process."""
     folder = Path(os.environ["ARCHLAB_TEST_FOLDER"])

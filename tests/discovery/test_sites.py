@@ -67,7 +67,7 @@ def test_the_table_says_which_module_a_block_is():
 
 
 def test_the_work_for_many_sites_grows_with_their_number():
-    """Counted in calls of functions, of Python's and of C's: seconds hang on what else runs."""
+    """Counted in calls of functions, of Python's and of C's: seconds depend on what else runs."""
 
     def calls(blocks: int) -> int:
         net, count = nn.Sequential(*[Residual() for _ in range(blocks)]), 0

@@ -28,7 +28,7 @@ class Residual(nn.Module):
         self.inside, self.drop = (
             nn.Linear(4, 4),
             nn.Dropout(0.2),
-        )  # random numbers, which must not hang on where it runs
+        )  # random numbers, which must not depend on where it runs
 
     def forward(self, x):
         return x + self.drop(torch.relu(self.inside(x)))

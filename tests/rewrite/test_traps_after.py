@@ -51,7 +51,7 @@ def test_fused_attention_does_not_pass_the_switches_by():
 
 
 def test_what_was_removed_of_a_transformer_layer_is_not_missed_with_a_mask():
-    """Whether a layer can run as one kernel hangs on the weights of its parts."""
+    """Whether a layer can run as one kernel depends on the weights of its parts."""
     net, x = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval(), torch.randn(2, 3, 4)
     thin = al.remove(net, x, kinds="norm", where="norm.0")
     mask = torch.tensor([[False, False, True], [False, False, False]])

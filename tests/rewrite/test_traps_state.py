@@ -48,7 +48,7 @@ def test_what_a_forward_sets_on_its_module_is_set_at_every_call():
 
 
 class Turns(nn.Module):
-    """What it does hangs on an attribute of its class, on one of a child, on the gradient mode, on chance."""
+    """What it does depends on an attribute of its class, on one of a child, on the gradient mode, on chance."""
 
     turns = 2
 

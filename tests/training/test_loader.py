@@ -1,4 +1,4 @@
-"""A DataLoader as a task: each batch hangs on the seed and the step alone, whatever was made before and where."""
+"""A DataLoader as a task: each batch depends on the seed and the step alone, whatever was made before and where."""
 
 import copy
 import itertools

@@ -1,6 +1,6 @@
 """Trials of one generation: asked for, measured here or by workers, and told to the study in their order.
 
-What is drawn hangs on the seed, on the number of complete trials, on the generations before, and on what the own one
+What is drawn depends on the seed, on the number of complete trials, on the generations before, and on what the own one
 began with. So a generation may be measured at once, and as its trials are told in their order, the history is that of
 a search without workers, also after a kill.
 """

@@ -1,4 +1,4 @@
-"""What does not hang on the input of a model: parameters, buffers, and what its code computes of these alone.
+"""What does not depend on the input of a model: parameters, buffers, and what its code computes of these alone.
 
 An op that scales or shifts by such a value is a linear layer, however it is written: a frozen norm, a batch norm as a
 function, a learned or a plain number.

@@ -202,7 +202,7 @@ def _attempted(state: _State, reference: _Reference, decided: Round) -> _State:
         if missed:
             raise _Unfit(f"{missed[0]} is called in another way than by its name in the model")
         ran = drop_unreached(new, state.record, record, lambda net: observe(net, reference.example))
-        # 2. Its copy in float64, with the same chains: they hang on shapes and names only.
+        # 2. Its copy in float64, with the same chains: they depend on shapes and names only.
         double, double_ran = None, None
         if state.double is not None:
             double, double_ran = _merged(

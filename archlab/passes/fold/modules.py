@@ -55,7 +55,7 @@ def shared_parameters(model: nn.Module) -> set[int]:
 def layer_of(module: Any, *, meta: bool = False, dims: int | None = None) -> Layer:
     """`module`, for which `why_not_linear` is None, as a Layer in float64, or on the meta device.
 
-    What shapes it has never hangs on what the weights hold. `dims`: the spatial dimensions of its input, which a norm
+    What shapes it has never depends on what the weights hold. `dims`: the spatial dimensions of its input, which a norm
     does not know.
     """
 

@@ -64,7 +64,7 @@ def output_rings(
 
     Found by running `model` with not-a-number in the rings of the layers, which reaches all that is computed from them
     whatever the weights are. Outside of it both models are compared. An output that is no map (batch x channels x
-    spatial) or cannot show not-a-number (an index, boxes whose number hangs on values) changes everywhere where it is
+    spatial) or cannot show not-a-number (an index, boxes whose number depends on values) changes everywhere where it is
     computed from these layers' outputs, which `record`, a run of `model`, says.
     """
     below = _below(record, rings)
@@ -79,7 +79,7 @@ def output_rings(
     found: list[int | None] = []
     both = tensors_in(before.output), tensors_in(after.output)
     if any(len(outputs) != len(below) for outputs in (*both, near or below, far or below)):
-        return [EVERYWHERE] * len(below)  # how many there are hangs on values
+        return [EVERYWHERE] * len(below)  # how many there are depends on values
     for number, (old, new) in enumerate(zip(*both, strict=True)):
         touched = [torch.ones_like(old, dtype=torch.bool) if sides is None else sides[number] for sides in (near, far)]
         if not below[number]:

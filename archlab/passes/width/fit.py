@@ -1,7 +1,7 @@
 """Whether a model computes with its new widths what was followed: every op makes what it should, in shapes.
 
 Where it does not, a number that the code keeps says the old width (heads, sizes of a split): it is found and set, or
-what hangs on it is frozen, with the place as the reason.
+what depends on it is frozen, with the place as the reason.
 """
 
 from collections.abc import Iterator, Mapping
@@ -154,7 +154,7 @@ class Fit:
                     yield own, changes[old]
 
     def freeze(self, wrong: Mismatch, sizes: Mapping[Axis, int]) -> list[Axis]:
-        """Freeze what hangs on an op that cannot be made right, here and wherever the same line of code runs."""
+        """Freeze what depends on an op that cannot be made right, here and wherever the same line of code runs."""
         traces = self.flow.traces
         trace = traces[min(wrong.index, len(traces) - 1)]
         path = trace.op.execution.module

@@ -63,7 +63,7 @@ def trade_off(
             activations save neither "macs" nor "params": with these "merge" goes alone.
         seeds: How many runs of each.
         warm_start: False, the honest default, begins each run with the original, so that all rows have as many steps of
-            training and no budget hangs on another. True begins the largest budget so, and each smaller one with the
+            training and no budget depends on another. True begins the largest budget so, and each smaller one with the
             thin network of the next larger: cheaper for the same quality, perhaps, but its rows are trained longer, as
             their `steps` say. Beside each stands a control that was trained as long, on the same batches and in as many
             pieces; `.summary()` compares with that one.
@@ -167,7 +167,7 @@ def _check_methods(
 
 
 def _row(method: str, shares: Sequence[float], seed: int, measure: str, warm_start: bool) -> list[Run]:
-    """The runs of one method and seed. A label says all that a run hangs on, so that other calls find it, too."""
+    """The runs of one method and seed. A label says all that a run depends on, so that other calls find it, too."""
     runs: list[Run] = []
     for number, share in enumerate(shares, 1):
         before = runs[-1] if warm_start and runs else None

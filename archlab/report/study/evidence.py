@@ -19,7 +19,7 @@ from ..chart import Chart, Line, Point
 from ..removal_page import omega_chart
 from .body import Block
 
-# The first that a heading is called like is the cost; multiply-adds hang on no machine.
+# The first that a heading is called like is the cost; multiply-adds depend on no machine.
 COSTS = tuple(re.compile(rf"\b({words})\b", re.IGNORECASE)
               for words in ("FLOPs|MACs|multiply-adds", "latency|ms|seconds|FPS", "params|parameters"))  # fmt: skip
 QUALITY = re.compile(r"\b(SSIM|PSNR|LPIPS|accuracy|top-?1|mAP|IoU|F1|perplexity|loss|error|MSE|MAE)\b", re.IGNORECASE)

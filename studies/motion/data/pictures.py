@@ -113,7 +113,7 @@ def shrunk(image: Image.Image, short_side: int) -> np.ndarray:
 def first_that_decodes(loaders: Sequence[Callable[[], np.ndarray]], index: int, broken: set[int]) -> np.ndarray:
     """What the loader `index` gives; where its picture is broken, which is said once, the next one that is not.
 
-    Some files look whole until they are decoded. Which picture stands for one hangs on the files alone.
+    Some files look whole until they are decoded. Which picture stands for one depends on the files alone.
     """
     for number in (*range(index, len(loaders)), *range(index)):
         if number not in broken:

@@ -1,7 +1,7 @@
 """Samples rendered once and kept as 8-bit frames on disk, for all trainings and workers: patches of them, drawn anew.
 
 Rendering a sample takes a CPU longer than drawing a hundred patches of it. A set is a folder, known by all that its
-frames hang on, and is there whole or not at all: it is written beside its place and then renamed. What two workers
+frames depend on, and is there whole or not at all: it is written beside its place and then renamed. What two workers
 render at once is the same; the first to end keeps it.
 """
 

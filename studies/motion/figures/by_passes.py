@@ -131,19 +131,23 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     )  # fmt: skip
     plots.save(ax, folder / "tradeoff.png")
     write_report(
-        rows, folder, "Fewer FLOPs than the proposed network, by passes", ABOUT, found,
+        rows, folder, "Fewer FLOPs than the proposed network, by passes", _about(rows), found,
         Picture("tradeoff.png", "SSIM against FLOPs; bars are standard deviations over the runs"),
         command=f"python -m {__name__}", tables={"table": found},
     )  # fmt: skip
 
 
-ABOUT = (
-    "*16 channels*: all nine blocks of the decoder stay; *20 channels*: the four that cost the loss most to remove. "
-    "Neither has residual blocks in its encoder. Each starts from the trained baseline and has 2,500 steps of four "
-    "samples, in three runs on other samples. *Trained on*: for 20,000 steps more of eight samples, without perceptual "
-    "loss, in one run; the proposed one goes on from that of [networks](../../networks/cpu/report.md) as it was then. "
-    "*Baseline as trained*: Table 1's, with 17,271 steps of eight samples."
-)
+def _about(rows: pd.DataFrame) -> str:
+    """What the networks are, and how long each was trained."""
+    steps = {row["row"]: int(row["steps"]) for row in rows.to_dict("records")}
+    short, long = steps["20 channels, run 0"], steps[f"20 channels, {LONG}"]
+    return (
+        "*16 channels*: all nine blocks of the decoder stay; *20 channels*: the four that cost the loss most to lose. "
+        f"Neither has residual blocks in its encoder. Each starts from the trained baseline and has {short:,} steps of "
+        f"four samples, in {RUNS} runs on other samples. *Trained on*: for {long:,} steps more of eight samples, without "
+        "perceptual loss, in one run; the proposed one goes on from that of [networks](../../networks/cpu/report.md) as "
+        f"it was then. *{TRAINED.capitalize()}*: Table 1's, with {steps[TRAINED]:,} steps of eight samples."
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from torch import nn
 
 import archlab as al
 
-SIDE = 96  # pixels of the example that the passes run: what they decide does not hang on it
+SIDE = 96  # pixels of the example that the passes run: what they decide does not depend on it
 STREAMED = 384  # pixels a side of the streamed frame that costs are counted on, as in the paper
 
 

@@ -247,8 +247,8 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
 ABOUT = (
     "*The recipe*: 4 patches of 48 pixels a step, Adam at 1e-3 down a cosine, the mean of the weights; at the "
     "change of resolution new layers begin as means and copies of pixels. The others differ in what their name "
-    "says. *Patches of 96 at the end*: one a step, in the last fifth. *Padding in bf16*: of maps that are in bf16 "
-    "already, where autocast casts them to fp32 to pad. *Regulariser every 4th step*: with four times its weight; "
+    "says. *Patches of 96 at the end*: one a step, in the last fifth. *Padding in fp32*: as autocast does, which casts "
+    "maps that are in bf16 to fp32 to pad them, and back. *Regulariser every 4th step*: with four times its weight; "
     "else two frames are encoded and not four. *Muon*: torch's Adam for all but the convolutions from channels to "
     "channels. *Fresh layers*: as torch initialises them."
 )

@@ -84,4 +84,9 @@ def __getattr__(name: str):
         from .report import plots
 
         return plots
-    raise AttributeError(f"module 'archlab' has no attribute {name!r}")
+    told = f"module 'archlab' has no attribute {name!r}"
+    if not name.startswith("_"):  # Python itself asks for some that are not there
+        from .names import closest
+
+        told += f"; {closest(name, __all__, most=3)}"
+    raise AttributeError(told)

@@ -103,6 +103,8 @@ class Recipe:
             what = "sites" if step.name in ("switch", "discard") else "modules"
             told = f"{cost}; {step.equality}: {step.checked}{idle}"
             lines.append(f"  {step.name}: {len(step.taken)} of {len(step.found)} {what}; {told}")
+        if not self.steps:
+            lines.append("  no pass was applied")
         return "\n".join(map(printable, lines))
 
 

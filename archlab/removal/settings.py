@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arguments import choice, flag, number, whole, wrong
+from ..names import closest
 from ..passes.discard import KEEP
 from ..training.fit import GROUPS
 from ..training.optimization import MOST_STEPS, Schedule, check_schedule, constant, factor_at
@@ -29,9 +30,10 @@ def fit_options(call: str, options: Mapping[str, Any], *own: type) -> dict[str, 
     Raises:
         TypeError: for a name that is neither's, and for one that the phases set themselves.
     """
-    check_names(call, options, *own, *GROUPS)
     if set_here := sorted(PER_PHASE & options.keys()):
-        raise TypeError(f"{call} has no option {set_here[0]!r}, which its phases set themselves; leave it out")
+        instead = closest(set_here[0], [name for group in own for name in names_of(group)], most=3)
+        raise TypeError(f"{call} has no option {set_here[0]!r}, which its phases set themselves; {instead}")
+    check_names(call, options, *own, *GROUPS, but=PER_PHASE)
     names = {name for group in own for name in names_of(group)}
     return {name: value for name, value in options.items() if name not in names}
 

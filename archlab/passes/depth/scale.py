@@ -11,6 +11,7 @@ from ...capture.copies import copied
 from ...capture.example import varied
 from ...capture.record import Capture
 from ...capture.recorder import capture
+from ...names import closest
 from ...rewrite.module_tree import renew_methods_, with_modules
 from ..checks import compared, equal_within, finish, observe, outputs_are_counted
 from ..recipe import Equality
@@ -125,7 +126,8 @@ def _blocks(model: nn.Module, span: str) -> list[str]:
         there = [p for p, m in model.named_modules() if isinstance(m, nn.Sequential | nn.ModuleList) and len(m)]
         what = "is no module of this model" if container is None else f"is a {type(container).__name__}"
         raise ValueError(
-            f"scale_depth: span={span!r} {what}; it must be a Sequential or ModuleList of blocks: {', '.join(there)}"
+            f"scale_depth: span={span!r} {what}; it must be a Sequential or ModuleList of blocks: "
+            + closest(span, [path or "'' (the model itself)" for path in there])
         )
     names = list(container._modules)
     if not names:

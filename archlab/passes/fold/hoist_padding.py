@@ -77,7 +77,8 @@ def hoist_padding(model: nn.Module, example: Any, *, where: Where = None, cost: 
     modes = {address: mode for address, mode in modes.items() if address in paddings}
     if not paddings:
         why = "; ".join(f"{address}: {reason}" for address, reason in (chains.skipped | skipped).items())
-        raise ValueError(f"no padding is in the way of a merge that would be cheaper. {why or 'No chain of layers'}")
+        why = why or "There is no chain of linear layers"
+        raise ValueError(f"no padding is in the way of a merge that would be cheaper. {why}")
     return apply_hoist_padding(model, example, paddings=paddings, modes=modes, record=record)
 
 

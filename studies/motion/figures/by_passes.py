@@ -143,10 +143,11 @@ def _about(rows: pd.DataFrame) -> str:
     short, long = steps["20 channels, run 0"], steps[f"20 channels, {LONG}"]
     return (
         "*16 channels*: all nine blocks of the decoder stay; *20 channels*: the four that cost the loss most to lose. "
-        f"Neither has residual blocks in its encoder. Each starts from the trained baseline and has {short:,} steps of "
-        f"four samples, in {RUNS} runs on other samples. *Trained on*: for {long:,} steps more of eight samples, without "
-        "perceptual loss, in one run; the proposed one goes on from that of [networks](../../networks/cpu/report.md) as "
-        f"it was then. *{TRAINED.capitalize()}*: Table 1's, with {steps[TRAINED]:,} steps of eight samples."
+        f"Neither has residual blocks in its encoder. Each starts from the trained baseline and has {short:,} steps "
+        f"of four samples, in {RUNS} runs on other samples. *Trained on*: for {long:,} steps more of eight samples, "
+        "without perceptual loss, in one run; the proposed one goes on from that of "
+        "[networks](../../networks/cpu/report.md) as it was then. "
+        f"*{TRAINED.capitalize()}*: Table 1's, with {steps[TRAINED]:,} steps of eight samples."
     )
 
 

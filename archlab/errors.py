@@ -1,4 +1,6 @@
-"""What an error is told on its way to the user."""
+"""What an error is told on its way to the user, and what a command that was cut ends with."""
+
+TRY_AGAIN = 75  # the exit status, by convention, of what may succeed when it is called again
 
 
 def add_note(error: BaseException, note: str) -> None:

@@ -41,10 +41,6 @@ class Flow:
         passed_on = all(v in call.inputs or v in self.record.constants for v in op.inputs)
         return op if op.call is call and passed_on and call.outputs == op.outputs[:1] else None
 
-    def ancestors_of(self, op: int) -> int:
-        """The op with this index and those that it was computed from, as bits."""
-        return self._ancestors[op]
-
     def ancestors(self, value: int) -> int:
         """The ops that a value was computed from, as bits."""
         made = self.record.producer.get(value)

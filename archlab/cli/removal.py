@@ -12,6 +12,7 @@ import torch
 import typer
 from torch import nn
 
+from ..errors import TRY_AGAIN
 from ..files import write_whole
 from ..markup import csv_of
 from ..names import closest
@@ -41,7 +42,6 @@ from .options import (
 )
 from .parsing import make_job, named_value
 
-TRY_AGAIN = 75  # the exit status, by convention, of what may succeed when it is called again
 METHODS: dict[str, Callable[..., Removal]] = {
     "learned": learn_to_remove,
     "greedy": remove_greedily,

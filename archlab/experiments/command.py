@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 
 from ..arguments import number
+from ..errors import TRY_AGAIN
 from .cells import cells_of
 from .executors.by_name import EXECUTORS, executor_for
 from .executors.scheduler import NoScheduler
 from .runner import NOT_CHOSEN, plan_for, run
-
-TRY_AGAIN = 75  # the exit status, by convention, of what may succeed when it is called again
 
 
 def command(study: str | ModuleType | None = None) -> None:

@@ -42,34 +42,39 @@ def constant(step: int) -> float:
     return 1.0
 
 
-def cosine(steps: int, *, warmup: int = 0, final: float = 0.0) -> Schedule:
+def cosine(steps: int, *, warmup: int = 0, hold: int = 0, final: float = 0.0) -> Schedule:
     """Return a schedule: linear from 0 over the warm-up, then half a cosine from 1 to `final` at the last step.
 
     Args:
         steps: How many updates the whole schedule has.
         warmup: How many of them rise.
+        hold: How many stay at 1 before the rate falls.
         final: The factor at the last step.
 
     Returns:
         A function from an update, counted from 0, to the factor on the learning rate.
 
     Raises:
-        ValueError: for a warm-up as long as the training.
+        ValueError: for a warm-up and a hold that are as long as the training.
 
     >>> [round(cosine(5, warmup=2)(step), 2) for step in range(5)]
     [0.5, 1.0, 1.0, 0.5, 0.0]
+    >>> [round(cosine(5, hold=2)(step), 2) for step in range(5)]
+    [1.0, 1.0, 1.0, 0.5, 0.0]
     """
     whole("steps", steps, least=1)
     whole("warmup", warmup, least=0)
-    if warmup >= steps:
-        raise ValueError(wrong("warmup", f"below steps={steps}", warmup))
+    whole("hold", hold, least=0)
+    if warmup + hold >= steps:
+        asked = f"{warmup} and {hold}" if hold else warmup
+        raise ValueError(wrong("warmup and hold" if hold else "warmup", f"below steps={steps}", asked))
     number("final", final, low=0)
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
-        progress = (step - warmup) / max(1, steps - 1 - warmup)
-        return final + (1 - final) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+        progress = (step - warmup - hold) / max(1, steps - 1 - warmup - hold)
+        return final + (1 - final) * (1 + math.cos(math.pi * min(1.0, max(0.0, progress)))) / 2
 
     return factor
 

@@ -63,8 +63,7 @@ def task_for(train: Images, held_out: Images, budget: Budget, *, seed: int) -> T
 
 def fine_tuning(budget: Budget) -> Callable[[int], float]:
     """The schedule of a training without removal: as long as one with it, and as its last phase falling to 0."""
-    constant_steps, falling = budget.soft_steps + budget.push_steps, cosine(budget.tune_steps)
-    return lambda step: 1.0 if step < constant_steps else falling(step - constant_steps)
+    return cosine(budget.steps, hold=budget.soft_steps + budget.push_steps)
 
 
 @torch.no_grad()

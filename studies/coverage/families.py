@@ -1,6 +1,5 @@
 """The networks of the sweep: one small variant of each family, with random weights and a small input."""
 
-import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -345,15 +344,3 @@ def seeded(family: Family) -> Made:
             if p.is_floating_point() and p.numel() and not p.any():
                 p.add_(0.01)
     return model, example
-
-
-def coverage_of_torchvision() -> set[str]:
-    """The variants of torchvision (without the quantized) that belong to no family of the sweep; empty when all do."""
-    from torchvision import models
-
-    def home(name: str) -> str:
-        return inspect.getmodule(models.get_model_builder(name)).__name__  # type: ignore[union-attr]
-
-    names = [n for n in models.list_models() if "quantized" not in n]
-    swept = {home(f.variant) for f in _torchvision()}
-    return {n for n in names if home(n) not in swept}

@@ -266,11 +266,10 @@ def learned(
 
 def tune(net: Any, task: Task, effort: Effort, budget: training.Budget, scratch: Scratch) -> dict[str, Any]:
     """Train on as long as a learned row does, its rate falling as there, in place."""
-    falling, before = cosine(effort.tune), effort.soft + effort.push
     went = fit(
         pad_in_half_(net), task, steps=effort.steps, lr=effort.lr, folder=scratch.folder,
         time_limit_s=scratch.time_left_s(), clip_norm=1.0, precision=budget.precision,
-        schedule=lambda step: 1.0 if step < before else falling(step - before),
+        schedule=cosine(effort.steps, hold=effort.soft + effort.push),
         prefetch=training.fit_options(budget)["prefetch"],
     )  # fmt: skip
     pad_as_torch_(net)

@@ -115,8 +115,7 @@ class Start:
     @property
     def in_one_piece(self) -> dict[str, Any]:
         """Tuning for as long as a learned removal trains, its rate falling as there."""
-        before, falling = self.effort.soft + self.effort.push, cosine(self.effort.tune)
-        return {"schedule": lambda step: 1.0 if step < before else falling(step - before)}
+        return {"schedule": cosine(self.effort.steps, hold=self.effort.soft + self.effort.push)}
 
 
 def made(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> tuple[Made, Network, Effort]:

@@ -17,6 +17,7 @@ from typing import Any
 from ...arguments import whole
 from ...errors import add_note
 from ...training.task import Task
+from ..executors.by_name import MOST_WORKERS
 from ..lease import is_held, lease
 from ..order import ELSEWHERE, FINISHED, OUT_OF_TIME, in_order
 from ..processes import sigterm_as_exception
@@ -24,7 +25,6 @@ from .cluster import Cluster, ClusterPool
 from .pickled import pickled
 from .pool import Pool, Told, computing
 
-MOST_WORKERS = 1_024  # more cannot be meant
 ALSO_SHARED = ": several processes that make the same call with one folder share the work, too"
 
 

@@ -26,11 +26,10 @@ from ..evaluate.quality import unit
 from ..train.family import budget_for, fingerprint
 from ..train.networks import PRESETS, trained
 from ..video.files import xt_slice
-from .shared import about, draw_tradeoffs, gathered, needs_of, table_of
+from .shared import RESOLUTIONS, about, draw_tradeoffs, gathered, needs_of, table_of
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
-RESOLUTIONS = {"baseline": "½ (baseline)", "quarter": "¼", "eighth": "⅛"}
 ROWS = [{"name": name} for name in RESOLUTIONS]
 FRAMES, PERIOD = 48, 16  # of the clip
 SWAY, FACTOR = 0.3, 10.0  # pixels; total gain

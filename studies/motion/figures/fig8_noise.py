@@ -19,11 +19,10 @@ from ..evaluate.quality import copy_b
 from ..evaluate.small_motions import Scenes, measure
 from ..train.family import fingerprint
 from ..train.networks import PRESETS, of, trained
-from .shared import about, draw_small_motions, points_of, small_motions_table
+from .shared import RESOLUTIONS, about, draw_small_motions, points_of, small_motions_table
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
-RESOLUTIONS = {"baseline": "½ (baseline)", "quarter": "¼", "eighth": "⅛"}
 COPY = "copy of B"
 ROWS = [{"name": name} for name in (*RESOLUTIONS, COPY)]
 SCENES = {"smoke": 1, "cpu": 64, "gpu": 64, "paper": 200}

@@ -20,6 +20,7 @@ from ..evaluate.small_motions import MAGNIFIED, NOISE_MOTIONS
 from ..train.family import began
 from ..train.networks import SPEED, of
 
+RESOLUTIONS = {"baseline": "½ (baseline)", "quarter": "¼", "eighth": "⅛"}  # of the decoder's blocks, by network
 REAL_TIME = 25.0  # FPS
 SSIM_THRESHOLD = 0.91  # what the paper's viewers accepted
 RESAMPLED = 1000

@@ -91,10 +91,16 @@ def read_report(folder: str | Path) -> Report:
 
 
 def reports_in(folder: str | Path) -> list[Path]:
-    """The folders of reports at `folder` or one or two below it, as `reports/<study>/<preset>` is."""
+    """The folders of reports at `folder` or one or two below it, as `reports/<study>/<preset>` is; "fig2" is before
+    "fig10"."""
     check_folder("folder", folder)
     found = [path.parent for glob in (REPORT, f"*/{REPORT}", f"*/*/{REPORT}") for path in Path(folder).glob(glob)]
-    return sorted(found)
+    return sorted(found, key=_by_numbers)
+
+
+def _by_numbers(path: Path) -> list[str | int]:
+    """What a path is sorted by: runs of digits, which stand between all else, as numbers."""
+    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", str(path)))]
 
 
 def _words(path: Path) -> str:

@@ -149,6 +149,7 @@ def nvidia_smi(gpu: str, busy: Callable[[], Any], *, patience_s: float = 10.0) -
     return dict(zip(_SMI, values, strict=True))
 
 
+@cache
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -166,7 +167,7 @@ def conditions(device: torch.device | None = None) -> dict[str, Any]:
     """
     cuda = torch.cuda.is_available() if device is None else device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if cuda else f"CPU ({platform.processor() or platform.machine()})",
+        "device": torch.cuda.get_device_name(device) if cuda else f"CPU ({_cpu_name()})",
         "threads": torch.get_num_threads(),
         "archlab": VERSION,
         "torch": str(torch.__version__),

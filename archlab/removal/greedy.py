@@ -77,8 +77,8 @@ def remove_greedily(
         `.omegas` is empty.
 
     Raises:
-        ValueError: for an option out of range, a budget that cannot be met, an unknown score or one that is NaN where
-            the next site is chosen, and as `scores`.
+        ValueError: for an option out of range, a budget that cannot be met, an unknown score or one that is NaN of the
+            model as it is when the next site is chosen (a site that alone is NaN goes last), and as `scores`.
         TypeError: for an unknown option.
         CheckpointMismatch: for a folder of another removal, naming what differs.
         TrainingFailed: as `fit`.

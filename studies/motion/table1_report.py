@@ -41,7 +41,8 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     draw_omegas(first, folder / "omegas.png")
     draw_path(path, folder / "lambda_path.png")
     sites = pd.DataFrame(sensitivity["sites"])
-    plots.save(plots.sensitivity(sites, quality="ssim", most=60), folder / "sensitivity.png")
+    sites = sites.rename(columns={"ssim": "SSIM", "delta_ssim": "delta_SSIM"})
+    plots.save(plots.sensitivity(sites, quality="SSIM", most=60), folder / "sensitivity.png")
     draw_training(trained, folder / "training.png")
     draw_displacement(linearity, folder / "displacement.png")
     save_samples(find_sources(None, "train"), 96, folder / "samples.png")
@@ -174,9 +175,9 @@ def table_of(rows: pd.DataFrame) -> Table:
         if row["what"] == "hand":
             marks[row["kind"] if isinstance(row["kind"], str) else "activation"] = mark(row)
         lines.append({**row, **marks, "shown": name[0].upper() + name[1:]})
-    spread = [Column("ssim_sd", "SSIM sd", digits=4)] if merged["ssim_sd"].notna().any() else []
+    sd = [Column("ssim_sd", "SSIM sd", digits=4)] if merged["ssim_sd"].notna().any() else []
     first = [Column("shown", "Row"), *(Column(kind, title) for kind, title in KIND_COLUMNS.items())]
-    own = [*costs, ssim, *spread, crop, *others]
+    own = [*costs, ssim, *sd, crop, *others]
     return columns.table_of(pd.DataFrame(lines), own, first=first, published="Table 1", changes=("ssim", "lpips"))
 
 

@@ -111,46 +111,18 @@ def cells_of(plan: Plan) -> list[Cell]:
         ValueError: no study, a preset that it does not have, or rows that do not add up.
     """
     module = importlib.import_module(plan.study)
-    if not hasattr(module, "ROWS"):
-        raise ValueError(f"{plan.study}: no study; a study has ROWS, cell and report (see archlab.Study)")
-    choice("preset", plan.preset, getattr(module, "PRESETS", (plan.preset,)))
-    named = {row if isinstance(row, str) else row["name"]: row for row in module.ROWS}
-    if len(named) < len(module.ROWS):
-        raise ValueError(f"{plan.study}.ROWS: names must differ, got {[*named]} for {len(module.ROWS)} rows")
-    for name, row in named.items():
-        if taken := [] if isinstance(row, str) else [key for key in row if key in RESERVED]:
-            raise ValueError(f"{plan.study}.ROWS: {taken[0]!r} of {name!r} is a column of every table; rename it")
+    named = _rows_of(module, plan)
     data = getattr(module, "fingerprint", lambda preset, data: data_fingerprint(data))(
         plan.preset, None if plan.data is None else Path(plan.data)
     )
     codes: dict[tuple[str, ...], Code] = {}
     cells: dict[tuple[str, int], Cell] = {}
-    others: dict[str, dict[tuple[str, int], Cell]] = {plan.study: cells}
+    others = {plan.study: cells}  # the cells of each study, as far as they are known
     for name, row in named.items():
-        function, more = cell_for(module, row), tuple(module.depends(row)) if hasattr(module, "depends") else ()
-        asks = (function.__module__, function.__qualname__, *more)
-        if asks not in codes:
-            codes[asks] = code_of(function, more)
-        code = codes[asks]
+        code = _code_for(module, row, codes)
         given = module.given(row, Path(plan.weights)) if plan.weights and hasattr(module, "given") else None
         for seed in range(seeds_of(module, row, plan.seeds)):
-            needs: dict[Wanted, Cell] = {}
-            for wanted in module.needs(row) if hasattr(module, "needs") else ():
-                study, its_row = (plan.study, wanted) if isinstance(wanted, str) else (wanted[0].__name__, wanted[1])
-                if study not in others:
-                    others[study] = {(c.name, c.seed): c for c in cells_of(plan_of(study, plan))}
-                if (its_row, seed) not in others[study]:
-                    before = dict.fromkeys(row for row, _ in others[study])
-                    if its_row in before:
-                        raise ValueError(
-                            f"{plan.study}: row {name!r} needs {its_row!r} of {name_of(study)} with seed {seed}, which "
-                            f"that row does not run with; see seeds(row) of {name_of(study)}"
-                        )
-                    raise ValueError(
-                        f"{plan.study}: row {name!r} needs {its_row!r} of {name_of(study)}, where no such row stands "
-                        f"before it; {closest(its_row, before)}"
-                    )
-                needs[wanted] = others[study][its_row, seed]
+            needs = _needs_of(module, plan, name, row, seed, others)
             asked = {"study": name_of(plan.study), "row": row, "preset": plan.preset, "seed": seed, "data": data}
             below = sorted({one for need in needs.values() for one in need.below} | ({given} if given else set()))
             if below:  # a result that depends on other weights is another's, not an older one
@@ -163,6 +135,51 @@ def cells_of(plan: Plan) -> list[Cell]:
                 plan, name, row, seed, key, content, code, given, below, needs, results, home, plan.stale
             )
     return list(cells.values())
+
+
+def _rows_of(module: ModuleType, plan: Plan) -> dict[str, Any]:
+    """The rows of a study by name, checked."""
+    if not hasattr(module, "ROWS"):
+        raise ValueError(f"{plan.study}: no study; a study has ROWS, cell and report (see archlab.Study)")
+    choice("preset", plan.preset, getattr(module, "PRESETS", (plan.preset,)))
+    named = {row if isinstance(row, str) else row["name"]: row for row in module.ROWS}
+    if len(named) < len(module.ROWS):
+        raise ValueError(f"{plan.study}.ROWS: names must differ, got {[*named]} for {len(module.ROWS)} rows")
+    for name, row in named.items():
+        if taken := [] if isinstance(row, str) else [key for key in row if key in RESERVED]:
+            raise ValueError(f"{plan.study}.ROWS: {taken[0]!r} of {name!r} is a column of every table; rename it")
+    return named
+
+
+def _code_for(module: ModuleType, row: Any, codes: dict[tuple[str, ...], Code]) -> Code:
+    """The code that a row's result depends on; `codes` are those that are known, as many rows have the same."""
+    function, more = cell_for(module, row), tuple(module.depends(row)) if hasattr(module, "depends") else ()
+    asks = (function.__module__, function.__qualname__, *more)
+    if asks not in codes:
+        codes[asks] = code_of(function, more)
+    return codes[asks]
+
+
+def _needs_of(
+    module: ModuleType, plan: Plan, name: str, row: Any, seed: int, others: dict[str, dict[tuple[str, int], Cell]]
+) -> dict[Wanted, Cell]:
+    """The cells that must be finished before that of a row and seed; studies met on the way join `others`."""
+    needs: dict[Wanted, Cell] = {}
+    for wanted in module.needs(row) if hasattr(module, "needs") else ():
+        study, its_row = (plan.study, wanted) if isinstance(wanted, str) else (wanted[0].__name__, wanted[1])
+        if study not in others:
+            others[study] = {(c.name, c.seed): c for c in cells_of(plan_of(study, plan))}
+        if (its_row, seed) not in others[study]:
+            before, its = dict.fromkeys(row for row, _ in others[study]), f"{its_row!r} of {name_of(study)}"
+            raise ValueError(
+                f"{plan.study}: row {name!r} needs {its} with seed {seed}, which that row does not run with; see "
+                f"seeds(row) of {name_of(study)}"
+                if its_row in before
+                else f"{plan.study}: row {name!r} needs {its}, where no such row stands before it; "
+                f"{closest(its_row, before)}"
+            )
+        needs[wanted] = others[study][its_row, seed]
+    return needs
 
 
 def seeds_of(module: ModuleType, row: Any, asked: int) -> int:

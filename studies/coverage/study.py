@@ -57,8 +57,8 @@ ABOUT = (
     f"most {TOLERANCE:g}), a gradient reaches every ω, and no site is refused. Switched are activations with skips, "
     "then branches with joins, then blocks, concatenations, norms and heads; of the removed sites, *physical* are gone "
     "and *bypassed* may still be computed. Gates are listed and not switched: without its softmax, masked attention is "
-    "infinite. Not in the sweep: torchvision's quantized models (their ops have no gradients), and torch.compile, which "
-    "tests/contracts covers."
+    "infinite. Not in the sweep: torchvision's quantized models (their ops have no gradients), and torch.compile, "
+    "which tests/contracts covers."
 )
 OF_RESHAPING = (
     "The same families, each pass on a new copy: `fold` after all activations are removed; two blocks more and all but "

@@ -28,7 +28,7 @@ from ..evaluate.methods import rows as rows_of
 from ..magnification import magnification
 from ..video import files
 from ..video.overlap import ahead
-from .shared import REAL_TIME
+from .shared import REAL_TIME, looks_of
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "report"]
 
@@ -152,7 +152,9 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
 def draw(frame: pd.DataFrame, path: Path) -> None:
     """A line a method: the whole pipeline, overlapped, against the size; dotted, in order."""
     _, ax = plt.subplots(figsize=(5.0, 3.2), layout="constrained")
-    for (name, rows), colour in zip(frame.groupby("method", sort=False), plots.COLOURS, strict=False):
+    looks = looks_of(frame["method"].unique())
+    for name, rows in frame.groupby("method", sort=False):
+        colour, _ = looks[str(name)]
         pixels = rows["width"] * rows["height"] / 1e6
         ax.plot(pixels, rows["at_best_fps"], color=colour, marker="o", markersize=3, linewidth=1.2, label=str(name))
         ax.plot(pixels, rows["in_order_fps"], color=colour, linestyle=":", linewidth=1.0)
@@ -160,7 +162,9 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     ax.annotate(f"{REAL_TIME:g} FPS", (1.01, REAL_TIME), xycoords=("axes fraction", "data"), fontsize=plots.FONT - 1,
                 va="center")  # fmt: skip
     ax.set_yscale("log")
-    ax.set_xlabel("pixels of a frame [millions]", fontsize=plots.FONT)
+    sizes = frame.drop_duplicates("size")
+    ax.set_xticks(sizes["width"] * sizes["height"] / 1e6, sizes["size"])
+    ax.set_xlabel("size of a frame [pixels]", fontsize=plots.FONT)
     ax.set_ylabel("frames a second", fontsize=plots.FONT)
     ax.tick_params(labelsize=plots.FONT - 1)
     ax.legend(fontsize=plots.FONT - 1, frameon=False, title="whole pipeline, overlapped at best; dotted: in order",

@@ -1,7 +1,7 @@
 """What the figures' studies share: rows of `networks` gathered, the words under a report's title, the target zone,
 lines of methods, correlation of ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from archlab.report import Column, Picture, Table, plots, table
 
 from .. import columns
 from ..evaluate.gpu_speeds import gpu_conditions, gpu_fps, gpu_speeds
+from ..evaluate.methods import TITLES
 from ..evaluate.small_motions import MAGNIFIED, NOISE_MOTIONS
 from ..train.family import began
 from ..train.networks import SPEED, of
@@ -24,7 +25,8 @@ RESOLUTIONS = {"baseline": "½ (baseline)", "quarter": "¼", "eighth": "⅛"}  #
 REAL_TIME = 25.0  # FPS
 SSIM_THRESHOLD = 0.91  # what the paper's viewers accepted
 RESAMPLED = 1000
-# Of the lines of as many methods: colours and styles.
+# Of the lines of as many methods: colours and styles. The last two are dashed: in `TITLES` they are those that rest on
+# phase-based magnification, whose line they may cover.
 LOOKS = tuple(zip((*plots.COLOURS, "#8C510A"), ("-", "-", "-", "-", "-", "-", "--", ":"), strict=True))
 ALLOWED_LOSS = 0.921 - SSIM_THRESHOLD  # of SSIM, where a short training does not come near .91
 
@@ -178,12 +180,18 @@ def draw_small_motions(frame: pd.DataFrame, path: Path, *, strong: Sequence[str]
     plots.save(panels[0], path)
 
 
+def looks_of(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and style by name: of a method of `TITLES` the same in every figure, of others by their order."""
+    known = [*TITLES.values()]
+    return {name: LOOKS[known.index(name) if name in known else place] for place, name in enumerate(names)}
+
+
 def draw_lines(frame: pd.DataFrame, x: str, y: str, ax: Axes, *, strong: Sequence[str], faint: str = "") -> None:
-    """`y` against `x`, a line a method: those that are `strong` thicker, `faint` grey. The last two are dashed: they
-    may cover the method that they rest on."""
-    left = iter({"color": colour, "linestyle": style} for colour, style in LOOKS)
+    """`y` against `x`, a line a method: those that are `strong` thicker, `faint` grey."""
+    looks = looks_of(name for name in frame["method"].unique() if name != faint)
     for name, rows in frame.groupby("method", sort=False):
-        look: dict[str, Any] = {"color": "0.6", "linestyle": "--"} if name == faint else next(left)
+        colour, style = ("0.6", "--") if name == faint else looks[str(name)]
+        look: dict[str, Any] = {"color": colour, "linestyle": style}
         width = 1.6 if name in strong else 0.9
         ax.plot(rows[x], rows[y], linewidth=width, marker="o", markersize=2, label=str(name), **look)
     ax.tick_params(labelsize=plots.FONT - 1)

@@ -1,5 +1,6 @@
 """An example says how a model is run once: a tensor, a tuple of arguments, a dict of keywords, or a `Call`."""
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -85,6 +86,11 @@ def _mapped(function: Callable[[Any], Any], example: Any) -> Any:
     return tree_map(function, dict(example) if isinstance(example, Mapping) else example)
 
 
+def cloned(example: Any) -> Any:
+    """`example` with copies of its tensors, through which gradients reach these."""
+    return _mapped(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, example)
+
+
 def tensors_given(example: Any) -> list[Tensor]:
     """The tensors of an example of any form, an `al.Call` among them."""
     return tensors_in((example.args, example.kwargs) if isinstance(example, Call) else example)
@@ -107,10 +113,13 @@ def _collect(tree: Any, found: list[Tensor], inside: set[int]) -> None:
 
 def parts_of(tree: Any) -> dict[Any, Any]:
     """What a tuple, a list, a dict or an object holds, by place or name; nothing for anything else."""
-    if isinstance(tree, (tuple, list)):
+    if isinstance(tree, (tuple, list, deque)):
         return dict(enumerate(tree))
     if isinstance(tree, Mapping):
         return dict(tree)
     if hasattr(tree, "__dict__") and not isinstance(tree, (nn.Module, type)) and not callable(tree):
         return vars(tree)
-    return {}
+    if isinstance(tree, (nn.Module, type)) or callable(tree):
+        return {}
+    slots = [given for cls in type(tree).__mro__ for given in (vars(cls).get("__slots__") or ())]
+    return {name: getattr(tree, name) for name in slots if hasattr(tree, name)}

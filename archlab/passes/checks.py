@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..capture.copies import copied, devices_of, structural_copy
-from ..capture.example import fresh, moved, run_example, tensors_in, varied
+from ..capture.example import cloned, fresh, moved, run_example, tensors_in, varied
 from ..capture.modes import no_fused_layers, random_states_kept, seed_all
 from ..capture.record import Capture
 from ..capture.recorder import capture
@@ -62,7 +62,7 @@ def _differentiated(model: nn.Module, example: Any) -> Observed:
     for t in inputs:
         t.requires_grad_(True)
     with torch.enable_grad():
-        output = run_example(net, given)
+        output = run_example(net, cloned(given))  # a model may change its input in place, which no leaf allows
     made = [t for t in tensors_in(output) if t.requires_grad and (t.is_floating_point() or t.is_complex())]
     named = {name: p for name, p in net.named_parameters() if p.requires_grad}
     named |= {f"input {number}": t for number, t in enumerate(inputs)}

@@ -27,11 +27,11 @@ FORMAT = "1"
 
 
 def save(model: nn.Module, path: str | Path) -> None:
-    """Write every parameter and buffer of `model`, and its recipe, to one file. Read it again with `load`.
+    """Write the state dict of `model`, and its recipe, to one file. Read it again with `load`.
 
     Args:
         model: any module; tied tensors are written once. What else its state dict holds (`get_extra_state`) must be
-            what JSON can write.
+            what JSON can write. Buffers that are not in it (persistent=False) are not written: the factory makes them.
         path: of the file (safetensors), which is whole or not there at all.
 
     Raises:

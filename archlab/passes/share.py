@@ -120,6 +120,12 @@ def _seen_together(
         return [(call.module, call.location) for call in pair]
 
     same = [pair for pair in pairs if lines(pair) == lines(first)]
+    kept = [{k.outputs for k, other in pairs if other is dropped} for _, dropped in same]
+    if (several := max(map(len, kept))) > 1:
+        raise ValueError(
+            f"share: {keep!r} is called {several} times beside one call of {drop!r}: which of its outputs is meant "
+            "is not told"
+        )
     wanted = sum(call.module == drop for call in record.calls)
     if len(same) != wanted:
         raise ValueError(

@@ -206,7 +206,10 @@ def refuse_another_way(model: nn.Module, example: Any, taken: Sites, found: Site
 def _checked(model: nn.Module, example: Any, reference: Any, made: Rewritten) -> str:
     off = difference(reference.output, made.ran.output), gradient_difference(reference, made.ran)
     if not any(off):
-        return NOT_COMPARED if on_meta(reference) else "output and gradients at omega = 0"
+        if on_meta(reference):
+            return NOT_COMPARED
+        both = reference.gradients is not None and made.ran.gradients is not None
+        return "output and gradients at omega = 0" if both else "output at omega = 0; it gives no gradients to compare"
     again = observe(model, example)  # kernels that add in any order, noise from a generator of its own
     own = difference(reference.output, again.output), gradient_difference(reference, again)
     if off[0] <= TREMBLES * own[0] and off[1] <= max(TREMBLES * own[1], own_tolerance(model)):

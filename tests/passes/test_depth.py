@@ -241,3 +241,15 @@ def test_a_list_with_an_entry_a_block_may_grow_and_other_outputs_may_not():
 def test_the_recipe_counts_what_is_there_now():
     made = al.scale_depth(nn.Sequential(Window(0)), torch.zeros(1, 6, 4), span="", count=4)
     assert "3 of 4 modules" in repr(al.recipe(made))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+def test_blocks_under_weight_norm_are_fresh():
+    def block():
+        return nn.Sequential(nn.utils.weight_norm(nn.Conv1d(4, 4, 3, padding=1)), nn.ReLU())
+
+    net = nn.Sequential(nn.Conv1d(2, 4, 1), nn.Sequential(block(), block()), nn.Conv1d(4, 2, 1))
+    deeper = al.scale_depth(net, torch.randn(1, 2, 9), span="1", count=3)
+    directions = [module.weight_v for module in deeper.modules() if hasattr(module, "weight_v")]
+    assert len(directions) == 3
+    assert not any(torch.isclose(directions[a], directions[b]).any() for a, b in ((0, 1), (1, 2), (0, 2)))

@@ -62,3 +62,16 @@ def test_share_refuses_what_is_computed_too_late():
     chain = nn.Sequential(conv(), conv())
     with pytest.raises(ValueError, match="1 is computed from 0"):
         al.share(chain, IMAGE, keep="1", drop="0")
+
+
+def test_one_of_several_outputs_is_not_chosen_by_their_order():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.keep, self.drop = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x, y):
+            return self.keep(x), self.keep(y), self.drop(y)
+
+    with pytest.raises(ValueError, match="'keep' is called 2 times beside one call of 'drop'"):
+        al.share(Two(), (torch.randn(1, 4), torch.randn(1, 4)), keep="keep", drop="drop")

@@ -168,3 +168,27 @@ def test_sizes_that_hang_on_values_may_differ():
     made = [al.scale_width(found, x, ratio=ratio) for ratio in (0.5, 1.5, 2)]
     assert [net.a.out_features for net in made] == [4, 12, 16]
     assert len({net(x).shape for net in (found, *made)}) > 1
+
+
+def test_tied_weights_stay_tied():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.body, self.head = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 20, bias=False)
+            self.head.weight = self.words.weight
+
+        def forward(self, x):
+            return self.head(torch.relu(self.body(self.words(x))))
+
+    narrow = al.scale_width(Tied(), torch.randint(20, (2, 5)), ratio=0.5, init="prune")
+    assert narrow.head.weight is narrow.words.weight and sum(p.numel() for p in narrow.parameters()) == 100
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+def test_a_weight_in_length_and_direction_is_fresh_in_both():
+    whole = nn.Sequential(nn.utils.weight_norm(nn.Conv1d(2, 8, 3)), nn.ReLU(), nn.Conv1d(8, 2, 1))
+    narrow = al.scale_width(whole, torch.randn(1, 2, 9), ratio=0.5, init="fresh")
+    first, (length, direction) = narrow[0], (whole[0].weight_g[:4], whole[0].weight_v[:4])
+    assert first.weight_v.shape == direction.shape and not torch.isclose(first.weight_v, direction).any()
+    assert not torch.isclose(first.weight_g, length).any()
+    torch.testing.assert_close(first.weight_g.flatten(), first.weight_v.flatten(1).norm(dim=1))

@@ -17,6 +17,7 @@ from ...capture.recorder import capture
 from ...discovery.find import find
 from ...discovery.kinds import Kind
 from ...discovery.site import Site
+from ..width.resize import reset_layer_
 
 # What a branch may end in, if it has weights: without them it gives nothing but its bias.
 _WEIGHTED = re.compile(r"linear|conv(_transpose)?[123]d|addmm|matmul|__matmul__|bilinear|einsum|mm|bmm")
@@ -30,7 +31,7 @@ def reset_(block: nn.Module, model: nn.Module) -> list[str]:
         reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
         before = {name: p.detach().clone() for name, p in module._parameters.items() if p is not None}
         if callable(reset):
-            reset()
+            reset_layer_(module, reset)
         elif before and callable(own):
             own(module)
             same = [

@@ -5,6 +5,7 @@ function, a learned or a plain number.
 """
 
 import inspect
+import re
 from typing import Any
 
 import torch
@@ -18,8 +19,12 @@ from ...discovery.ops import ADDS, MULS
 
 FUNCTIONS = frozenset({F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, torch.conv2d})
 _SUBTRACTS, _DIVIDES = ("sub", "__sub__", "sub_", "__isub__"), ("div", "true_divide", "__truediv__", "div_")
-_RANDOM = ("dropout", "bernoulli", "rand", "normal", "uniform", "multinomial")
-
+_RANDOM = (
+    "dropout", "bernoulli", "binomial", "cauchy", "exponential", "gumbel", "geometric", "multinomial", "normal",
+    "poisson", "rand", "rrelu", "uniform",
+)  # fmt: skip
+_SELECTS = ("getitem", "select", "narrow", "split", "chunk", "unbind", "take", "gather", "roll")
+_GROUPS = (nn.ParameterDict, nn.ParameterList)  # of which the call may name one
 
 UNKNOWN = Call(lambda model: None)  # an example that may be anything
 
@@ -29,14 +34,24 @@ class Fixed:
 
     def __init__(self, model: nn.Module, record: Capture, example: Any):
         self.record = record
+        # A number in the code, or an index, may come from the call or from the shape of something, and be another one
+        # next time.
+        given = gives_numbers(model, example)
+        self.numbers_are_fixed = not record.asked and not given
+        varied = () if self.numbers_are_fixed else _SELECTS
         changed = {record.constants[v] for op in record.ops for v in op.mutated if v in record.constants}
+        if given:
+            changed |= {
+                f"{path}.{name}" if path else name
+                for path, module in model.named_modules()
+                if isinstance(module, _GROUPS)
+                for name, _ in module.named_parameters()
+            }
         self.values = {value for value, name in record.constants.items() if name not in changed}
         for op in record.ops:
-            random = any(word in op.name for word in _RANDOM)
-            if op.inputs and not (op.mutated or random) and all(value in self.values for value in op.inputs):
+            other = any(word in op.name for word in (*_RANDOM, *varied))
+            if op.inputs and not (op.mutated or other) and all(value in self.values for value in op.inputs):
                 self.values |= set(op.outputs)
-        # A number in the code may come from the call, or from the shape of something, and be another one next time.
-        self.numbers_are_fixed = not record.asked and not _gives_numbers(model, example)
 
     def __contains__(self, value: int) -> bool:
         return value in self.values
@@ -124,9 +139,34 @@ def _precise(value: Tensor) -> Tensor:
     return value.detach().double() if value.is_floating_point() else value.detach()
 
 
-def _gives_numbers(model: nn.Module, example: Any) -> bool:
-    """Whether a call of the model may hand it a number: one that the example gives, or the default of an argument."""
-    if isinstance(example, Call):
+def gives_numbers(model: nn.Module, example: Any) -> bool:
+    """Whether a call of the model may hand it a number, or a key to one: one that the example gives, the default of an
+    argument, or an argument that is left out and not said to be a tensor or a flag."""
+    return (
+        isinstance(example, Call)
+        or bool(_given(model, example, (int, float, str)))
+        or any(argument.default is None and _may_be_a_number(argument.annotation) for argument in _arguments_of(model))
+    )
+
+
+def numbers_given(model: nn.Module, example: Any) -> list[float]:
+    """The numbers that a call of the model hands it: those of the example, and defaults of arguments."""
+    return _given(model, (example.args, example.kwargs) if isinstance(example, Call) else example, (int, float))
+
+
+def _given(model: nn.Module, example: Any, kinds: tuple[type, ...]) -> list[Any]:
+    given = (*(argument.default for argument in _arguments_of(model)), *tree_leaves(example))
+    return [one for one in given if type(one) in kinds]
+
+
+def _arguments_of(model: nn.Module) -> list[inspect.Parameter]:
+    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [a for a in inspect.signature(model.forward).parameters.values() if a.kind not in rest]
+
+
+def _may_be_a_number(annotation: Any) -> bool:
+    """Whether an argument whose default is None may be one, by what is written beside it."""
+    if annotation in (inspect.Parameter.empty, Any):
         return True
-    defaults = [argument.default for argument in inspect.signature(model.forward).parameters.values()]
-    return any(type(given) in (int, float) for given in (*defaults, *tree_leaves(example)))
+    words = set(re.findall(r"\w+", annotation if isinstance(annotation, str) else repr(annotation)))
+    return bool(words & {"int", "float", "str", "Any", "Number"})

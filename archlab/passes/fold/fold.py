@@ -22,7 +22,7 @@ from ..switch_state import refuse_switched
 from .chains import Chains, Link, by_location, find_chains, link_at, real_layer
 from .cost_model import CostModel, pricing
 from .linear import NotExact, identity, plus, then
-from .modules import merged_tolerance, module_of
+from .modules import merged_tolerance, module_of, trained_as_
 from .plan import LayerCost, Segment, keep_matching, plan_chains, plan_sums, sum_of
 
 Round = dict[str, list[list[str]]]  # "chains" and "sums", as a recipe keeps them
@@ -259,7 +259,7 @@ def _merged(
         for link in links[1:]:
             layer = then(layer, real_layer(link, model, chains))
         holder = Segment(tuple(links), layer).holder
-        new[holder.address] = module_of(layer, _weight(model, holder))
+        new[holder.address] = _module_for(layer, holder, links, model)
         for link in links:
             if link is not holder and link.is_module:
                 new[link.address] = nn.Identity()
@@ -272,7 +272,7 @@ def _merged(
         made = sum_of(address, chains.ops[address], (links[0], links[1] if len(links) > 1 else None))
         first, *others = (real_layer(link, model, chains) for link in links)
         layer = plus(first, others[0] if others else identity(first.inputs, first.dims, device=first.weight.device))
-        new[links[0].address] = module_of(layer, _weight(model, links[0]))
+        new[links[0].address] = _module_for(layer, links[0], links, model)
         drop = 1 - made.ops[0].inputs.index(links[0].outputs[0])
         gone.append(Edit(target_of(address, made.ops, chains.flow, kept=1 - drop, dropped=(drop,))))
     rewritten = attempt(with_modules(model, new), example, _distinct(gone), record=record, run=run)
@@ -281,6 +281,13 @@ def _merged(
             raise _Unfit(f"the code around {name} cannot be traced: {rewritten.reasons[name]}")
     trace_other_modes(rewritten.model, example)
     return rewritten.model, rewritten.ran
+
+
+def _module_for(layer: Any, holder: Link, links: Collection[Link], model: nn.Module) -> nn.Module:
+    """The module that `links` become; it is trained where any of them is."""
+    made = module_of(layer, _weight(model, holder))
+    trained_as_(made, *(model.get_submodule(link.address) for link in links if link.is_module))
+    return made
 
 
 def _scale_gone(link: Link, number: int, ops: tuple[Op, ...], chains: Chains) -> Edit:

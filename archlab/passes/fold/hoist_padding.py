@@ -15,7 +15,7 @@ from ..switch_state import refuse_switched
 from .chains import find_chains, link_at
 from .cost_model import CostModel, pricing
 from .linear import NotExact, then
-from .modules import layer_of, module_of
+from .modules import layer_of, module_of, trained_as_
 from .plan import Segment, keep_matching, plan_chains
 from .rings import EVERYWHERE, layer_rings, output_rings, rings_in_words
 
@@ -146,4 +146,5 @@ def _padded(module: nn.Module, padding: list[int], mode: str | None) -> nn.Modul
     layer = replace(layer_of(module), padding=tuple(padding), mode=mode or module.padding_mode)  # type: ignore[arg-type]
     made = module_of(layer, module.weight)  # type: ignore[arg-type]
     made.load_state_dict(module.state_dict())
+    trained_as_(made, module)
     return made.train(module.training)

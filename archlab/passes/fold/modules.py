@@ -117,6 +117,14 @@ def module_of(layer: Layer, like: Tensor) -> nn.Module:
     return made
 
 
+def trained_as_(made: nn.Module, *others: nn.Module) -> None:
+    """Let each parameter of `made` be trained where the one of its name is in any of the `others`, or any of theirs
+    where none has that name."""
+    for name, parameter in made.named_parameters():
+        same = [p for other in others if (p := getattr(other, name, None)) is not None]
+        parameter.requires_grad_(any(p.requires_grad for p in same or [p for o in others for p in o.parameters()]))
+
+
 def merged_tolerance(model: nn.Module) -> float:
     """What rounding may change, of weights that were merged too, where a model does not run in float64."""
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} or {torch.float32}

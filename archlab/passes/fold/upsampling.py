@@ -6,9 +6,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
-from ...capture.example import Call
 from ...capture.record import Capture, Op
 from ...capture.recorder import capture
 from ...names import Where, chosen
@@ -19,8 +17,9 @@ from ..checks import EXACT, compared, equal_within, finish, in_double, observe
 from ..recipe import Equality
 from ..switch_state import refuse_switched
 from .chains import Chains, Link, by_location, find_chains
+from .fixed import numbers_given
 from .linear import NotExact
-from .modules import layer_of, merged_tolerance, module_of
+from .modules import layer_of, merged_tolerance, module_of, trained_as_
 from .phases import PhaseConv, phases
 
 _ARGUMENTS = ("input", "size", "scale_factor", "mode")  # of F.interpolate, in its order
@@ -69,7 +68,7 @@ def fold_upsampling(model: nn.Module, example: Any, *, where: Where = None) -> n
     refuse_switched(model)
     record = capture(model, example)
     chains = find_chains(model, record, example=example)
-    found = _find(chains, example)
+    found = _find(chains, model, example)
     paths = list(found.convolutions)
     wanted = chosen(paths, where, names=lambda path: [path], what="convolution behind a nearest upsampling")
     taken = _together(found, wanted)
@@ -88,7 +87,7 @@ def apply_fold_upsampling(model: nn.Module, example: Any, *, layers: list[str]) 
         raise ValueError(f"fold_upsampling: layers must be a list of one path at least, got {layers!r:.80}")
     record = capture(model, example)
     chains = find_chains(model, record, example=example)
-    found = _find(chains, example)
+    found = _find(chains, model, example)
     taken = _together(found, [path for path in layers if path in found.convolutions])
     for path in layers:
         if path not in taken:
@@ -129,10 +128,10 @@ class _Found:
         return f"{', '.join(sorted(others - {path}))}, which reads the same map, is not folded"
 
 
-def _find(chains: Chains, example: Any) -> _Found:
+def _find(chains: Chains, model: nn.Module, example: Any) -> _Found:
     """What could be folded of a recorded run, each convolution judged by itself."""
     record, owner = chains.flow.record, {link.address: link for link in chains.links.values() if link.is_module}
-    given = [] if isinstance(example, Call) else [n for n in tree_leaves(example) if type(n) in (int, float)]
+    given = numbers_given(model, example)
     upsamplings: list[_Upsampling] = []
     skipped: dict[str, str] = {}
     for ops in by_location(op for op in record.ops if op.func is F.interpolate):
@@ -262,7 +261,9 @@ def _without(
         old: Any = model.get_submodule(path)
         factor = found.convolutions[path][0].factor
         layer, cut = phases(layer_of(old), factor)
-        new[path] = PhaseConv(module_of(layer, old.weight), factor, cut).train(old.training)
+        made = module_of(layer, old.weight)
+        trained_as_(made, old)
+        new[path] = PhaseConv(made, factor, cut).train(old.training)
     edits = []
     for up in ups:
         paths = {op.call.module if op.call is not None else "" for op in up.ops}

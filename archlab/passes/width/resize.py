@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.weight_norm import WeightNorm
 
 Init = Literal["fresh", "prune", "preserve"]
 
@@ -69,8 +70,9 @@ def resize_(model: nn.Module, resizing: Resizing, init: Init) -> nn.Module:
         for dim, index in dims.items():
             divided = init == "preserve" and int(dim) in resizing.read.get(name, ())
             taken = _selected(name, taken, int(dim), index, divided=divided)
+        new = _like(old, taken)
         for module, leaf in holders[id(old)]:
-            _put(module, leaf, old, taken)
+            _put(module, leaf, new)
     for path, numbers in resizing.numbers.items():
         for name, value in numbers.items():
             set_number_(model.get_submodule(path), name, value)
@@ -90,13 +92,19 @@ def _holders(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     return found
 
 
-def _put(module: nn.Module, leaf: str, old: Tensor, taken: Tensor) -> None:
+def _like(old: Tensor, taken: Tensor) -> Tensor:
+    """What was taken of a parameter as one, of a buffer as it is; where several modules hold it, they hold one."""
     if not isinstance(old, nn.Parameter):
-        module._buffers[leaf] = taken
-        return
+        return taken
     new = nn.Parameter(taken, old.requires_grad)
     vars(new).update(vars(old))
-    if isinstance(module, nn.RNNBase):
+    return new
+
+
+def _put(module: nn.Module, leaf: str, new: Tensor) -> None:
+    if not isinstance(new, nn.Parameter):
+        module._buffers[leaf] = new
+    elif isinstance(module, nn.RNNBase):
         setattr(module, leaf, new)  # it keeps a list of them as well
     else:
         module._parameters[leaf] = new
@@ -128,7 +136,7 @@ def _initialise_(module: nn.Module, names: Sequence[str]) -> None:
         p.dim() or p.numel() for p in module.parameters(recurse=False)
     )
     if callable(reset) and whole and isinstance(module, _RESET):
-        reset()
+        reset_layer_(module, reset)
         return
     for name in names:
         tensor = module._parameters.get(name.rpartition(".")[2])
@@ -136,6 +144,20 @@ def _initialise_(module: nn.Module, names: Sequence[str]) -> None:
             with torch.no_grad():
                 spread, middle = torch.std_mean(tensor.float())
                 tensor.copy_(torch.randn(tensor.shape, device=tensor.device) * spread + middle)
+
+
+def reset_layer_(module: nn.Module, reset: Callable[[], Any]) -> None:
+    """Let a layer initialise itself, by its `reset`, in place. Of a weight under ``torch.nn.utils.weight_norm``, which
+    `reset` draws, length and direction are then taken: `reset` knows nothing of these."""
+    normed = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]
+    with torch.no_grad():
+        for hook in normed:
+            setattr(module, hook.name, hook.compute_weight(module).detach().clone())  # in the shape of now
+        reset()
+        for hook in normed:
+            weight = getattr(module, hook.name)
+            module._parameters[f"{hook.name}_g"].copy_(torch.norm_except_dim(weight, 2, hook.dim))
+            module._parameters[f"{hook.name}_v"].copy_(weight)
 
 
 _RESET = (

@@ -141,10 +141,11 @@ def findings(results: Mapping[str, Row], alone: pd.DataFrame) -> list[str]:
         )
         said.append(f"{kind.capitalize()}s removed, against fine-tuned: {path}.")
     thin = [row for row in removals if row["removed"]]
-    held = [row["row"] for row in thin if row["high"] >= tuned["low"]]
+    held = [row["row"] for row in thin if _is_within_chance(row, tuned)]
     said.append(
-        f"Of the {len(thin)} rows that removed something, {len(held)} have an interval that meets the fine-tuned "
-        f"network's{': ' if held else ''}{', '.join(held)}."
+        f"Of the {len(thin)} rows that removed something, {len(held)} differ from the fine-tuned network by no more "
+        f"than two samples of as many images would (95 %){': ' if held else ''}{', '.join(held)}; on the same images, "
+        "smaller differences may be real."
     )
     cheap, *_, dear = alone.sort_values("delta_accuracy", ascending=False).to_dict("records")
     little = sum(abs(change) < 0.01 for change in alone["delta_accuracy"])
@@ -154,6 +155,12 @@ def findings(results: Mapping[str, Row], alone: pd.DataFrame) -> list[str]:
         f"{100 * dear['delta_accuracy']:+.1f} points ({dear['site']})."
     )
     return said
+
+
+def _is_within_chance(row: Row, other: Row) -> bool:
+    """Whether two accuracies on so many images each differ by less than 1.96 standard errors."""
+    error = sum(one["accuracy"] * (1 - one["accuracy"]) / one["images"] for one in (row, other)) ** 0.5
+    return abs(row["accuracy"] - other["accuracy"]) <= 1.96 * error
 
 
 def _is_removal(row: Row) -> bool:

@@ -76,7 +76,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         f"Mean SSIM [95 % bootstrap interval] of {base['judged']:.0f} held-out samples by factor:",
         _quality(check["quality"]), "Expected beforehand:",
         [f"{text}: {_HOLDS[holds]}" for text, holds in _expectations(check["quality"], linearity)],
-        Picture("displacement.png", "displacement"),
+        Picture("displacement.png", "displacement"), _by_factor(linearity),
         "Whole photos that move by known amounts; displacement by dense iterative Lucas-Kanade flow (median of the "
         f"inner pixels), in frames of {linearity[0]['size']} pixels; a point is the mean over the photos, a slope that "
         "of the line through the origin. The measure itself is checked on the true targets.",
@@ -97,7 +97,8 @@ def _reading_of(base: Mapping[str, Any], seeds: int) -> str:
     if seeds > 1:
         several = (
             f" Means of {seeds} seeds, all of whose sites are counted, of the control and of the rows of encoder and "
-            "decoder, ReLU and block; everything else here is of seed 0."
+            "decoder, ReLU and block; everything else here is of seed 0. All seeds begin with the same baseline: they "
+            "differ in their samples."
         )
     missing = f"; not measured here: {base['no_lpips']}" if base["no_lpips"] else ""
     return (
@@ -307,6 +308,17 @@ def with_lines(linearity: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (slope, r2), (of_target, r2_of_target) = (line(points, column) for column in ("measured", "on_target"))
         told.append(entry | {"slope": slope, "r2": r2, "target_slope": of_target, "target_r2": r2_of_target})
     return told
+
+
+def _by_factor(linearity: list[dict[str, Any]]) -> Table:
+    """The slope of each magnifier by factor."""
+    lines: dict[str, dict[str, Any]] = {}
+    for entry in linearity:
+        for factor, points in pd.DataFrame(entry["points"]).groupby("factor"):
+            label = f"{factor:g}"
+            lines.setdefault(label, {"factor": label})[entry["magnifier"]] = line(points, "measured")[0]
+    made = pd.DataFrame(list(lines.values()))
+    return table(made, digits={name: 2 for name in made if name != "factor"})
 
 
 def draw_displacement(linearity: list[dict[str, Any]], path: Path) -> None:

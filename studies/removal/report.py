@@ -105,7 +105,8 @@ def winners(curves: Mapping[str, TradeOff]) -> pd.DataFrame:
         found = found[(found["budget"] < 1)]
         for budget, part in found.groupby("budget", sort=False):
             means = part.set_index("method")["mean"]
-            best = means.idxmax() if curve.better[quality] == "higher" else means.idxmin()
+            top = means.max() if curve.better[quality] == "higher" else means.min()
+            best = ", ".join(str(method) for method in means.index[means == top])
             apart = against(curve, LEARNED, GREEDY, float(budget))  # type: ignore[arg-type]
             rows.append({"network": name, "quality": quality, "left": budget, **means, "best": best, **apart})
     return pd.DataFrame(rows)
@@ -115,13 +116,15 @@ def reading(verdicts: pd.DataFrame) -> str:
     """How often learned is not worse than greedy, by the interval and by the mean."""
     pairs, worse = len(verdicts), int((verdicts["high"] < 0).sum())
     better, level = int((verdicts["low"] > 0).sum()), int((verdicts["change"] >= 0).sum())
-    told = ", ".join(f"{method} {count}" for method, count in verdicts["best"].value_counts().items())
+    counts = verdicts["best"].value_counts().items()
+    told = ", ".join(f"{str(methods).replace(', ', ' and ')} {count}" for methods, count in counts)
     by_interval, by_mean = ("holds" if 3 * kept >= 2 * pairs else "does not hold" for kept in (pairs - worse, level))
     return (
-        f"Best by the mean, of {pairs} pairs of network and budget: {told}. Learned is worse than greedy in {worse} of "
-        f"them as far as the paired interval tells, better in {better}; its mean is at least as good in {level}. That "
-        f"it is not worse in two thirds of the pairs {by_interval} by the interval ({pairs - worse} of {pairs}), which "
-        f"with so few seeds is wide, and {by_mean} by the mean ({level} of {pairs})."
+        f"Best by the mean, of {pairs} pairs of network and budget (ties by both names): {told}. Learned is worse than "
+        f"greedy in {worse} of them as far as the paired interval tells, better in {better}; its mean is at least as "
+        f"good in {level}. That it is not worse in two thirds of the pairs {by_interval} by the interval "
+        f"({pairs - worse} of {pairs}), which with so few seeds is wide, and {by_mean} by the mean ({level} of "
+        f"{pairs})."
     )
 
 

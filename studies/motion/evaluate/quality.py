@@ -144,8 +144,7 @@ def _flow(frame: Tensor, moved: Tensor) -> np.ndarray:
 
 
 def line(frame: pd.DataFrame, column: str) -> tuple[float, float]:
-    """How `column` follows the wanted displacement: the slope of the line through the origin, and R², how straight the
-    relation is, wherever it begins."""
+    """How `column` follows the wanted displacement: slope of the line through the origin, and R² about it."""
     wanted, found = frame["wanted"].to_numpy(float), frame[column].to_numpy(float)
     slope = float(wanted @ found / (wanted @ wanted))
-    return slope, float(np.corrcoef(wanted, found)[0, 1]) ** 2
+    return slope, 1 - float(np.square(found - slope * wanted).sum() / np.square(found - found.mean()).sum())

@@ -105,6 +105,7 @@ class Capture:
     storage: dict[int, int]  # value id -> number of the storage it lies on
     storage_bytes: list[int]  # by that number
     asked: set[int]  # values of which the model's own code asked the shape, or what they hold
+    spared: set[int]  # values that a dropout in the model's code hands on in evaluation
 
     def consumers(self) -> dict[int, list[Op]]:
         """For each value, the ops that read it."""

@@ -105,6 +105,7 @@ def _record(probe: nn.Module, example: Any, watch: Watch | None) -> Capture:
         storage=recorder.storage,
         storage_bytes=recorder.storage_bytes,
         asked=recorder.asked,
+        spared=recorder.spared,
     )
 
 
@@ -135,6 +136,7 @@ class _Recorder(Values, TorchFunctionMode):
         self.left: dict[str, ModuleCall] = {}  # path -> the call of the module there that ended last
         self.executions: list[dict[Any, Execution]] = [{}]  # per running module call, by entry frame
         self.asked: set[int] = set()
+        self.spared: set[int] = set()
 
     # locations
 
@@ -246,6 +248,8 @@ class _Recorder(Values, TorchFunctionMode):
             self._note_question(func, args, frame)
             return result
         if made and not changed and all(any(m is g for g in given) for m in made):
+            if "dropout" in getattr(function, "__name__", "") and kwargs.get("p", (*args, None, None)[1]) != 0:
+                self.spared.update(inputs)
             return result  # handed through: .to() of the same device, .contiguous() of a contiguous tensor
         # 4. The op: where it was issued, what it read, and new numbers for what it wrote.
         execution, location = self.locate(frame)

@@ -57,6 +57,11 @@ class ByChance(Net):
         return self.last(self.first(x) * F.gumbel_softmax(self.shifts[0], hard=True)[0])
 
 
+class InTraining(Net):
+    def forward(self, x):
+        return self.last(F.dropout(self.first(x), 0.5, self.training))
+
+
 class HandedOut(Net):
     def __init__(self, form):
         super().__init__()
@@ -75,7 +80,7 @@ IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     "net, example",
     [
         (ByIndex, (IMAGE, 3)), (ByNumber, IMAGE), (ByWord, (IMAGE, "small")), (ByWord, IMAGE),
-        (ByKey, (IMAGE, "small")), (ByLength, torch.randn(2, 1, 4)), (ByChance, IMAGE),
+        (ByKey, (IMAGE, "small")), (ByLength, torch.randn(2, 1, 4)), (ByChance, IMAGE), (InTraining, IMAGE),
         (lambda: HandedOut(deque), IMAGE),
         (lambda: HandedOut(lambda both: SLOTTED(*both)), IMAGE),
     ],

@@ -103,12 +103,13 @@ def find_chains(model: nn.Module, record: Capture, *, apart: Collection[str] = (
 
 
 def _seen(modules: Mapping[str, nn.Module], record: Capture) -> set[int]:
-    """Values that somebody looks at between the layers: the model's code at their shapes, hooks, modules that hand them
-    on now and would not in training (dropout)."""
-    found = set(record.asked)
+    """Values that somebody looks at between the layers: the model's code at their shapes, hooks, modules and functions
+    that hand them on now and would not in training (dropout)."""
+    found = record.asked | record.spared
     for call in record.calls:
         module = modules[call.module]
-        hooked = bool(module._forward_hooks or module._forward_pre_hooks)
+        hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+        hooked = any(hooks)
         hands_on = call.outputs == call.inputs[:1] and not any(module.children())
         if hooked or (hands_on and type(module) is not nn.Identity and getattr(module, "p", 1) != 0):
             found.update((*call.inputs, *call.outputs))

@@ -276,3 +276,35 @@ def test_a_language_model_generates_with_its_cache(family):
     thin = al.remove(net, {"input_ids": ids}, kinds="head", where=first.id)
     told = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
     assert torch.equal(thin.generate(ids, **told), thin.generate(ids, **told, use_cache=False))
+
+
+SCORES = {
+    "masked": lambda q, k, v: (q @ k.transpose(-2, -1)).masked_fill(BEHIND, -1e9).softmax(-1) @ v,
+    "where": lambda q, k, v: torch.where(BEHIND, -1e9, q @ k.transpose(-2, -1)).softmax(-1) @ v,
+    "einsum": lambda q, k, v: torch.einsum("bhid,bhjd->bhij", q, k).softmax(-1) @ v,
+    "normalized": lambda q, k, v: F.scaled_dot_product_attention(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v),
+    "repeated": lambda q, k, v: F.scaled_dot_product_attention(q, k.repeat_interleave(1, 1), v.repeat_interleave(1, 1)),
+}
+BEHIND = torch.ones(6, 6, dtype=torch.bool).triu(1)
+
+
+@pytest.mark.parametrize("how", SCORES)
+def test_what_goes_with_a_head_is_counted_through_what_lies_before_its_scores(how):
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.heads, self.q, self.k, self.v = 4, nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(8, 16)
+            self.out = nn.Linear(16, 8)
+
+        def forward(self, x):
+            batch, length, _ = x.shape
+            q = self.q(x).view(batch, length, self.heads, -1).transpose(1, 2)
+            k = self.k(x).view(batch, length, self.heads, -1).transpose(1, 2)
+            v = self.v(x).view(batch, length, self.heads, -1).transpose(1, 2)
+            return self.out(SCORES[how](q, k, v).transpose(1, 2).reshape(batch, length, -1))
+
+    net, x = Attention(), torch.randn(2, 6, 8)
+    site = al.sites(net, x, kinds="head")[0]
+    thin = al.remove(net, x, kinds="head", where=site.id)
+    whole, left = al.cost(net, x), al.cost(thin, x)
+    assert (site.params, site.macs) == (whole.params - left.params, whole.macs - left.macs) == (140, 2112)

@@ -14,7 +14,8 @@ _WHOLE = "multi_head_attention_forward"  # with its projections
 _PRODUCTS = ("matmul", "bmm")
 _LAYERS = frozenset("linear addmm conv1d conv2d matmul mm".split())
 _BETWEEN = RESHAPES | HANDING_ON | POINTWISE | frozenset(
-    "dropout getitem split chunk unbind cat layer_norm rms_norm mean rsqrt reshape".split()
+    "dropout getitem split chunk unbind cat layer_norm rms_norm mean rsqrt reshape masked_fill masked_fill_ where "
+    "normalize repeat_interleave".split()
 )  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def _nearest(op: Op, flow: Flow, *, back: bool) -> list[Op]:
             seen.add(other)
             if plain_name(other.func) in _LAYERS and other.params:
                 found.append(other)
-            elif plain_name(other.func) in _PRODUCTS and back:  # of queries and keys
+            elif plain_name(other.func) in (*_PRODUCTS, "einsum") and back:  # of queries and keys
                 found.append(other)
                 open_.append(other)
             elif plain_name(other.func) in _BETWEEN | _LAYERS or other.func in SOFTMAX:

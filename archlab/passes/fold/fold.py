@@ -41,8 +41,8 @@ def fold(model: nn.Module, example: Any, *, where: Where = None, cost: CostModel
     A merged layer gives no intermediate value any more: run the example as the model will be run. A model that reads or
     returns what lies between two layers in another call only (a flag, a loop of another length) would get another
     value. Numbers and keys that a call may give are not folded, nor what is drawn; a number that is an attribute is
-    folded as it is now. Fused kernels for conv and batch norm do the first case of this; RepVGG (Ding et al. 2021) the adds; Layer
-    Folding (Dror et al. 2021) and DepthShrinker (Fu et al. 2022) chains.
+    folded as it is now. Fused kernels for conv and batch norm do the first case of this; RepVGG (Ding et al. 2021) the
+    adds; Layer Folding (Dror et al. 2021) and DepthShrinker (Fu et al. 2022) chains.
 
     Args:
         model: any module without switches; it is left untouched.

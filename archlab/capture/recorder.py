@@ -250,6 +250,7 @@ class _Recorder(Values, TorchFunctionMode):
         if made and not changed and all(any(m is g for g in given) for m in made):
             if "dropout" in getattr(function, "__name__", "") and kwargs.get("p", (*args, None, None)[1]) != 0:
                 self.spared.update(inputs)
+            self.locate(frame)  # whoever edits the code meets this call, too
             return result  # handed through: .to() of the same device, .contiguous() of a contiguous tensor
         # 4. The op: where it was issued, what it read, and new numbers for what it wrote.
         execution, location = self.locate(frame)

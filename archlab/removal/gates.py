@@ -104,7 +104,7 @@ class Gates:
 
     @torch.no_grad()
     def collect_(self, *_: Any) -> None:
-        """Bring the gradients of ω to θ; a hook before the optimizer's step."""
+        """Bring the gradients of ω to θ, once they are there."""
         gradients = [torch.zeros_like(omega) if omega.grad is None else omega.grad for omega in self.omegas]
         gradient = torch.cat([each.reshape(-1) for each in gradients]).to(self.theta.device) * self.slope
         self.theta.grad = gradient if self.theta.grad is None else self.theta.grad + gradient

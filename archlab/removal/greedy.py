@@ -209,13 +209,21 @@ class Costs:
     def _together(self, gone: Sequence[str]) -> float:
         if self.score == "taylor":
             slopes = self.given([])
-            return sum(slopes[site] for site in gone)
+            return _known(sum(slopes[site] for site in gone))
         before = self.kept.get("level")
         if before is None:
             only_(self.ground.soft, [])
             before = self.kept.keep_("level", self._level())
+        self._refuse_unknown(before, [])
         only_(self.ground.soft, gone)
-        return self._level() - before
+        return _known(self._level() - before)
+
+    def _refuse_unknown(self, before: float, gone: Sequence[str]) -> None:
+        if math.isnan(before):
+            removed = f" once {', '.join(gone)} went" if gone else " of the untouched model"
+            raise ValueError(
+                f"score={self.score!r} is NaN{removed}: no removal can be compared with it; choose another"
+            )
 
     def _measured(self, gone: Sequence[str]) -> dict[str, float]:
         soft, among = self.ground.soft, self.ground.open(gone)
@@ -226,11 +234,7 @@ class Costs:
         if self.score == "influence":
             return self._influence(among)
         before, found = self._level(), {}
-        if math.isnan(before):
-            removed = f" once {', '.join(gone)} went" if gone else " of the untouched model"
-            raise ValueError(
-                f"score={self.score!r} is NaN{removed}: no removal can be compared with it; choose another"
-            )
+        self._refuse_unknown(before, gone)
         for site in among:
             only_(soft, [*gone, site])
             found[site] = self._level() - before
@@ -251,6 +255,11 @@ class Costs:
                 "call; choose kinds='block', or another score"
             )
         return found
+
+
+def _known(cost: float) -> float:
+    """A cost that can be compared: what nobody knows costs more than all else."""
+    return math.inf if math.isnan(cost) else cost
 
 
 def _one_at_a_time(ground: Ground, costs: Costs, show: Any) -> tuple[list[str], dict[str, float]]:

@@ -119,17 +119,11 @@ class RemovalPhases:
     def soft(self) -> bool:
         """Phase 1: weights and ω learn together; at its end, the sites are decided."""
         chosen, learning = self.settings, self.learning
-        loss, given = self.trainings.task.loss, self.trainings.options.get("optimizer", torch.optim.Adam)
+        loss = self.trainings.task.loss
 
         def opened(soft: nn.Module, batch: Any) -> Tensor:
             learning.open_()
             return loss(soft, batch)
-
-        def optimizer(groups: Any) -> torch.optim.Optimizer:
-            made = given(groups)
-            if isinstance(made, torch.optim.Optimizer):  # else `fit` says so
-                made.register_step_pre_hook(learning.gates.collect_)
-            return made
 
         def after_step(soft: nn.Module, step: int) -> dict[str, float] | None:
             learning.after_step_(step)
@@ -144,11 +138,11 @@ class RemovalPhases:
             loss=opened,
             lr=chosen.lr,
             schedule=chosen.schedule,
-            optimizer=optimizer,
             penalty=learning.penalty,
             penalty_weight=lambda step: learning.pressure.lam,
             stateful=learning,
             groups=lambda soft: [self._weights(soft), self._gates()],
+            after_backward=learning.gates.collect_,
             after_step=after_step,
             describe=lambda soft: _counts(decide(soft, chosen.tau)),
         )

@@ -20,7 +20,8 @@ CALIBRATION = 8  # batches that the unit of the loss is measured on
 LAM_UNITS = ("loss", "absolute")
 WEIGHS = ("equal", *AMOUNTS, LATENCY)
 PER_PHASE = {  # options of `fit` that are none of a removal
-    "steps", "groups", "penalty", "penalty_weight", "loss_unit", "stateful", "after_step", "title", "describe",
+    "steps", "groups", "penalty", "penalty_weight", "loss_unit", "stateful", "after_backward", "after_step", "title",
+    "describe",
 }  # fmt: skip
 
 

@@ -161,6 +161,17 @@ def copy_state_(model: nn.Module, source: nn.Module) -> None:
     put_buffers_(model, {name: value.clone() for name, value in unsaved_buffers(source).items() if name in own})
 
 
+def put_precision_back_(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Give numbers that an optimizer remembers the precision that they were saved in: ``load_state_dict`` casts them to
+    that of the weights, and with it master weights in float32."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for place, remembered in saved["state"].items():
+        own = optimizer.state[parameters[place]]
+        for name, value in remembered.items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point() and own[name].dtype != value.dtype:
+                own[name] = value.to(own[name].device, copy=True)
+
+
 def random_states() -> dict[str, Any]:
     """Every random generator that a training may draw from: Python's, NumPy's, torch's on CPU and each GPU."""
     version, words, gauss = random.getstate()

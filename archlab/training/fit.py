@@ -23,6 +23,7 @@ from .checkpoint import (
     check_complete,
     load_checkpoint,
     put_buffers_,
+    put_precision_back_,
     random_states,
     save_checkpoint,
     set_random_states_,
@@ -114,6 +115,8 @@ def fit(
                 stay in eval mode (False). Their affine parameters are still trained.
             stateful: An object whose ``state_dict()`` is kept in the checkpoint and given back to its
                 ``load_state_dict(state)``: what `penalty` and `after_step` remember, say.
+            after_backward: ``after_backward(model)`` runs when all gradients are there, before they are averaged over
+                processes and clipped.
             after_step: ``after_step(model, step)`` runs after each update; the numbers it returns join that row of the
                 history.
             prefetch: Batches made ahead by a background thread (0); they must not draw from the global generators.
@@ -208,6 +211,7 @@ class Training:
         before = random_states()
         try:
             self.optimizer.load_state_dict(saved["optimizer"])
+            put_precision_back_(self.optimizer, saved["optimizer"])
             set_random_states_(saved["random"])
             if self.optimization.stateful is not None:
                 self.optimization.stateful.load_state_dict(saved["stateful"])
@@ -277,6 +281,8 @@ class Training:
             self.note_reached()
             if weighted is not None:
                 weighted.backward()
+        if chosen.after_backward is not None:
+            chosen.after_backward(model)
         average_gradients_(self.parameters)
         if chosen.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, chosen.clip_norm)

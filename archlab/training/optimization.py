@@ -108,6 +108,7 @@ class Optimization:
     loss_unit: float = 1.0
     freeze_norm: bool = False
     stateful: Stateful | None = None
+    after_backward: Callable[[nn.Module], None] | None = None
     after_step: Callable[[nn.Module, int], Mapping[str, float] | None] | None = None
     divergence: float = 1e4
     prefetch: int = 0
@@ -128,6 +129,7 @@ class Optimization:
         function("optimizer", self.optimizer, "parameter groups", remedy=remedy)
         function("groups", self.groups, "the model", optional=True)
         function("penalty", self.penalty, "the model", optional=True)
+        function("after_backward", self.after_backward, "the model", optional=True)
         function("after_step", self.after_step, "the model", "the step", optional=True)
 
     def weight_of_penalty(self, step: int) -> float:

@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -205,6 +206,13 @@ def test_qualities_after_the_soft_phase_are_of_open_or_closed_gates():
 
 def omegas_of(model) -> list[float]:
     return [float(p) for name, p in model.named_parameters() if "omega_" in name]
+
+
+def test_clipping_does_not_part_the_task_from_the_penalty():
+    """Adam ignores a factor that both have."""
+    ends = [learn_to_remove(net(), TASK, **FAST, lam=0.5, clip_norm=norm).decisions["omega"] for norm in (None, 1e-3)]
+    assert max(ends[0]) > 0.2
+    pd.testing.assert_series_equal(*ends, atol=0.02, rtol=0)
 
 
 def test_rewind_starts_from_the_original_weights():

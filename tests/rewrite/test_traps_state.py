@@ -1,13 +1,14 @@
 """Traps of the things around a forward: attributes it sets, lists it fills, modes it asks for, tensors it shares."""
 
 import copy
+import functools
 import pickle
 import random
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 import archlab as al
 from tests.contracts.zoo import conv, image
@@ -389,3 +390,46 @@ def test_a_question_that_another_call_cannot_answer():
     net, x = Sometimes(nn.ReLU()), image()
     for made in both(net, x):
         assert_near(made(x[0]), net.a(x[0]))
+
+
+class ByTurns(nn.Module):
+    """One line that calls several functions, of which some hand their input on."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.linear(x)
+        for function in (functools.partial(F.dropout, p=0.1, training=self.training), Tensor.float, F.relu, torch.neg):
+            x = function(x)
+        return x
+
+
+def test_a_call_that_hands_its_input_on_is_counted_where_a_line_calls_several():
+    net, x = ByTurns().eval(), torch.randn(5, 4)
+    soft = al.switch(net, x, kinds="activation")
+    al.set_omegas_(soft, 1.0)
+    for model in (soft, al.remove(net, x, kinds="activation")):
+        assert torch.equal(model(x), -net.linear(x))
+
+
+class AfterDropout(nn.Module):
+    """What dropout was given, which in evaluation it gives back, is read again after a sum in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.drop, self.act = nn.Linear(4, 4), nn.Dropout(0.5), nn.ReLU()
+
+    def forward(self, x):
+        given = self.linear(x)
+        made = self.act(self.drop(given))
+        made += 1
+        return given * made
+
+
+def test_what_goes_behind_dropout_leaves_what_dropout_was_given():
+    net, x = AfterDropout(), torch.randn(5, 4)
+    thin = al.remove(net.train(), x, kinds="activation").eval()
+    given = net.linear(x)
+    torch.testing.assert_close(thin(x), given * (given + 1))

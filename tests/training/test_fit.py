@@ -267,6 +267,35 @@ def test_divergence_stops():
     assert "no checkpoint" in str(caught.value)
 
 
+class Masters(torch.optim.Optimizer):
+    """Plain descent on copies of the weights in float32."""
+
+    def __init__(self, groups):
+        super().__init__(groups, {"lr": 1e-3})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                master = self.state[p].setdefault("master", p.float().clone())
+                p.copy_(master.sub_(p.grad.float(), alpha=group["lr"]))
+
+
+def test_what_an_optimizer_keeps_in_float32_stays_so_after_a_resume(tmp_path):
+    def trained(folder=None, limit=None):
+        torch.manual_seed(0)
+        net = nn.Linear(4, 2).bfloat16()
+        batch = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+        task = Task(batch, lambda step: batch, lambda net, x: net(x).square().mean(), lambda net: {})
+        options = dict(steps=30, lr=1e-3, optimizer=Masters, folder=folder, time_limit_s=limit, progress=False)
+        return fit(net, task, **options), net
+
+    while not (went := trained(tmp_path, 0.0))[0].finished:
+        pass
+    for ours, theirs in zip(went[1].parameters(), trained()[1].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_penalty_groups_and_notes():
     model = net()
     went = fit(

@@ -97,7 +97,7 @@ class Way:
     budget: Mapping[str, Any]  # fields of `training.Budget`
     optimizer: type[AveragedAdam] = AveragedAdam
     fresh: bool = False  # the layers at the change of resolution
-    half_padding: bool = True
+    half_padding: bool = False  # which `training.train_` has taken since
     regulariser_every: int = 1
     late_patch: int | None = None  # pixels of the one patch that a late step sees
 
@@ -108,7 +108,7 @@ WAYS = {
     "patches of 64 pixels": Way({"patch": 64}),
     "patches of 96 at the end": Way({}, late_patch=96),
     "fp32": Way({"precision": "fp32"}),
-    "padding in fp32": Way({}, half_padding=False),
+    "padding in bf16": Way({}, half_padding=True),
     "regulariser every 4th step": Way({}, regulariser_every=4),
     "fused Adam": Way({}, optimizer=FusedAdam),
     "Muon between channels": Way({}, optimizer=AveragedMuon),
@@ -247,8 +247,8 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
 ABOUT = (
     "*The recipe*: 4 patches of 48 pixels a step, Adam at 1e-3 down a cosine, the mean of the weights; at the "
     "change of resolution new layers begin as means and copies of pixels. The others differ in what their name "
-    "says. *Patches of 96 at the end*: one a step, in the last fifth. *Padding in fp32*: as autocast does, which casts "
-    "maps that are in bf16 to fp32 to pad them, and back. *Regulariser every 4th step*: with four times its weight; "
+    "says. *Patches of 96 at the end*: one a step, in the last fifth. *Padding in bf16*: of maps that are in bf16 "
+    "already, where autocast casts them to fp32 to pad. *Regulariser every 4th step*: with four times its weight; "
     "else two frames are encoded and not four. *Muon*: torch's Adam for all but the convolutions from channels to "
     "channels. *Fresh layers*: as torch initialises them."
 )

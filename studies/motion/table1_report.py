@@ -229,7 +229,7 @@ def _only_on_the_path(rows: pd.DataFrame) -> pd.Series:
 
 
 def _path_table(path: pd.DataFrame) -> Table:
-    shown = path[["part", "lam"]].rename(columns={"lam": "λ"}).assign(kind=path["kind"].map(KIND_COLUMNS))
+    shown = pd.DataFrame({"part": path["part"], "kind": path["kind"].map(KIND_COLUMNS), "λ": path["lam"]})
     shown["removed"] = [f"{row.removed:.0f}/{row.sites:.0f}" for row in path.itertuples()]
     for measure in COMPARED:
         if path[measure].notna().all():

@@ -238,22 +238,26 @@ def _path_table(path: pd.DataFrame) -> Table:
 
 
 def draw_path(path: pd.DataFrame, file: Path) -> None:
-    """Change of SSIM against the share of sites removed: a panel a kind, a line a part, λ at the points."""
-    _, panels = plt.subplots(1, len(KIND_COLUMNS), figsize=(7.1, 2.6), sharey=True, layout="constrained")
+    """Change of SSIM against the share of sites removed: a panel a kind, a colour a part, a marker a λ."""
+    _, panels = plt.subplots(1, len(KIND_COLUMNS), figsize=(7.1, 2.8), sharey=True, layout="constrained")
+    markers = dict(zip(sorted(path["lam"].unique()), "vso^DPX", strict=False))
     for ax, (kind, title) in zip(panels, KIND_COLUMNS.items(), strict=True):
         of_kind = path[path["kind"] == kind]
         for (part, points), colour in zip(of_kind.groupby("part", sort=False), plots.COLOURS, strict=False):
             means = [change.mean for change in points["ssim"]]
-            ax.plot(points["share"], means, color=colour, marker="o", markersize=3, linewidth=0.9, label=str(part))
-            for x, y, lam in zip(points["share"], means, points["lam"], strict=True):
-                ax.annotate(f"{lam:g}", (x, y), (3, 3), textcoords="offset points", color=colour, fontsize=6)
+            ax.plot(points["share"], means, color=colour, linewidth=0.9, label=str(part))
             ax.vlines(points["share"], [c.low for c in points["ssim"]], [c.high for c in points["ssim"]], color=colour)
+            for x, y, lam in zip(points["share"], means, points["lam"], strict=True):
+                ax.scatter(x, y, color=colour, marker=markers[lam], s=14, zorder=3)
         ax.axhline(0, color="0.6", linewidth=0.7, linestyle=":")
+        ax.set_xlim(-0.05, 1.05)
         ax.set_title(title, fontsize=plots.FONT)
         ax.set_xlabel("share of sites removed", fontsize=plots.FONT)
         ax.tick_params(labelsize=plots.FONT - 1)
     panels[0].set_ylabel("SSIM less the control's", fontsize=plots.FONT)
+    shown = [panels[1].scatter([], [], color="0.3", marker=marker, s=14) for marker in markers.values()]
     panels[0].legend(fontsize=plots.FONT - 1, frameon=False)
+    panels[1].legend(shown, [f"λ = {lam:g}" for lam in markers], fontsize=plots.FONT - 1, frameon=False)
     plots.save(panels[0], file)
 
 

@@ -145,7 +145,7 @@ def test_the_report_is_written_whole(tmp_path, seeds):
     text = (tmp_path / "report.md").read_text()
     assert "SSIM above copying frame B at factor 5, intervals apart: holds" in text
     assert "slope 0.714 within 0.85 to 1.15: **fails**" in text, "through the origin"
-    assert "its R² 0.129 at least 0.95: **fails**" in text and "SSIM above the public network" in text
+    assert "its R² -0.866 at least 0.95: **fails**" in text and "SSIM above the public network" in text
     assert ("Means of 2 seeds" in text) == (seeds == 2)
     assert {f.name for f in tmp_path.glob("*.png")} == {
         "displacement.png", "lambda_path.png", "omegas.png", "samples.png", "sensitivity.png", "training.png",

@@ -322,7 +322,7 @@ def _by_factor(linearity: list[dict[str, Any]]) -> Table:
             label = f"{factor:g}"
             lines.setdefault(label, {"factor": label})[entry["magnifier"]] = line(points, "measured")[0]
     made = pd.DataFrame(list(lines.values()))
-    return table(made, digits={name: 2 for name in made if name != "factor"})
+    return table(made, digits={str(name): 2 for name in made if name != "factor"})
 
 
 def draw_displacement(linearity: list[dict[str, Any]], path: Path) -> None:

@@ -156,8 +156,8 @@ def reset_layer_(module: nn.Module, reset: Callable[[], Any]) -> None:
         reset()
         for hook in normed:
             weight = getattr(module, hook.name)
-            module._parameters[f"{hook.name}_g"].copy_(torch.norm_except_dim(weight, 2, hook.dim))
-            module._parameters[f"{hook.name}_v"].copy_(weight)
+            module.get_parameter(f"{hook.name}_g").copy_(torch.norm_except_dim(weight, 2, hook.dim))
+            module.get_parameter(f"{hook.name}_v").copy_(weight)
 
 
 _RESET = (

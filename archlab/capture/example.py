@@ -119,7 +119,7 @@ def parts_of(tree: Any) -> dict[Any, Any]:
         return dict(tree)
     if hasattr(tree, "__dict__") and not isinstance(tree, (nn.Module, type)) and not callable(tree):
         return vars(tree)
-    if isinstance(tree, (nn.Module, type)) or callable(tree):
+    if not hasattr(type(tree), "__slots__") or isinstance(tree, (nn.Module, type)) or callable(tree):
         return {}
     slots = [given for cls in type(tree).__mro__ for given in (vars(cls).get("__slots__") or ())]
     return {name: getattr(tree, name) for name in slots if hasattr(tree, name)}

@@ -167,7 +167,7 @@ def conditions(device: torch.device | None = None) -> dict[str, Any]:
     """
     cuda = torch.cuda.is_available() if device is None else device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if cuda else f"CPU ({_cpu_name()})",
+        "device": torch.cuda.get_device_name(device) if cuda else f"CPU ({platform.processor() or platform.machine()})",
         "threads": torch.get_num_threads(),
         "archlab": VERSION,
         "torch": str(torch.__version__),

@@ -227,9 +227,11 @@ def _blend_node(graph: fx.Graph, node: fx.Node, x: fx.Node, omega: Any, edit: Ed
 
 def _stand_in(graph: fx.Graph, node: fx.Node, result: fx.Node, operands: list[fx.Node], target: Target) -> None:
     """Let `result` be used wherever `node` was; a later change in place must not reach another user of it."""
-    if result in operands and target.changed_later:  # of whatever it is: dropout, in evaluation, is what it was given
-        with graph.inserting_after(node):
-            result = graph.call_method("clone", (result,))
+    if result in operands and target.changed_later:
+        given = result.op in ("placeholder", "get_attr") or _may_be_view(result)
+        if given or len(result.users) > (1 if node in result.users else 0):
+            with graph.inserting_after(node):
+                result = graph.call_method("clone", (result,))
     used_by_result = node in result.all_input_nodes
     node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
     if not used_by_result:

@@ -412,24 +412,3 @@ def test_a_call_that_hands_its_input_on_is_counted_where_a_line_calls_several():
     al.set_omegas_(soft, 1.0)
     for model in (soft, al.remove(net, x, kinds="activation")):
         assert torch.equal(model(x), -net.linear(x))
-
-
-class AfterDropout(nn.Module):
-    """What dropout was given, which in evaluation it gives back, is read again after a sum in place."""
-
-    def __init__(self):
-        super().__init__()
-        self.linear, self.drop, self.act = nn.Linear(4, 4), nn.Dropout(0.5), nn.ReLU()
-
-    def forward(self, x):
-        given = self.linear(x)
-        made = self.act(self.drop(given))
-        made += 1
-        return given * made
-
-
-def test_what_goes_behind_dropout_leaves_what_dropout_was_given():
-    net, x = AfterDropout(), torch.randn(5, 4)
-    thin = al.remove(net.train(), x, kinds="activation").eval()
-    given = net.linear(x)
-    torch.testing.assert_close(thin(x), given * (given + 1))

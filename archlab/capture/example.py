@@ -37,13 +37,22 @@ def run_example(model: nn.Module, example: Any) -> Any:
 
 def fresh(example: Any) -> Any:
     """`example` with copies of its tensors: a model may change what it is given. A tensor given twice stays one."""
+    return _copied(example, lambda tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad))
+
+
+def cloned(example: Any) -> Any:
+    """`fresh`, but gradients reach the tensors of `example` through the copies."""
+    return _copied(example, Tensor.clone)
+
+
+def _copied(example: Any, copy: Callable[[Tensor], Tensor]) -> Any:
     copies: dict[int, Tensor] = {}
 
     def copy_of(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
         if id(leaf) not in copies:
-            copies[id(leaf)] = leaf.detach().clone().requires_grad_(leaf.requires_grad)
+            copies[id(leaf)] = copy(leaf)
         return copies[id(leaf)]
 
     return _mapped(copy_of, example)
@@ -84,11 +93,6 @@ def _mapped(function: Callable[[Any], Any], example: Any) -> Any:
     if isinstance(example, Call):
         return Call(example.fn, *tree_map(function, example.args), **tree_map(function, example.kwargs))
     return tree_map(function, dict(example) if isinstance(example, Mapping) else example)
-
-
-def cloned(example: Any) -> Any:
-    """`example` with copies of its tensors, through which gradients reach these."""
-    return _mapped(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, example)
 
 
 def tensors_given(example: Any) -> list[Tensor]:

@@ -5,7 +5,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 from torch.fx.node import map_arg
 
 from ..capture.dataflow import RESHAPES
@@ -16,16 +16,19 @@ from .guards import Untraceable
 from .target import Blend, Edit, Freeze, Narrow, Remove, Rewire, Target, Wrap, edit_at
 from .tracer import holds_tensor, is_mutating
 
+# What gives back what it is given, in evaluation at least.
+_HANDING_ON = (nn.Identity, nn.modules.dropout._DropoutNd, nn.Flatten, nn.Unflatten)
+
 
 def edit_graph(
-    graph: fx.Graph, edits: dict[Location, Edit], mutating: set[Location], lying: set[Location]
+    graph: fx.Graph, module: nn.Module, edits: dict[Location, Edit], mutating: set[Location], lying: set[Location]
 ) -> set[Location]:
     """Perform `edits` on the nodes at their locations, in place, and drop what is then dead.
 
-    `mutating` are the lines of ops and calls that were seen to change an input in place, `lying` those that gave an
-    input or a view of it. Returns the locations of the edits that were performed.
+    `graph` is of a method of `module`. `mutating` are the lines of ops and calls that were seen to change an input in
+    place, `lying` those that gave an input or a view of it. Returns the locations of the edits that were performed.
     """
-    writes = _Writes(mutating, lying)
+    writes = _Writes(module, mutating, lying)
     # Asserts and the like are dead from the start, and kept; what only takes a part of something is not, nor is what
     # changes a tensor that is read.
     idle = {node for node in graph.nodes if not node.users and node.target not in (operator.getitem, getattr)}
@@ -40,13 +43,13 @@ def edit_graph(
         elif isinstance(edit.action, Wrap):
             _wrap(graph, node, edit.action)
         else:
-            _edit(graph, node, edit, anchors.get(node))
+            _edit(graph, node, edit, anchors.get(node), writes)
     _drop_dead(graph, idle, writes)
     graph.lint()
     return found
 
 
-def _edit(graph: fx.Graph, node: fx.Node, edit: Edit, anchor: fx.Node | None) -> None:
+def _edit(graph: fx.Graph, node: fx.Node, edit: Edit, anchor: fx.Node | None, writes: "_Writes") -> None:
     target = edit.target
     operands = _operands(node)
     first = operands[0]
@@ -73,7 +76,7 @@ def _edit(graph: fx.Graph, node: fx.Node, edit: Edit, anchor: fx.Node | None) ->
             result = graph.call_method("copy_", (first, result))
     if anchor is not None:
         graph.erase_node(anchor)
-    _stand_in(graph, node, result, operands if kept is None else [*operands, kept], target)
+    _stand_in(graph, node, result, operands if kept is None else [*operands, kept], target, writes)
 
 
 def _rewire(graph: fx.Graph, node: fx.Node, target: Target, action: Rewire) -> None:
@@ -225,10 +228,12 @@ def _blend_node(graph: fx.Graph, node: fx.Node, x: fx.Node, omega: Any, edit: Ed
     return graph.call_function(blend, (original, x, omega) if dim is None else (original, x, omega, dim))
 
 
-def _stand_in(graph: fx.Graph, node: fx.Node, result: fx.Node, operands: list[fx.Node], target: Target) -> None:
+def _stand_in(
+    graph: fx.Graph, node: fx.Node, result: fx.Node, operands: list[fx.Node], target: Target, writes: "_Writes"
+) -> None:
     """Let `result` be used wherever `node` was; a later change in place must not reach another user of it."""
     if result in operands and target.changed_later:
-        given = result.op in ("placeholder", "get_attr") or _may_be_view(result)
+        given = result.op in ("placeholder", "get_attr") or writes.may_be_its_input(result)
         if given or len(result.users) > (1 if node in result.users else 0):
             with graph.inserting_after(node):
                 result = graph.call_method("clone", (result,))
@@ -266,8 +271,9 @@ def _redirect_later_users(graph: fx.Graph, target: fx.Node, node: fx.Node) -> No
 class _Writes:
     """Which nodes of a graph change a tensor in place, and who sees that."""
 
-    def __init__(self, mutating: set[Location], lying: set[Location]):
+    def __init__(self, module: nn.Module, mutating: set[Location], lying: set[Location]):
         self.mutating, self.lying = mutating, lying
+        self.handing_on = {path for path, child in module.named_modules() if isinstance(child, _HANDING_ON)}
 
     def writes(self, node: fx.Node) -> bool:
         """Whether `node` changes its first input in place."""
@@ -291,8 +297,16 @@ class _Writes:
 
     def _lies_on_input(self, node: fx.Node) -> bool:
         """Whether what `node` makes is, or may be, its first input or a part of it."""
+        return self.writes(node) or self.may_be_its_input(node)
+
+    def may_be_its_input(self, node: fx.Node) -> bool:
+        """Whether `node`, which may write nothing, gives its first input or a part of it, in some mode at least."""
         location = node.meta.get("location")
-        return self.writes(node) or _may_be_view(node) or (location is not None and location.every in self.lying)
+        if _may_be_view(node) or (location is not None and location.every in self.lying):
+            return True
+        if node.op == "call_module":
+            return node.target in self.handing_on
+        return "dropout" in getattr(node.target, "__name__", "")
 
 
 def _drop_dead(graph: fx.Graph, idle: set[fx.Node], writes: _Writes) -> None:

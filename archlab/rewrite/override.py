@@ -110,7 +110,7 @@ class Method:
         for location in (node.meta.get("location") for node in guarded.graph.nodes):
             if location is not None:
                 self.refuse_more_turns(location)
-        found = edit_graph(guarded.graph, self.edits, self.mutating, self.lying)
+        found = edit_graph(guarded.graph, module, self.edits, self.mutating, self.lying)
         graph = compile_graph(guarded.graph, (self.path, self.method, self.entry))
         made = replace(guarded, run=graph if guarded.grad is None else _restoring_grad(graph))
         self.found |= found

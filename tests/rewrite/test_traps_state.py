@@ -412,3 +412,25 @@ def test_a_call_that_hands_its_input_on_is_counted_where_a_line_calls_several():
     al.set_omegas_(soft, 1.0)
     for model in (soft, al.remove(net, x, kinds="activation")):
         assert torch.equal(model(x), -net.linear(x))
+
+
+class AfterDropout(nn.Module):
+    """What dropout was given, which in evaluation it gives back, is read again after a sum in place."""
+
+    def __init__(self, as_function):
+        super().__init__()
+        self.linear, self.drop, self.act, self.as_function = nn.Linear(4, 4), nn.Dropout(0.5), nn.ReLU(), as_function
+
+    def forward(self, x):
+        given = self.linear(x)
+        made = self.act(F.dropout(given, 0.5, self.training) if self.as_function else self.drop(given))
+        made += 1
+        return given * made
+
+
+@pytest.mark.parametrize("as_function", [False, True])
+def test_what_goes_behind_dropout_leaves_what_dropout_was_given(as_function):
+    net, x = AfterDropout(as_function), torch.randn(5, 4)
+    thin = al.remove(net.train(), x, kinds="activation").eval()
+    given = net.linear(x)
+    torch.testing.assert_close(thin(x), given * (given + 1))

@@ -3,13 +3,16 @@
 import contextlib
 import copy
 import importlib.util
+import json
 import os
 import signal
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import archlab as al
 from archlab.experiments import launch
@@ -174,3 +177,26 @@ def test_bad_calls_of_launch(monkeypatch):
     monkeypatch.setattr("archlab.experiments.live.launch.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'archlab\[accelerate\]'"):
         launch(lambda: None, processes=2)
+
+
+def learned_by(rank: int, folder: str) -> None:
+    """One of two processes whose shares of a batch disagree on whether a site can go: what it decided, in a file."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        target = net(x) + 0.1 * torch.randn(16, 1, generator=torch.Generator().manual_seed(1))
+        target[1::2] = nn.Sequential(net[0], net[2])(x[1::2])
+    task = al.Task(x, lambda step: (x, target), lambda net, b: (net(b[0]) - b[1]).square().mean(), lambda net: {})
+    removal = al.learn_to_remove(net, task, kinds="activation", lam=0.1, lr=1e-9, soft_steps=100, lr_omega=0.03,
+                                 push_steps=2, tune_steps=0, progress=False)  # fmt: skip
+    Path(folder, f"{rank}.json").write_text(removal.decisions[["omega", "removed"]].to_json())
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_learn_one_switch_and_decide_alike(tmp_path):
+    torch.multiprocessing.spawn(learned_by, (str(tmp_path),), nprocs=2)
+    first, second = ((tmp_path / f"{rank}.json").read_text() for rank in range(2))
+    assert first == second and json.loads(first)["omega"]["0"] > 0.1

@@ -42,8 +42,8 @@ class Study(Protocol):
       trainings, and what is measured of them, each kind has a function of its own and depends on what that reaches.
     - `depends(row)`: what the row depends on beside that, by prefix: "archlab.capture" is all of that room. Rooms that
       read and rewrite models count only so, and modules that only a string names.
-    - `seeds(row)`: with how many seeds the row runs at most, where more are asked for: one for a row whose every seed
-      is worth less than another row.
+    - `seeds(row)`: with how many seeds the row runs at most, where more are asked for. What it needs must run with as
+      many.
     - `resources(row, preset)`: what a cell takes of a worker of a cluster, by the names that the workers give it: a
       GPU as {"GPU": 1}. Elsewhere it says nothing.
     - `fingerprint(preset, data)`: of the data (default: names and sizes of the files in the data folder).

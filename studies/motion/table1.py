@@ -5,7 +5,7 @@
 Trains the baseline, or takes it from ``--weights`` (baseline.safetensors with its facts, baseline.json), then for
 encoder, manipulator and decoder learns which ReLUs, skips and whole residual blocks can go, removes them physically,
 trains on and evaluates. Beside them: removals by hand, which depend on no λ, other values of λ, and a control that is
-only trained on. Rows that carry the paper's claim run with as many seeds as are asked for, the others with one.
+only trained on. Rows that carry the paper's claim run with up to three seeds, the others with one.
 smoke takes about 4 minutes on two CPU cores; cpu four hours of one core with AMX and three seeds, and more where the
 baseline is trained, from ``--data`` with real photos and cut-outs; without it, scikit-image's sample photos are used.
 Everything resumes.

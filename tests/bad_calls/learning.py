@@ -220,6 +220,8 @@ CALLS = [
             ("seeds", 0, "seeds", "0"),
             ("seeds", "3", "seeds", "'3'"),
             ("lam", 0.1, "'lam'", "leave it out"),
+            ("time_limit_s", 9.0, "no option 'time_limit_s'", "with a folder the next call goes on"),
+            ("title", "mine", "no option 'title'", "which its phases set themselves"),
             ("kinds", "blok", "kind 'blok'", "activation"),
             ("soft_step", 3, "no option 'soft_step'", "soft_steps"),
         ]

@@ -125,3 +125,11 @@ def test_what_is_frozen_stays_so_and_what_is_trained_in_part_is_trained():
     assert all(p.requires_grad for p in al.fold(net, IMAGE).parameters())
     net[0].requires_grad_(False)
     assert not any(p.requires_grad for p in al.fold(net, IMAGE).parameters())
+
+
+def test_what_a_hook_of_the_backward_pass_listens_to_stays():
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 2, 1)).eval()
+    al.fold(net, IMAGE)  # as it is, it can be
+    net[0].register_full_backward_hook(lambda module, given, made: None)
+    with pytest.raises(ValueError, match="nothing to fold"):
+        al.fold(net, IMAGE)

@@ -18,6 +18,7 @@ from archlab.experiments.live.pieces import Piece, Work, carry_out
 from archlab.removal.curves import runs as curve_runs
 from archlab.removal.settings import RemovalSettings
 from archlab.training import cosine
+from archlab.training.checkpoint import load_checkpoint
 from archlab.training.kept import Kept
 from archlab.training.task import Task
 
@@ -100,6 +101,13 @@ def test_a_control_has_the_rates_of_a_learned_removal(rewind):
     asked = curve_runs.Asked("activation", None, "site", options, RemovalSettings(lam=None, **options))
     factors = [asked.schedule(step) for step in range(asked.steps)]
     assert (learned.history["lr"] / 1e-2).tolist() == pytest.approx(factors)
+
+
+def test_settings_reach_the_trainings_of_every_method(tmp_path):
+    methods = {"methods": ["learned", "greedy"], "folder": tmp_path, "lr_omega": 1.0}
+    al.trade_off(net(), TASK, **TRADE | methods, settings={"batch": 3})
+    saved = [load_checkpoint(path.parent) for path in tmp_path.rglob("checkpoint.pt")]
+    assert len(saved) > 2 and all("3" in repr(one["identity"]["settings['batch']"]) for one in saved)
 
 
 def test_what_cannot_be_pickled_is_named():

@@ -1,6 +1,7 @@
 """Merge-aware removal: the plan is the best there is, what it promises is measured, and what is made is merged."""
 
 import itertools
+import math
 import random
 from dataclasses import replace
 
@@ -227,3 +228,17 @@ def test_of_very_many_plans_the_best_for_each_cost_are_kept():
     front = plans(runs, matters.__getitem__)
     assert len(front) <= MOST and front[0].importance == 0 and front[-1].cost == 2**14 - 1
     assert all(a.cost > b.cost and a.importance < b.importance for a, b in itertools.pairwise(front))
+
+
+def test_a_merge_that_makes_the_loss_nan_is_the_last_to_be_chosen():
+    class Logarithm(Chain):
+        """The logarithm of what a ReLU keeps above 0."""
+
+        def forward(self, x):
+            x = self.act(self.norm(self.head(x)))
+            return self.tail(torch.tanh(self.neck(torch.log(F.relu(self.body(x)) + 1e-3))))
+
+    torch.manual_seed(0)
+    removal = al.remove_to_merge(Logarithm(), TASK, budget={"macs": 0.8}, **QUICK)
+    assert "activation.1" not in removal.decisions.query("removed")["site"].tolist()
+    assert math.isfinite(quality(removal.model)["mse"])

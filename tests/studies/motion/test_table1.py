@@ -7,7 +7,8 @@ import archlab as al
 from studies.motion import table1
 from studies.motion.columns import PUBLISHED
 from studies.motion.network.models import baseline
-from studies.motion.table1_report import against_control, change_against, lambda_path, mark, report, table_of
+from studies.motion.table1_path import change_against, lambda_path
+from studies.motion.table1_report import against_control, mark, report, table_of
 from studies.motion.train import training
 
 

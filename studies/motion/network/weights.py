@@ -51,22 +51,29 @@ def network(weights: str) -> MagnificationNet:
             ) from error
     if not Path(weights).is_file():
         raise FileNotFoundError(f"{weights}: no such file, and none of {', '.join(TRAINED)}")
-    try:
-        with safe_open(weights, framework="pt") as file:
-            metadata = file.metadata() or {}
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{weights} cannot be read as safetensors: {error}") from error
-    if "recipe" in metadata:
+    shapes, passes = _read(weights)
+    if passes:
         image = torch.zeros(1, 3, 64, 64)
-        narrowed = '"scale_width"' in metadata["recipe"]  # by the recipe, from the baseline's own width
-        width = Config().width if narrowed else _width(shapes) or Config().width
+        # After scale_width by the recipe, from the baseline's own width.
+        width = Config().width if "scale_width" in passes else _width(shapes) or Config().width
         net = al.load(weights, partial(baseline, width=width), (image, image, 2.0))
         assert isinstance(net, MagnificationNet)
         return net
     net = MagnificationNet(_design(weights, shapes))
     load_model(net, weights)
     return net
+
+
+def _read(file: str) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+    """The shapes of a file's tensors, and the names of the passes that its recipe holds, where it has one."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}
+        recipe = al.Recipe.from_json(metadata["recipe"]) if "recipe" in metadata else None
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read as safetensors: {error}") from error
+    return shapes, [step.name for step in recipe.steps] if recipe else []
 
 
 def _width(shapes: dict[str, tuple[int, ...]]) -> int:

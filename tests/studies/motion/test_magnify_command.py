@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_model
+from safetensors.torch import save_file, save_model
 from skimage.io import imread
 
 import archlab as al
@@ -30,6 +30,8 @@ def test_a_file_of_weights_says_which_network_it_is(tmp_path):
         again = network(str(tmp_path / "net.safetensors"))
         assert again.config == net.config
         assert torch.equal(again.decoder.conv1.weight, net.decoder.conv1.weight)
+        al.save(net, tmp_path / "by_archlab.safetensors")  # its recipe holds no pass
+        assert network(str(tmp_path / "by_archlab.safetensors")).config == net.config
 
 
 def test_a_network_thinned_by_archlab_magnifies(tmp_path):
@@ -69,6 +71,9 @@ def test_weights_that_are_none_are_named(tmp_path, monkeypatch):
     (tmp_path / "junk.safetensors").write_bytes(b"junk" * 9)
     with pytest.raises(ValueError, match=r"junk\.safetensors cannot be read as safetensors"):
         network(str(tmp_path / "junk.safetensors"))
+    save_file({"x": torch.zeros(1)}, tmp_path / "recipe.safetensors", {"recipe": "{"})
+    with pytest.raises(ValueError, match=r"recipe\.safetensors cannot be read as safetensors: .*recipe"):
+        network(str(tmp_path / "recipe.safetensors"))
     save_model(torch.nn.Linear(2, 2), str(tmp_path / "linear.safetensors"))
     with pytest.raises(ValueError, match=r"linear\.safetensors holds the weights of no magnification network"):
         network(str(tmp_path / "linear.safetensors"))

@@ -16,6 +16,15 @@ COSTS = (
 SPEED = (Column("fps", "FPS", digits=3, better="higher"),)
 GPU_SPEED = Column("fps_gpu", "FPS, H200", digits=1, better="higher")  # of `evaluate.gpu_speeds`
 SSIM = Column("ssim", "SSIM", digits=3, better="higher", change=True)
+# Of `evaluate.beside_ssim`, and what a report says of them.
+BESIDE_SSIM = (
+    Column("motion_shown", "motion", digits=2, better="higher"),
+    Column("colour_error", "colour error", digits=3, better="lower"),
+)
+BESIDE_SSIM_TOLD = (
+    "*motion*: the share of the wanted displacement that is shown, 1 being right (six photos, factors 5 and 20). "
+    "*colour error*: L1 distance from the target of what is left of an image once its luma is taken away."
+)
 QUALITY = (SSIM, Column("lpips", "LPIPS", digits=3, better="lower", change=True))
 
 # What the paper prints, and where: by row and column. It gives the baseline SSIM .932 in Table 1 and .921 in Fig. 11,

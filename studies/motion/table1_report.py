@@ -16,8 +16,9 @@ from archlab.report import Column, Picture, Table, over_runs, plots, table, with
 from . import columns
 from .data.generator import PARTS, Generator
 from .data.sources import Sources, find_sources
+from .evaluate.paired import change_against
 from .evaluate.quality import COMPARED, line
-from .table1_path import KIND_COLUMNS, change_against, draw_path, lambda_path, only_on_the_path, path_table
+from .table1_path import KIND_COLUMNS, draw_path, lambda_path, only_on_the_path, path_table
 from .train.given import curve, told
 
 SLOPE, R2 = (0.85, 1.15), 0.95  # what the displacement of a good baseline keeps

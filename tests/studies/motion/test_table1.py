@@ -6,8 +6,9 @@ import pytest
 import archlab as al
 from studies.motion import table1
 from studies.motion.columns import PUBLISHED
+from studies.motion.evaluate.paired import change_against
 from studies.motion.network.models import baseline
-from studies.motion.table1_path import change_against, lambda_path
+from studies.motion.table1_path import lambda_path
 from studies.motion.table1_report import against_control, mark, report, table_of
 from studies.motion.train import training
 

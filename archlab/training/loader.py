@@ -11,6 +11,8 @@ import random
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,9 @@ from ..arguments import shown, whole, wrong
 from ..capture.modes import random_states_kept
 
 OF_EPOCH, OF_BATCH = 0, 1  # what a seed is drawn for
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+WHOLE = (Tensor, np.ndarray, str, bytes, type, FunctionType, ModuleType)  # what holds no generator that is looked for
+LONG = 64  # entries of a container that is not gone through: files, say, and no transforms
 OF_WORKERS = ("num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context", "prefetch_factor")
 LABELS = "labels"  # transformers' name of the keyword that is a target and no input
 
@@ -37,8 +42,8 @@ class IndexedBatches:
     """The batches of a loader whose dataset has indices: ``batches(step)``.
 
     The order of each epoch is drawn anew from copies of the loader's samplers, with every generator in them seeded by
-    (seed, epoch). A batch is fetched and collated with the global generators seeded by (seed, step), so random crops
-    are the same whichever process makes them, and whatever was made before.
+    (seed, epoch). A batch is fetched and collated with the global generators, and those that the dataset holds, seeded
+    by (seed, step), so random crops are the same whichever process makes them, and whatever was made before.
     """
 
     def __init__(self, loader: DataLoader, seed: int):
@@ -82,8 +87,9 @@ class _Order(Sampler):
     def _of_epoch(self, epoch: int) -> list[Any]:
         number = _drawn(self.seed, OF_EPOCH, epoch)
         sampler = copy.deepcopy(self.sampler, {id(self.dataset): self.dataset})  # the dataset itself is not copied
-        _seed_(sampler, number)
-        _set_epoch_(sampler, epoch)
+        for part in _parts(sampler, but=self.dataset):
+            _seed_(part, number)
+            _set_epoch_(part, epoch)
         with _seeded(number):
             indices = list(itertools.islice(sampler, self.length + 1))
         if len(indices) != self.length:
@@ -103,9 +109,16 @@ class _Made(Dataset):
         self.dataset, self.collate, self.seed = loader.dataset, loader.collate_fn, seed
         self.batched = loader.batch_sampler is not None
 
+    @cached_property
+    def generators(self) -> list[Any]:
+        return _generators_in(self.dataset)
+
     def __getitem__(self, asked: tuple[int, Any]) -> Any:
         step, indices = asked
-        with _seeded(_drawn(self.seed, OF_BATCH, step)):
+        number = _drawn(self.seed, OF_BATCH, step)
+        for generator in self.generators:
+            _reseed_(generator, number)
+        with _seeded(number):
             if not self.batched:
                 found = self.dataset[indices]
             elif at_once := getattr(self.dataset, "__getitems__", None):
@@ -140,6 +153,8 @@ class StreamBatches:
         self.epoch, self.following = epoch, self.firsts[epoch]
         loader, number = self.loader, _drawn(self.seed, OF_EPOCH, epoch)
         _set_epoch_(loader.dataset, epoch)
+        for own in _generators_in(loader.dataset):
+            _reseed_(own, number)
         generator = torch.Generator().manual_seed(number)  # of the seeds of its workers
         anew = DataLoader(
             loader.dataset, batch_size=loader.batch_size, drop_last=loader.drop_last, collate_fn=loader.collate_fn,
@@ -256,24 +271,48 @@ def _seeded(number: int) -> Iterator[None]:
         yield
 
 
-def _seed_(sampler: Any, number: int) -> None:
-    """Seed every generator that a sampler, or one inside it, holds or would take from torch."""
-    for name, value in list(getattr(sampler, "__dict__", {}).items()):
-        if isinstance(value, Sampler):
-            _seed_(value, number)
-        elif isinstance(value, torch.Generator) or (name == "generator" and value is None):
-            setattr(sampler, name, torch.Generator().manual_seed(number))
-        elif isinstance(value, np.random.Generator):
-            setattr(sampler, name, np.random.default_rng(number))
-        elif isinstance(value, np.random.RandomState):
-            setattr(sampler, name, np.random.RandomState(number))
-        elif isinstance(value, random.Random):
-            setattr(sampler, name, random.Random(number))
-        elif name == "seed" and isinstance(value, int):  # as DistributedSampler has it
-            sampler.seed = (value + number) % 2**31
+def _parts(thing: Any, *, but: Any = None) -> Iterator[Any]:
+    """`thing` and all that it holds, except `but`: samplers inside samplers, the transforms of a dataset."""
+    seen, left = {id(but)}, [thing]
+    while left:
+        part = left.pop()
+        if id(part) in seen or isinstance(part, WHOLE):
+            continue
+        seen.add(id(part))
+        yield part
+        if isinstance(part, list | tuple | dict):
+            left += [] if len(part) > LONG else part.values() if isinstance(part, dict) else part
+        else:
+            left += getattr(part, "__dict__", {}).values()
+
+
+def _generators_in(dataset: Any) -> list[Any]:
+    """The random generators that a dataset, or a transform in it, draws from beside the global ones."""
+    return [part for part in _parts(dataset) if isinstance(part, GENERATORS)]
+
+
+def _reseed_(generator: Any, number: int) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(number)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = type(generator.bit_generator)(number).state
+    else:
+        generator.seed(number)
+
+
+def _seed_(part: Any, number: int) -> None:
+    """Seed a part of a sampler: a generator, or what would take one from torch or make one of its seed."""
+    if isinstance(part, GENERATORS):
+        _reseed_(part, number)
+    elif isinstance(getattr(part, "__dict__", None), dict):
+        held = vars(part)
+        if held.get("generator", part) is None:
+            part.generator = torch.Generator().manual_seed(number)
+        if isinstance(part, Sampler) and isinstance(held.get("seed"), int):  # as DistributedSampler has it
+            part.seed = (held["seed"] + number) % 2**31
 
 
 def _set_epoch_(thing: Any, epoch: int) -> None:
-    """Tell samplers and datasets that ask for it which epoch begins."""
+    """Tell a sampler or a dataset that asks for it which epoch begins."""
     if callable(set_epoch := getattr(thing, "set_epoch", None)):
         set_epoch(epoch)

@@ -12,12 +12,14 @@ import torch
 from torch import nn
 from torch.utils.data import (
     BatchSampler,
+    ConcatDataset,
     DataLoader,
     Dataset,
     IterableDataset,
     RandomSampler,
     Sampler,
     SequentialSampler,
+    Subset,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
@@ -46,6 +48,11 @@ class Noisy(Dataset):
         self.loaded += 1
         drawn = torch.tensor([random.random(), np.random.rand()], dtype=torch.float32)
         return X[index] + torch.rand(1), drawn
+
+
+class Exact(Noisy):
+    def __getitem__(self, index):
+        return X[index], X[index]
 
 
 class Stream(IterableDataset):
@@ -82,6 +89,55 @@ class Sized(Numbered):
 class FromGlobals(Sized):
     def __iter__(self):
         return iter(random.sample(range(COUNT), COUNT))
+
+
+class Order:
+    """An iterable that is no Sampler, with a generator of its own."""
+
+    def __init__(self, rng):
+        self.held = {"rng": rng}
+
+    def __len__(self):
+        return COUNT
+
+    def __iter__(self):
+        rng = self.held["rng"]
+        if isinstance(rng, torch.Generator):
+            return iter(torch.randperm(COUNT, generator=rng).tolist())
+        order = list(range(COUNT))
+        rng.shuffle(order)
+        return iter(order)
+
+
+class Augmented(Exact):
+    """Draws for each item from generators of its own and of its transforms."""
+
+    def __init__(self):
+        super().__init__()
+        self.rng, self.transforms = np.random.default_rng(0), [Jitter(torch.Generator()), Jitter(random.Random(0))]
+
+    def __getitem__(self, index):
+        x = X[index] + self.rng.random()
+        return sum((jitter() for jitter in self.transforms), x), X[index]
+
+
+class Jitter:
+    def __init__(self, rng):
+        self.rng = rng
+
+    def __call__(self):
+        return torch.rand(1, generator=self.rng) if isinstance(self.rng, torch.Generator) else self.rng.random()
+
+
+class DrawnStream(Stream):
+    """Shuffles with a generator of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.rng = random.Random(0)
+
+    def __iter__(self):
+        return iter((torch.full((1,), self.rng.random()), torch.zeros(2)) for _ in range(self.length))
 
 
 class Pairs(BatchSampler):
@@ -127,6 +183,14 @@ SHUFFLED = {
     "own generator": lambda: DataLoader(Noisy(), batch_size=3, sampler=Sized()),
     "global generators": lambda: DataLoader(Noisy(), batch_size=3, sampler=FromGlobals()),
     "nested": lambda: DataLoader(Noisy(), batch_sampler=BatchSampler(Sized(), 3, False)),
+    "distributed, nested": lambda: DataLoader(
+        Noisy(), batch_sampler=BatchSampler(DistributedSampler(PLAIN, 2, 1), 2, False)
+    ),
+    "no sampler": lambda: DataLoader(Noisy(), batch_size=3, sampler=Order(np.random.RandomState(0))),
+    "no sampler, nested": lambda: DataLoader(Noisy(), batch_sampler=BatchSampler(Order(torch.Generator()), 3, False)),
+    "no sampler, python": lambda: DataLoader(Noisy(), batch_size=3, sampler=Order(random.Random(0))),
+    "dataset": lambda: DataLoader(Augmented(), batch_size=3, shuffle=True),
+    "dataset, nested": lambda: DataLoader(Subset(ConcatDataset([Augmented()]), range(7)), batch_size=3, shuffle=True),
     "unbatched": lambda: DataLoader(Noisy(), batch_size=None, shuffle=True),
 }
 
@@ -143,20 +207,16 @@ def test_a_batch_hangs_on_the_seed_and_the_step_alone(make):
 @pytest.mark.parametrize("make", SHUFFLED.values(), ids=SHUFFLED)
 def test_epochs_differ_and_each_has_the_batches_of_the_loader(make):
     loader = make()
-    loader.dataset.__class__ = Exact
+    if plain := isinstance(loader.dataset, Noisy):
+        loader.dataset.__class__ = Exact
     batches = task_of(loader).batches
     epochs = [[batches(step)[0].flatten().tolist() for step in range(e * len(loader), (e + 1) * len(loader))]
               for e in range(2)]  # fmt: skip
     assert [len(batch) for batch in epochs[0]] == [batch[0].numel() for batch in loader]
     assert epochs[0] != epochs[1]
-    if type(getattr(loader.batch_sampler, "sampler", None)) is RandomSampler and not loader.drop_last:
+    if type(getattr(loader.batch_sampler, "sampler", None)) is RandomSampler and plain and not loader.drop_last:
         seen = sorted(itertools.chain(*epochs[0]))
         assert seen == list(range(COUNT)) or loader.batch_sampler.sampler.replacement
-
-
-class Exact(Noisy):
-    def __getitem__(self, index):
-        return X[index], X[index]
 
 
 def test_the_trainings_own_random_numbers_are_left_alone():
@@ -209,6 +269,14 @@ def test_a_stream_is_iterated_anew_each_epoch_and_skipped_to_the_step(workers):
     order = (5, 1, 2, 4) if workers else (8, 3, 4, 0, 7, 7)
     assert all(same(again(step), seen[step]) for step in order)
     assert not same(task_of(DataLoader(Stream(fewer=2), batch_size=2), seed=1).batches(0), seen[0])
+
+
+def test_a_stream_with_a_generator_of_its_own_is_the_same_again():
+    first, again, other = (task_of(DataLoader(DrawnStream(), batch_size=3), seed=seed) for seed in (0, 0, 1))
+    made = [first.batches(step) for step in range(6)]
+    assert all(same(again.batches(step), made[step]) for step in (5, 1, 4))
+    assert not any(same(other.batches(step), made[step]) for step in range(6))
+    assert not same(made[0], made[3])  # of the next epoch
 
 
 def test_a_resumed_training_is_the_uninterrupted_one(tmp_path):

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from ..checks import CLOSE
 from .linear import Layer, NotExact, as_convolution, swapped
@@ -96,13 +97,13 @@ def module_of(layer: Layer, like: Tensor) -> nn.Module:
     if layer.form == "affine":
         layer = as_convolution(layer, layer.outputs)
     if layer.dims == 0:
-        made = nn.Linear(layer.inputs, layer.outputs, **given)
+        made = skip_init(nn.Linear, layer.inputs, layer.outputs, **given)  # draws no weights
     else:
         options = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups}
         if layer.form == "transposed":
             options["output_padding"] = layer.output_padding
         kind: Any = (TRANSPOSED if layer.form == "transposed" else CONVOLUTIONS)[layer.dims - 1]
-        made = kind(layer.inputs, layer.outputs, layer.kernel, padding_mode=layer.mode, **options, **given)
+        made = skip_init(kind, layer.inputs, layer.outputs, layer.kernel, padding_mode=layer.mode, **options, **given)
     weight = swapped(layer.weight, layer.groups) if layer.form == "transposed" else layer.weight
     for parameter, value in ((made.weight, weight), (made.bias, layer.bias)):
         if parameter is not None:

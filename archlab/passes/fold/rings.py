@@ -46,8 +46,8 @@ def layer_rings(model: nn.Module, padded: Mapping[str, nn.Module], chains: Chain
     for address in padded:
         link, pair = chains.links[address], (model.get_submodule(address), padded[address])
         if not any(link in (chains.links[other].readers or ()) for other in padded):
-            device = next(pair[0].parameters()).device
-            x = torch.randn(1, *link.in_shape[1:], dtype=torch.float64, device=device)
+            x = torch.randn(1, *link.in_shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+            x = x.to(next(pair[0].parameters()).device)
             follow(link, 0, *(_apply(layer_of(module), x) for module in pair))
     return rings
 

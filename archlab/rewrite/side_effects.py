@@ -4,8 +4,10 @@ import copy
 import random
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,9 +27,9 @@ def watched(root: nn.Module, reads: dict[tuple[str, str], Any], mind_grad: Calla
     """While open, code of `root` runs in a trace: `reads` gets the plain attributes that it reads, by path and name,
     `mind_grad` is called where it asks whether gradients are on.
 
-    Raises Untraceable where it changes what is not its own: an attribute, a list or dict of a module, the gradient
-    mode for good, the state of random numbers outside torch; lists, dicts and states are put back. `autocast_is_marked`
-    tells whether it has changed that. Traces may lie within each other.
+    Raises Untraceable where it changes what is not its own: an attribute, a list, a dict or an object of a module, the
+    gradient mode for good, the state of random numbers outside torch; all but attributes are put back.
+    `autocast_is_marked` tells whether it has changed that. Traces may lie within each other.
     """
     grad = torch.is_grad_enabled()
     with _LOCK, torch.set_grad_enabled(grad), _nothing_changes(root), _attributes_watched(root, reads):
@@ -126,7 +128,8 @@ def _parameters_stay() -> Iterator[None]:
 
 @contextmanager
 def _nothing_changes(root: nn.Module) -> Iterator[None]:
-    """Raises Untraceable, and puts things back, where lists and dicts of the modules or random states are changed."""
+    """Raises Untraceable, and puts things back, where lists, dicts and objects that the modules hold, or random states,
+    are changed."""
     # A scripted module notes its methods in its own dict when they are first asked for; its code changes nothing there.
     plain = [module for module in root.modules() if not isinstance(module, torch.jit.ScriptModule)]
     kept = as_they_are([vars(module) for module in plain])
@@ -137,13 +140,13 @@ def _nothing_changes(root: nn.Module) -> Iterator[None]:
         changed = are_changed(kept)
         for container, before in kept if changed else ():
             container.clear()
-            container.extend(before) if type(container) is list else container.update(before)
+            container.extend(before) if isinstance(container, list | deque) else container.update(before)
         drew = random.getstate() != python or not all(map(np.array_equal, _numpy_state(), numpy))
         if drew:
             random.setstate(python)
             np.random.set_state(numpy)
     if changed:
-        raise Untraceable("it changes a list or dict that a module holds")
+        raise Untraceable("it changes a list, a dict or an object that a module holds")
     if drew:
         raise Untraceable("it draws random numbers outside torch")
 
@@ -154,21 +157,41 @@ def _numpy_state() -> Any:
 
 
 def as_they_are(tree: Any) -> list[tuple[Any, Any]]:
-    """Every list and dict in `tree`, nested in others or in tuples, with a shallow copy of it."""
-    found, open_ = [], [tree]
+    """All in `tree` that code may change, however deep, each with a shallow copy: lists, dicts, sets, deques, and the
+    attributes of plain objects, as a dict."""
+    found, open_, seen = [], [tree], set[int]()
     while open_:
         value = open_.pop()
-        if type(value) in (list, dict):
-            found.append((value, copy.copy(value)))
-        if type(value) in (list, tuple, dict):
-            open_ += value.values() if type(value) is dict else value
+        if issubclass(type(value), torch.fx.Proxy):  # what is asked of one becomes a part of the trace
+            continue
+        held = vars(value) if _is_plain_object(value) else value
+        if not isinstance(held, _CONTAINERS) or id(held) in seen:
+            continue
+        seen.add(id(held))
+        if not isinstance(held, tuple | frozenset):
+            found.append((held, copy.copy(held)))
+        open_ += held.values() if isinstance(held, dict) else held
     return found
 
 
+_CONTAINERS = (list, tuple, dict, set, frozenset, deque)
+# Libraries whose objects change for reasons of their own, as loggers and locks do, or are no containers of state.
+_NOT_LOOKED_INTO = {"torch", "numpy"} | set(sys.stdlib_module_names) - {"types", "argparse"}  # namespaces are theirs
+
+
+def _is_plain_object(value: Any) -> bool:
+    """Whether `value` is an object of somebody's own class that is neither a module nor a container."""
+    own = type(value).__module__.partition(".")[0] not in _NOT_LOOKED_INTO or isinstance(value, SimpleNamespace)
+    other = isinstance(value, (nn.Module, torch.Tensor, type, FunctionType, ModuleType, *_CONTAINERS))
+    return own and not other and isinstance(getattr(value, "__dict__", None), dict)
+
+
 def are_changed(kept: list[tuple[Any, Any]]) -> bool:
-    """Whether a list or dict of `as_they_are` holds other things than it did."""
+    """Whether something of `as_they_are` holds other things than it did."""
+    return any(_ids(container) != _ids(before) for container, before in kept)
 
-    def parts(container: Any) -> list[int]:
-        return [id(part) for part in ([*container, *container.values()] if type(container) is dict else container)]
 
-    return any(parts(container) != parts(before) for container, before in kept)
+def _ids(container: Any) -> list[int]:
+    parts = [*container, *container.values()] if isinstance(container, dict) else container
+    ids = [id(part) for part in parts]
+    return sorted(ids) if isinstance(container, set) else ids

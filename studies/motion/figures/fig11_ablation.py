@@ -20,7 +20,7 @@ from ..network.example import STREAMED
 from ..network.models import LINEAR, MagnificationNet, scaled
 from ..train.family import fingerprint
 from ..train.networks import PRESETS
-from .shared import about, cell, draw_tradeoffs, needs, table_of, variants_of
+from .shared import about, against_baseline, cell, draw_tradeoffs, needs, table_of, variants_of
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
@@ -46,7 +46,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         rows, folder, "Figure 11: ablation",
         f"{changes}. The paper gives the baseline SSIM .921 here and .932 in its Table 1, and the ¼× step 1.42 times "
         "the speed here and 1.85 times in its section 4.2.",
-        table, *pictures, "## Three readings of the linear encoder",
+        table, *pictures, *against_baseline(rows), "## Three readings of the linear encoder",
         f"FLOPs by the paper's rule at {STREAMED} x {STREAMED}. B is what "
         "the passes derive from the baseline (`tests/studies/motion/test_derive.py`); A and C are designed by hand.",
         readings, *(["Not trained:", why] if why else []), *variants_of(first),

@@ -14,7 +14,7 @@ from archlab.report import write_report
 
 from ..train.family import WIDTHS, fingerprint
 from ..train.networks import PRESETS
-from .shared import SSIM_THRESHOLD, about, cell, draw_tradeoffs, needs, table_of, trained_rows, zone
+from .shared import SSIM_THRESHOLD, about, against_baseline, cell, draw_tradeoffs, needs, table_of, trained_rows, zone
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
@@ -31,7 +31,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         rows, folder, "Figure 6: channel-reduced baselines",
         f"Hatched: at least {target['fps']:.0f} FPS and SSIM {target['ssim']:.3f}, the baseline's less .011 (the "
         f"paper's .921 less its threshold {SSIM_THRESHOLD}, which short trainings do not reach). {found}",
-        *pictures, table,
+        *pictures, table, *against_baseline(rows),
         command=f"python -m {__name__}", about=about(rows), tables={"table": table},
     )  # fmt: skip
 

@@ -26,7 +26,7 @@ from ..evaluate.quality import unit
 from ..train.family import budget_for, fingerprint
 from ..train.networks import PRESETS, trained
 from ..video.files import xt_slice
-from .shared import RESOLUTIONS, about, draw_tradeoffs, gathered, needs_of, table_of
+from .shared import RESOLUTIONS, about, against_baseline, draw_tradeoffs, gathered, needs_of, table_of
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]
 
@@ -97,7 +97,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         f"x-t slices (time downwards) of a rendered clip: a photo of scikit-image that sways by {SWAY:g} pixels, "
         f"magnified {FACTOR:g} times in static mode. L1 to the true magnification: {errors}.",
         Picture("slices.png", "x-t slices"), Pair(*(Picture(file, f"x-t slice, {of}") for file, of in pair.items())),
-        command=f"python -m {__name__}", about=about(rows), tables={"table": table},
+        *against_baseline(rows), command=f"python -m {__name__}", about=about(rows), tables={"table": table},
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from archlab.report import Column, Picture, Table, plots, table
 from .. import columns
 from ..evaluate.gpu_speeds import gpu_conditions, gpu_fps, gpu_speeds
 from ..evaluate.methods import TITLES
+from ..evaluate.paired import TOLD, differences
 from ..evaluate.small_motions import MAGNIFIED, NOISE_MOTIONS
 from ..train.family import began
 from ..train.networks import SPEED, of
@@ -103,11 +104,18 @@ def draw_tradeoff(rows: pd.DataFrame, fps: Column, path: Path) -> None:
 def table_of(rows: pd.DataFrame, published: str = "Fig. 11") -> Table:
     """Costs, speed and quality of each network, changes against the first, the published ones beside."""
     shown = trained_rows(rows)
-    own = [*columns.COSTS, *columns.SPEED, columns.GPU_SPEED, *columns.QUALITY]
+    own = [*columns.COSTS, *columns.SPEED, columns.GPU_SPEED, *columns.QUALITY, *columns.BESIDE_SSIM]
     for fps, title in ((columns.SPEED[0], "times faster"), (columns.GPU_SPEED, "times faster, H200")):
         shown[f"times_{fps.name}"] = shown[fps.name] / shown[fps.name].iloc[0]
         own.append(Column(f"times_{fps.name}", title, digits=2))
     return columns.table_of(shown, own, published=published)
+
+
+def against_baseline(rows: pd.DataFrame) -> list[str | Table]:
+    """A section with the difference of each trained network from the baseline, sample by sample."""
+    names = [name for name in trained_rows(rows)["row"] if name != "baseline"]
+    found = differences(rows[rows["seed"] == 0], [(name, "baseline") for name in names])
+    return ["## Against the baseline, sample by sample", TOLD, found]
 
 
 def variants_of(rows: pd.DataFrame) -> list[str | Table]:
@@ -142,6 +150,8 @@ def about(rows: pd.DataFrame) -> str:
     if isinstance(first.get("frame"), str):
         told.append(f"FPS: one streamed frame of {first['frame']}, {first['speed']}, networks interleaved.")
         told.append(f"FPS, H200: {gpu_conditions()}.")
+    if columns.BESIDE_SSIM[0].name in ours:
+        told.append(columns.BESIDE_SSIM_TOLD)
     return " ".join(told)
 
 

@@ -23,8 +23,9 @@ from studies.device import device, resources
 
 from .. import columns
 from ..data.sources import find_sources
+from ..evaluate.beside_ssim import beside_ssim
 from ..evaluate.costs import costs
-from ..evaluate.quality import HeldOut, copy_b, evaluate, summary
+from ..evaluate.quality import COMPARED, HeldOut, Magnifier, copy_b, evaluate, summary
 from ..network.example import STREAMED, streamed
 from ..network.models import MagnificationNet
 from . import training
@@ -84,16 +85,23 @@ def training_of(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -
 
 def quality(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     """SSIM and LPIPS of one network on held-out samples, with its costs."""
-    name, held_out = row["network"], find_sources(scratch.data, "val")
-    samples = HeldOut(held_out, budget_for(preset).size, JUDGED[preset])
+    name = row["network"]
     if name == COPY:
-        return summary(evaluate(copy_b, samples, data=scratch.data)) | {"val_data": held_out.fingerprint}
+        return judged(copy_b, preset, scratch)
     net = trained(name, scratch, key=name)
     if net is None:
         return {"steps": 0, "why_not": scratch.needed[name].values["why_not"]}
     values = scratch.needed[name].values
-    about = {"steps": values["steps"], "given": told(values), "val_data": held_out.fingerprint}
-    return costs(net) | summary(evaluate(net, samples, data=scratch.data)) | about
+    return costs(net) | judged(net, preset, scratch) | {"steps": values["steps"], "given": told(values)}
+
+
+def judged(magnify: Magnifier, preset: str, scratch: Scratch) -> dict[str, Any]:
+    """The quality of a magnifier on held-out samples, of each as well, and what SSIM hides."""
+    held_out, size = find_sources(scratch.data, "val"), budget_for(preset).size
+    samples = HeldOut(held_out, size, JUDGED[preset])
+    found = evaluate(magnify, samples, data=scratch.data)
+    values = {f"each_{name}": found[name].round(5).tolist() for name in COMPARED}
+    return summary(found) | values | beside_ssim(magnify, samples, held_out, size) | {"val_data": held_out.fingerprint}
 
 
 def speed(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
@@ -149,7 +157,8 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     ]  # fmt: skip
     lines = pd.DataFrame([*told_of, {**first[f"quality of {COPY}"], "row": COPY}])
     trainings = (Column("loss", "loss"), Column("minutes", "training", unit="min", digits=1))
-    table = columns.table_of(lines, [*columns.COSTS, *columns.QUALITY, *columns.SPEED, *trainings])
+    shown_of = [*columns.COSTS, *columns.QUALITY, *columns.BESIDE_SSIM, *columns.SPEED, *trainings]
+    table = columns.table_of(lines, shown_of)
     quality = first["quality of baseline"]
     why = [f"{name}: {first[name]['why_not']}" for name in NETWORKS if name not in shown]
     elsewhere = {name: words for name in shown if (words := told(first[name]))}
@@ -162,7 +171,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         f"is, and no motion. FPS: one streamed frame of {speed['width'].iloc[0]} x {speed['height'].iloc[0]} (one "
         "encoder pass), "
         f"{speed['conditions'].iloc[0]}, all networks interleaved. "
-        f"FLOPs by the paper's rule, at {STREAMED} x {STREAMED}.",
+        f"FLOPs by the paper's rule, at {STREAMED} x {STREAMED}. {columns.BESIDE_SSIM_TOLD}",
         table, *(["Not trained:", why] if why else []), command=f"python -m {__name__}", tables={"table": table},
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,7 +24,16 @@ _PLAIN_PATH = re.compile(rf"(?:{_PART})(?:\.(?:{_PART}))*")  # what fx writes in
 
 
 class Untraceable(Exception):
-    """The method cannot be traced; the message is the reason."""
+    """The method cannot be traced; the message is the reason.
+
+    `raised` are the reasons of the traces that are going on: a model's code may catch what is raised in it.
+    """
+
+    raised: ClassVar[list[str]] = []
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.raised.append(reason)
 
 
 class Placeholder:

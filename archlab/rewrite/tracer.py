@@ -54,7 +54,8 @@ def trace(module: nn.Module, function: Callable, entry: Any, args: tuple, kwargs
 
     Raises Untraceable with the reason.
     """
-    reason: Exception = Untraceable("unknown")
+    reason: Exception = RuntimeError("not tried")
+    before = len(Untraceable.raised)
     for numbers in (True, False):
         patterns = tuple(pattern_of(a, numbers=numbers) for a in args)
         named = {k: pattern_of(v, numbers=numbers) for k, v in kwargs.items()}
@@ -66,6 +67,8 @@ def trace(module: nn.Module, function: Callable, entry: Any, args: tuple, kwargs
             reason = error
         except Exception as error:  # whatever the model's own code raises when it meets a proxy
             reason = error
+        finally:
+            del Untraceable.raised[before:]
     text = str(reason).strip().split("\n")[0].split(". ")[0]
     raise Untraceable(text if isinstance(reason, Untraceable) else f"{type(reason).__name__}: {text}")
 
@@ -240,7 +243,7 @@ class _Tracer(fx.Tracer):
         self.function, self.patterns, self.leaves = function, (args, kwargs), leaves
         # 1. Run the code on proxies, while what it reads is noted and what it changes makes it untraceable.
         reads: dict[tuple[str, str], Any] = {}
-        grad = torch.is_grad_enabled()
+        grad, before = torch.is_grad_enabled(), len(Untraceable.raised)
         with ExitStack() as stack:
             stack.enter_context(watched(module, reads, self.mind_grad))
             stack.enter_context(_Factories(self))
@@ -248,6 +251,8 @@ class _Tracer(fx.Tracer):
             stack.enter_context(_proxies_pass_for_tensors())
             stack.enter_context(applied_by(self.leaf))
             graph = self.trace(module)
+        if caught := Untraceable.raised[before:]:  # by the model's own code, which then went on another way
+            raise Untraceable(caught[0])
         if are_changed(self.handed):
             raise Untraceable("it changes a list or dict that it was given")
         # 2. What it asked becomes the guard: attributes it read, shapes and numbers it decided by, the gradient mode.

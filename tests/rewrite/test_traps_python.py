@@ -142,3 +142,28 @@ def test_an_op_that_writes_elsewhere_is_no_site():
     found = al.sites(Writing(), torch.randn(2, 4))
     assert [site.op for site in found if site.kind == "activation"] == ["relu"]
     assert any("out=" in skipped.reason for skipped in found.skipped)
+
+
+class Tolerant(nn.Module):
+    """Goes on without a number that it could not get; a trace cannot give it one."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        try:
+            scale = 2 + abs(x.sum().item())
+        except Exception:
+            scale = 1.0
+        return self.b(x) * scale
+
+
+def test_what_a_trace_refuses_and_the_model_catches_is_refused():
+    net, x = Tolerant(), torch.randn(2, 4)
+    soft = switched(net, x, omega=0.0)
+    hidden = net.a(x)
+    assert_near(soft(x), net(x))
+    for made in both(net, x):
+        assert_near(made(x), net.b(hidden) * (2 + abs(hidden.sum())))

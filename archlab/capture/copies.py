@@ -40,6 +40,8 @@ def structural_copy(model: nn.Module, device: str | None = None) -> nn.Module:
 def copied(model: Net, memo: dict[int, Any] | None = None) -> Net:
     """``copy.deepcopy`` for a model that may hold results of its last run: these are copied without their history.
 
+    Parameters keep what was set on them and the hooks of their gradients, which deepcopy leaves out.
+
     Raises TypeError for a model of which a copy would go on computing with the original's layers.
     """
     _refuse_closures(model)
@@ -51,7 +53,20 @@ def copied(model: Net, memo: dict[int, Any] | None = None) -> Net:
             elif type(value) in _COPIES:
                 memo[id(value)] = _COPIES[type(value)](value)
     with _CopyResults():
-        return copy.deepcopy(model, memo)
+        made = copy.deepcopy(model, memo)
+        for p in model.parameters():
+            _complete_(memo[id(p)], p, memo)
+    return made
+
+
+def _complete_(new: Tensor, p: Tensor, memo: dict[int, Any]) -> None:
+    """Give the copy `new` what else the parameter `p` has."""
+    vars(new).update(copy.deepcopy(vars(p), memo))
+    if new.requires_grad:
+        for hook in (p._backward_hooks or {}).values():
+            new.register_hook(hook)
+        for hook in (getattr(p, "_post_accumulate_grad_hooks", None) or {}).values():
+            new.register_post_accumulate_grad_hook(hook)
 
 
 def _refuse_closures(model: nn.Module) -> None:

@@ -90,7 +90,7 @@ def _record(probe: nn.Module, example: Any, watch: Watch | None) -> Capture:
             ) from error
         with misfits_told(probe, example, "archlab ran the model once"):
             raise
-    recorder.note_what_modules_hold()
+    recorder.note_what_is_held(given)
     return Capture(
         ops=recorder.ops,
         calls=recorder.calls,
@@ -303,13 +303,12 @@ class _Recorder(Values, TorchFunctionMode):
         if getattr(func, "__name__", "") not in _OF_KIND and asks_for_a_model(frame):
             self.asked |= {value for t in args if isinstance(t, Tensor) and (value := self.values.get(t)) is not None}
 
-    def note_what_modules_hold(self) -> None:
-        """What the model's code has put on a module (``self.features = h``), somebody may look at afterwards."""
-        for module in self.model.modules():
-            for name, value in vars(module).items():
-                if name not in _TABLES:
-                    numbers = (self.values.get(t) for t in tensors_in(value))
-                    self.asked |= {number for number in numbers if number is not None and number in self.producer}
+    def note_what_is_held(self, given: Any) -> None:
+        """What the model's code has put on a module (``self.features = h``) or into what it was given
+        (``features.append(h)``), somebody may look at afterwards."""
+        held = [given, *(v for m in self.model.modules() for name, v in vars(m).items() if name not in _TABLES)]
+        numbers = (self.values.get(tensor) for value in held for tensor in tensors_in(value))
+        self.asked |= {number for number in numbers if number is not None and number in self.producer}
 
     # module calls
 

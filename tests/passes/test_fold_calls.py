@@ -72,6 +72,15 @@ class HandedOut(Net):
         return self.form([inner, self.last(inner)])
 
 
+class Fills(Net):
+    """Puts what lies between into what the caller gave."""
+
+    def forward(self, x, kept):
+        hidden = self.first(x)
+        kept.append(hidden) if isinstance(kept, list) else kept.update(hidden=hidden)
+        return self.last(hidden)
+
+
 SLOTTED = make_dataclass("Slotted", ["inner", "outer"], slots=True)
 IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -81,7 +90,7 @@ IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     [
         (ByIndex, (IMAGE, 3)), (ByNumber, IMAGE), (ByWord, (IMAGE, "small")), (ByWord, IMAGE),
         (ByKey, (IMAGE, "small")), (ByLength, torch.randn(2, 1, 4)), (ByChance, IMAGE), (InTraining, IMAGE),
-        (lambda: HandedOut(deque), IMAGE),
+        (lambda: HandedOut(deque), IMAGE), (Fills, (IMAGE, [])), (Fills, (IMAGE, {})),
         (lambda: HandedOut(lambda both: SLOTTED(*both)), IMAGE),
     ],
 )  # fmt: skip

@@ -214,10 +214,15 @@ def _checked(model: nn.Module, example: Any, reference: Any, made: Rewritten) ->
     own = difference(reference.output, again.output), gradient_difference(reference, again)
     if off[0] <= TREMBLES * own[0] and off[1] <= max(TREMBLES * own[1], own_tolerance(model)):
         return f"equal at omega = 0 within {off[0]:.2g}; the original differs from itself by {own[0]:.2g}"
-    what, by = ("output", off[0]) if not off[0] <= TREMBLES * own[0] else ("gradients", off[1])
-    told = f"switched at omega = 0, its {what} differ by {by:.3g} from the original's"
+    what, by = ("output differs", off[0]) if not off[0] <= TREMBLES * own[0] else ("gradients differ", off[1])
+    told = f"switched at omega = 0, its {what} by {by:.3g} from the original's"
     if exact_classes_asked(model):
         raise CannotRewrite(f"{told}{classes_told(model)}")
     if math.isnan(off[0]):
         raise CannotRewrite(not_finite("switched at", [omega.target.name for omega in made.omegas]))
-    raise AssertionError(told)
+    names = [omega.target.name for omega in made.omegas]
+    raise AssertionError(
+        f"{told}: archlab read code of the model otherwise than it runs, that of {', '.join(names[:4])}"
+        f"{' or another' if len(names) > 4 else ''}. Where it asks `x.dtype is ...`, ask with ==; else leave these "
+        "sites out with `where`, and report it"
+    )

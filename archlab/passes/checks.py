@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..capture.copies import copied, devices_of, structural_copy
 from ..capture.example import cloned, fresh, moved, run_example, tensors_in, varied
-from ..capture.modes import no_fused_layers, random_states_kept, seed_all
+from ..capture.modes import failed_in, no_fused_layers, random_states_kept, seed_all
 from ..capture.record import Capture
 from ..capture.recorder import capture
 from .recipe import Equality, Step, modes_of, recipe, with_step
@@ -91,6 +91,27 @@ def draws_random_numbers(model: nn.Module, example: Any) -> bool:
         before = states()
         run_example(structural_copy(model), fresh(example))
         return any(not torch.equal(a, b) for a, b in zip(before, states(), strict=True))
+
+
+def refuse_other_mode(model: nn.Module, new: nn.Module, example: Any, what: str) -> None:
+    """Raise ValueError, beginning with `what`, where `new` fails in the mode that `model` is not in, training or
+    evaluation, and `model` does not: layers that are called in that mode only read what has changed."""
+
+    def raised(net: nn.Module) -> Exception | None:
+        with random_states_kept(devices_of(net), seed=0), no_fused_layers(), torch.no_grad():
+            try:
+                run_example(structural_copy(net).train(not model.training), fresh(example))
+            except Exception as error:  # whatever a model raises
+                return error
+        return None
+
+    if raised(model) is None and (error := raised(new)) is not None:
+        mode = "evaluation" if model.training else "training"
+        raise ValueError(
+            f"{what} the model does not run in {mode} any more: {type(error).__name__} in {failed_in(error)}: "
+            f"{str(error).splitlines()[0]}. What is called in {mode} alone reads what has changed: leave that out by "
+            "where"
+        )
 
 
 def difference(a: Any, b: Any) -> float:

@@ -29,6 +29,7 @@ from .checks import (
     not_finite,
     observe,
     own_tolerance,
+    refuse_other_mode,
 )
 from .cut import Cuts, cuts_for, cuts_in, uncut
 from .depth.outputs import left_of, only, with_output
@@ -48,6 +49,7 @@ from .switch_state import (
     switch_values,
     switches_of,
 )
+from .width.flow import uncalled_layers
 from .width.resize import resize_
 
 KEEP = ("restore", "freeze")  # what may become of the sites that are not removed
@@ -267,6 +269,8 @@ def _without(
             edits.append(edit)
     rewritten = rewrite(start, example, edits, record=found.record, run=lambda net: capture(net, example))
     thin, after = rewritten.model, rewritten.ran
+    if cuts.resizing.tensors and uncalled_layers(model, found.record):
+        refuse_other_mode(model, thin, example, "with fewer channels")
     # 2. The modules and parameters that it does not reach any more; then it runs as it will.
     identities = {sites[s].module or "" for s in gone if not sites[s].target.dropped}
     ran = drop_unreached(thin, found.record, after, lambda net: observe(net, example), identities=identities)

@@ -3,9 +3,10 @@
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -194,13 +195,16 @@ def modes_of(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _in_mode(model: nn.Module, step: Step, call: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """What `call` makes of `model` in the mode that `step` was made in; it is given back in that of `model`."""
-    if step.training is None or modes_of(model) == {"training": step.training, "otherwise": step.otherwise}:
+def in_mode(
+    model: nn.Module, training: bool, otherwise: Collection[str], call: Callable[[nn.Module], nn.Module]
+) -> nn.Module:
+    """What `call` makes of `model` in this mode, the modules `otherwise` in the other one; it and what was made are
+    given back in the modes that `model` has."""
+    if modes_of(model) == {"training": training, "otherwise": tuple(otherwise)}:
         return call(model)
     before = {path: module.training for path, module in model.named_modules()}
     for path, module in model.named_modules():
-        module.training = step.training is not (path in step.otherwise)
+        module.training = training is not (path in otherwise)
     try:
         made = call(model)
     finally:
@@ -209,6 +213,10 @@ def _in_mode(model: nn.Module, step: Step, call: Callable[[nn.Module], nn.Module
     for path, module in made.named_modules():
         module.training = before.get(path, model.training)
     return made
+
+
+def _applied(call: Callable[..., nn.Module], example: Any, options: Mapping[str, Any], model: nn.Module) -> nn.Module:
+    return call(model, example, **options)
 
 
 def forget_last_step_(model: nn.Module) -> None:
@@ -260,7 +268,11 @@ def apply_steps(
         except TypeError as error:
             raise ValueError(f"step {step.name!r} does not take the options {list(step.options)}: {error}") from error
         try:
-            model = _in_mode(model, step, lambda model, call=passes[step.name], o=options: call(model, example, **o))
+            applied = partial(_applied, passes[step.name], example, options)
+            if step.training is None:  # any
+                model = applied(model)
+            else:
+                model = in_mode(model, step.training, step.otherwise, applied)
         except Exception as error:  # options that do not fit this model, or are none
             told = str(error).strip().split("\n")[0]
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "

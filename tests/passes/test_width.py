@@ -192,3 +192,35 @@ def test_a_weight_in_length_and_direction_is_fresh_in_both():
     assert first.weight_v.shape == direction.shape and not torch.isclose(first.weight_v, direction).any()
     assert not torch.isclose(first.weight_g, length).any()
     torch.testing.assert_close(first.weight_g.flatten(), first.weight_v.flatten(1).norm(dim=1))
+
+
+class Auxiliary(nn.Module):
+    """Heads of which training calls one, and with `only` evaluation another one."""
+
+    def __init__(self, only=False):
+        super().__init__()
+        self.body, self.head, self.aux = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+        self.last = nn.Linear(8, 3) if only else None
+
+    def forward(self, x):
+        x = torch.relu(self.body(x))
+        if self.training:
+            return self.head(x), self.aux(x)
+        return self.head(x) if self.last is None else self.last(x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_head_that_training_alone_calls_follows(training):
+    net = Auxiliary().train(training)
+    narrow = al.scale_width(net, noise(2, 6), ratio=0.5)
+    assert narrow.aux.in_features == narrow.head.in_features == 4
+    assert narrow.training is net.training is training
+    assert [out.shape[1] for out in narrow.train()(noise(2, 6))] == [3, 3]
+    again = al.apply(al.recipe(narrow), Auxiliary().eval(), noise(2, 6))
+    assert again.aux.in_features == 4 and not again.training
+
+
+@pytest.mark.parametrize("training, mode", [(True, "evaluation"), (False, "training")])
+def test_heads_of_both_modes_that_no_one_run_calls_are_refused(training, mode):
+    with pytest.raises(ValueError, match=f"not run in {mode} any more: .*called in {mode} alone"):
+        al.scale_width(Auxiliary(only=True).train(training), noise(2, 6), ratio=0.5)

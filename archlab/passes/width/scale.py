@@ -2,19 +2,20 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from numbers import Real
 from typing import Any
 
 from torch import nn
 
 from ...arguments import choice, function, number, text, whole, wrong
-from ...capture.copies import copied
+from ...capture.copies import copied, structural_copy
 from ...capture.modes import failed_in
 from ...capture.record import Capture
 from ...capture.recorder import capture
 from ...names import Where, chosen, closest
-from ..checks import finish, outputs_are_counted
-from ..recipe import Equality
+from ..checks import finish, outputs_are_counted, refuse_other_mode
+from ..recipe import Equality, in_mode
 from ..switch_state import refuse_switched
 from .axes import Axis
 from .choose import Widths, freeze_unpreservable, kept_positions, refuse_direction, resizing_for, sizes_for
@@ -26,6 +27,7 @@ from .rules import RULES
 from .verify import preserved
 
 Ratio = float | Mapping[str, float]
+_UNCALLED = "is not called by the example"
 MOST_CHANNELS, MOST_RATIO = 2**16, 100  # of a layer, and of new to old ones: more cannot be meant
 
 
@@ -43,8 +45,9 @@ def scale_width(
 ) -> nn.Module:
     """A copy of `model` with other channel counts, in all layers that hang together.
 
-    Layers that cannot change stay, and the recipe's step says why. What is checked before the model is returned: it
-    runs, and every op makes the shapes that follow from the new widths.
+    Layers that cannot change stay, and the recipe's step says why. Where the other mode, training or evaluation, calls
+    layers that this one does not (auxiliary heads), the model is read in that. What is checked before the model is
+    returned: it runs, and every op makes the shapes that follow from the new widths.
 
     Args:
         model: any module without switches; it is left untouched.
@@ -85,6 +88,12 @@ def scale_width(
     flow.close(record)
     layers = Widths(flow)
     uncalled = uncalled_layers(model, record)
+    if uncalled and _sees_more_in_the_other_mode(model, example, uncalled):
+        again = partial(
+            scale_width, example=example, ratio=ratio, widths=widths, where=where, require=require, init=init,
+            round_to=round_to, importance=importance,
+        )  # fmt: skip
+        return in_mode(model, not model.training, (), again)
     asked, demanded = _asked(layers, uncalled, values, where, require, ratio)
     fit: Fit | None = None
     while True:
@@ -110,6 +119,17 @@ def scale_width(
         Expected(flow, sizes, exact=False),
         _told(layers, uncalled, asked, sizes),
     )
+
+
+def _sees_more_in_the_other_mode(model: nn.Module, example: Any, uncalled: list[str]) -> bool:
+    """Whether training, or evaluation, calls layers that the mode of `model` leaves out, as auxiliary heads are, and
+    none less: what they read must follow."""
+    other = structural_copy(model).train(not model.training)
+    try:
+        record = capture(other, example)
+    except Exception:  # whatever a model raises that does not run so: detectors want targets
+        return False
+    return set(uncalled_layers(other, record)) < set(uncalled)
 
 
 def sweep_width(
@@ -229,7 +249,7 @@ def _told(
     layers: Widths, uncalled: list[str], asked: Mapping[str, list[str]], sizes: Mapping[Axis, int]
 ) -> dict[str, str]:
     """Why layers that were asked for stay as they are."""
-    told = dict.fromkeys(uncalled, "is not called by the example")
+    told = dict.fromkeys(uncalled, _UNCALLED)
     for name in dict.fromkeys(name for names in asked.values() for name in names):
         if layers.channels(name, sizes) == layers.channels(name):
             told[name] = layers.why(name)
@@ -248,6 +268,8 @@ def _made(
             f"scale_width: with {', '.join(resizing.modules[:6])} changed the model does not run: "
             f"{type(error).__name__} in {failed_in(error)}: {str(error).splitlines()[0]}"
         ) from error
+    if _UNCALLED in skipped.values():
+        refuse_other_mode(model, new, example, f"scale_width: with {', '.join(resizing.modules[:6])} changed")
     counted = outputs_are_counted(
         model, example, record, after, changed=f"scale_width: with {', '.join(resizing.modules)} changed",
         remedy="leave out one of these, by where",

@@ -1,8 +1,8 @@
 """The networks of the figures derived from a trained baseline by archlab's passes, as the starts of their trainings.
 
-Nothing but the passes decides which weights stay: `al.scale_width` keeps the channels of largest importance,
-`al.scale_resolution` puts in layers that begin as means and copies of pixels, `al.scale_depth` blocks that change
-nothing, `al.remove`, `al.share`, `al.hoist_padding` and `al.fold` turn the encoder into one layer.
+The passes decide which weights stay, but for one step by hand (`redesigned`): `al.scale_width` keeps the channels of
+largest importance, `al.scale_resolution` puts in layers that begin as means and copies of pixels, `al.scale_depth`
+blocks that change nothing, `al.remove`, `al.share`, `al.hoist_padding` and `al.fold` turn the encoder into one layer.
 """
 
 from collections.abc import Iterator

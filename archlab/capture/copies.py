@@ -55,7 +55,8 @@ def copied(model: Net, memo: dict[int, Any] | None = None) -> Net:
     with _CopyResults():
         made = copy.deepcopy(model, memo)
         for p in model.parameters():
-            _complete_(memo[id(p)], p, memo)
+            if (new := memo.get(id(p))) is not None:  # else `memo` had something in the place of its module
+                _complete_(new, p, memo)
     return made
 
 

@@ -32,9 +32,13 @@ def structural_copy(model: nn.Module, device: str | None = None) -> nn.Module:
             memo[id(p)] = nn.Parameter(torch.empty_like(p, device=device), requires_grad=False)
         elif type(p) is nn.Parameter:  # one of a class of its own may be more than its values
             memo[id(p)] = nn.Parameter(p.detach().clone(), requires_grad=False)
+    own = [p for p in model.parameters() if id(p) in memo]
     if device is not None:
         memo |= {id(b): torch.empty_like(b, device=device) for b in model.buffers()}
-    return copied(model, memo)
+    made = copied(model, memo)
+    for p in own:
+        _complete_(memo[id(p)], p, memo)
+    return made
 
 
 def copied(model: Net, memo: dict[int, Any] | None = None) -> Net:
@@ -46,6 +50,7 @@ def copied(model: Net, memo: dict[int, Any] | None = None) -> Net:
     """
     _refuse_closures(model)
     memo = {} if memo is None else memo
+    given = set(memo)
     for module in model.modules():
         for value in vars(module).values():
             if type(value) in _TABLES and not value:  # most are empty, and deepcopy is slow to see that
@@ -55,14 +60,18 @@ def copied(model: Net, memo: dict[int, Any] | None = None) -> Net:
     with _CopyResults():
         made = copy.deepcopy(model, memo)
         for p in model.parameters():
-            if (new := memo.get(id(p))) is not None:  # else `memo` had something in the place of its module
-                _complete_(new, p, memo)
+            if id(p) in memo and id(p) not in given:
+                _complete_(memo[id(p)], p, memo)
     return made
 
 
 def _complete_(new: Tensor, p: Tensor, memo: dict[int, Any]) -> None:
-    """Give the copy `new` what else the parameter `p` has."""
-    vars(new).update(copy.deepcopy(vars(p), memo))
+    """Give the copy `new` what else the parameter `p` has; what cannot be copied, as a process group, is the same."""
+    for name, value in vars(p).items():
+        try:
+            vars(new)[name] = copy.deepcopy(value, memo)
+        except (TypeError, RuntimeError):
+            vars(new)[name] = value
     if new.requires_grad:
         for hook in (p._backward_hooks or {}).values():
             new.register_hook(hook)

@@ -307,9 +307,9 @@ def _seed_(part: Any, number: int) -> None:
     elif isinstance(getattr(part, "__dict__", None), dict):
         held = vars(part)
         if held.get("generator", part) is None:
-            part.generator = torch.Generator().manual_seed(number)
+            held["generator"] = torch.Generator().manual_seed(number)
         if isinstance(part, Sampler) and isinstance(held.get("seed"), int):  # as DistributedSampler has it
-            part.seed = (held["seed"] + number) % 2**31
+            held["seed"] = (held["seed"] + number) % 2**31
 
 
 def _set_epoch_(thing: Any, epoch: int) -> None:

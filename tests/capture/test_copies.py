@@ -38,3 +38,16 @@ def test_hooks_of_gradients_stay(name):
     made(X).sum().backward()
     assert not made[0].weight.grad.any() and made[0].bias.grad.any()
     assert seen == [made[2].weight]
+
+
+def test_hooks_stand_once_on_what_was_chosen_of_a_supernet():
+    convolutions = nn.Sequential(nn.Conv1d(1, 2, 3, padding=1), nn.Conv1d(2, 1, 3, padding=1))
+    x = torch.ones(1, 1, 5)
+    net = al.supernet(convolutions, x, choices={"0": al.kernel(3, 5)})
+    for p in net.parameters():
+        p.register_hook(lambda gradient: gradient / 2)
+    gradients = []
+    for model in (net, al.choose(net, {"0": 3})):
+        model(x).sum().backward()
+        gradients.append([float(p.grad.abs().sum()) for p in model.parameters() if p.grad is not None])
+    assert gradients[0] == pytest.approx(gradients[1])

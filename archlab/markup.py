@@ -104,4 +104,5 @@ def frame_of_csv(path: str | Path) -> pd.DataFrame:
     def bare(value: Any) -> Any:
         return value[1:] if isinstance(value, str) and value[:1] == "'" and _FORMULA.match(value) else value
 
-    return pd.read_csv(path).map(bare).rename(columns=bare)
+    # Missing is what is empty: "None" and "NA" are what something was called.
+    return pd.read_csv(path, keep_default_na=False, na_values=[""]).map(bare).rename(columns=bare)

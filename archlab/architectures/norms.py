@@ -39,18 +39,19 @@ def estimate_norms_(model: nn.Module, task: Task, *, batches: int = 20, first: i
     if not norms:
         return
     modes, momenta = {m: m.training for m in model.modules()}, {norm: norm.momentum for norm in norms}
-    begun = set()  # a norm that is not run keeps its statistics
+    calls: dict[nn.Module, int] = {}  # a norm that is not run keeps its statistics
 
     def begin(norm: nn.Module, args: tuple) -> None:
-        if norm not in begun:
-            begun.add(norm)
+        if norm not in calls:
             norm.reset_running_stats()  # type: ignore[operator]
+        calls[norm] = calls.get(norm, 0) + 1
+        norm.momentum = 1 / calls[norm]  # type: ignore[assignment]  # so the mean over all calls is kept
 
     hooks = [norm.register_forward_pre_hook(begin) for norm in norms]
     try:
         model.eval()
         for norm in norms:
-            norm.training, norm.momentum = True, None  # type: ignore[assignment]  # a mean over all batches
+            norm.training = True
         with torch.no_grad():
             for step in range(first, first + batches):
                 loss_of(task, model, batch_of(task, step), step)

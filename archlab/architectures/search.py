@@ -281,7 +281,10 @@ def _told(rows: list[dict[str, Any]], ways: dict[str, str], finished: bool, stud
     once = feasible.loc[~chosen[feasible.index].duplicated()]
     front = once[pareto(once, _front_ways(history, ways))]
     first, way = next(iter(ways.items()))
-    at = feasible[first].idxmax() if way == "higher" else feasible[first].idxmin()
+    judged = feasible[first].dropna()
+    if judged.empty:
+        return Search(history, front, None, ways, finished, study)
+    at = judged.idxmax() if way == "higher" else judged.idxmin()
     return Search(history, front, dict(rows[int(at)]["architecture"]), ways, finished, study)
 
 

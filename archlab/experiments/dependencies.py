@@ -13,7 +13,8 @@ where a speed is measured. So a study keeps no list of what it depends on, which
 
 Reading does not see modules that a string names, and files that are opened. In doubt it counts too much: all of a
 module that is handed on as a value (but not of a study, which is named so), that is imported with a star, or in which
-`globals()` is asked for; and a file's statements that define nothing, as soon as anything of the file counts.
+`globals()` is asked for; and, as soon as anything of the file counts, its statements that define nothing and what its
+package's own decorators are put on, which may register it.
 """
 
 import ast
@@ -231,11 +232,24 @@ def _taken_apart(text: str, package: str) -> File:
     by_name = defaultdict(list)
     for statement in _bare(tree).body:
         names = _bound(statement) | (_put_into(statement) & by_name.keys())
-        for name in names if names and isinstance(statement, DEFINES) else {*names, LOOSE}:
+        own = {*by_name, *(name for name, sources in imported.items() if _of_package(sources, package))}
+        defines = isinstance(statement, DEFINES) and not _decorators(statement) & own  # which may put it into a table
+        for name in names if names and defines else {*names, LOOSE}:
             by_name[name].append(statement)
     by_name.pop("__all__", None)
     definitions = {name: _written(parts) for name, parts in by_name.items()}
     return File(definitions, {name: frozenset(sources) for name, sources in imported.items()})
+
+
+def _of_package(sources: Iterable[tuple[str, str]], package: str) -> bool:
+    """Whether something is imported from the top package that `package` lies in."""
+    top = package.partition(".")[0]
+    return any(module.partition(".")[0] == top for module, _ in sources)
+
+
+def _decorators(statement: ast.stmt) -> set[str]:
+    """The names that the decorators of a definition begin with."""
+    return {chain[0] for node in getattr(statement, "decorator_list", ()) for chain in _chains(node)}
 
 
 def _bare(tree: ast.Module) -> ast.Module:

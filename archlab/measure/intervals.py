@@ -4,7 +4,7 @@ It sees numbers only. scipy has the statistics; what is here is which of them, a
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +25,8 @@ class Interval(NamedTuple):
 
 
 def interval(
-    values: Iterable[float],
-    others: Iterable[float] | None = None,
+    values: Iterable[float] | Mapping[Any, float],
+    others: Iterable[float] | Mapping[Any, float] | None = None,
     *,
     method: str = "t",
     confidence: float = CONFIDENCE,
@@ -37,7 +37,7 @@ def interval(
     narrower than those of the two means. Values that are missing (NaN) on either side are left out.
 
     Args:
-        values: One a run or sample. A Series is paired by its index, all else by position.
+        values: One a run or sample. A Series is paired by its index, a dict by its keys, all else by position.
         others: What they are compared with; None: nothing.
         method: "t": Student's t, for a few runs, whose means are taken for normal; the bootstrap is far too narrow of
             three. "bootstrap": the percentile bootstrap of the mean, 2,000 resamples, always the same ones, for many
@@ -94,7 +94,9 @@ METHODS: dict[str, Callable[[np.ndarray, float], tuple[float, float]]] = {"t": _
 
 def _series(name: str, values: Any) -> pd.Series:
     try:
-        found = values if isinstance(values, pd.Series) else pd.Series(list(values))
+        if isinstance(values, str | Set) or np.iscomplexobj(values):
+            raise TypeError
+        found = pd.Series(values if isinstance(values, pd.Series | Mapping) else list(values))
         found = found.astype(float)
     except (TypeError, ValueError):
         raise TypeError(wrong(f"interval: {name}", "numbers, one a run or sample", values)) from None

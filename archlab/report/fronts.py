@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..arguments import choice, number, wrong
+from .spread import plain_numbers
 from .tables import WAYS, check_columns
 
 
@@ -76,6 +77,7 @@ def _covered(points: np.ndarray) -> float:
 def _higher_is_better(frame: pd.DataFrame, better: Mapping[str, str]) -> pd.DataFrame:
     """The columns of `better`, those turned round of which less is better."""
     check_columns(frame, (), numeric=better)
+    frame = plain_numbers(frame[[*better]])
     for name, way in better.items():
         choice(f"better[{name!r}]", way, WAYS)
     return pd.DataFrame({name: frame[name] * (1 if way == "higher" else -1) for name, way in better.items()})

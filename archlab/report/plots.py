@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
@@ -19,7 +20,7 @@ from ..measure.intervals import METHODS
 from ..names import closest, printable
 from .fronts import pareto
 from .labels import place_labels
-from .spread import over_runs
+from .spread import over_runs, plain_numbers
 from .tables import WAYS, check_columns, stated_better
 
 COLUMN = (3.5, 2.6)  # inches: one column of a two-column paper
@@ -163,7 +164,7 @@ def tradeoff(
 
     Raises:
         ValueError: a column is not there, or holds no numbers where it must; a value that a logarithmic axis has not;
-            nothing to draw. Rows without a number in x or y are left out.
+            nothing to draw. Rows without a finite number in x or y are left out.
     """
     for name, columns in (("better", better or {}), ("zone", zone or {}), ("log", log)):
         if isinstance(columns, str) or not set(columns) <= {x, y}:
@@ -171,8 +172,9 @@ def tradeoff(
     text("over", over or "")
     check_columns(frame, [label, *filter(None, (group, over))], numeric=[x, y, *(error or ())])
     better = {x: "lower", y: "higher", **stated_better(frame[[x, y]]), **(better or {})}
-    frame = frame.dropna(subset=[x, y]).reset_index(drop=True)
-    _check_rows(frame)
+    frame = plain_numbers(frame)
+    frame = frame[np.isfinite(frame[[x, y]].astype(float)).all(axis=1)].reset_index(drop=True)
+    _check_rows(frame, f" with finite numbers in {x!r} and {y!r}")
     for name, way in better.items():
         choice(f"better[{name!r}]", way, WAYS if zone else (*WAYS, None))
     ways = {name: way for name, way in better.items() if way is not None}
@@ -188,7 +190,8 @@ def tradeoff(
         raise ValueError("error and over both say what the bars are; give one of them")
     bars = None
     if over is not None:
-        frame, bars = _merged(frame, [name for name in (label, group) if name is not None], (x, y), over, base, method)
+        keys = list(dict.fromkeys(name for name in (label, group) if name is not None))
+        frame, bars = _merged(frame, keys, (x, y), over, base, method)
     elif error is not None:
         down, up = frame[y] - frame[error[0]], frame[error[1]] - frame[y]
         bars = pd.DataFrame({"left": 0.0, "right": 0.0, "down": down, "up": up}, index=frame.index)
@@ -207,7 +210,7 @@ def tradeoff(
     front = frame[pareto(frame, ways)].sort_values(x) if len(ways) == len(better) else frame.iloc[:0]
     ax.plot(front[x], front[y], color="0.6", linewidth=0.9, zorder=1, label="_front")
     lines = [front[[x, y]].to_numpy(float)]  # what no label may be crossed by
-    groups = [("", frame)] if group is None else list(frame.groupby(group, sort=False))
+    groups = [("", frame)] if group is None else list(frame.groupby(group, sort=False, dropna=False))
     for (name, rows), colour in zip(groups, COLOURS * len(groups), strict=False):
         if bars is not None:
             far = bars.loc[rows.index]
@@ -216,7 +219,7 @@ def tradeoff(
                 yerr=far[["down", "up"]].to_numpy().T, fmt="none", ecolor=colour, elinewidth=0.7, zorder=2,
             )  # fmt: skip
             lines += [ends for bar in drawn[2] for ends in bar.get_segments()]
-        ax.scatter(rows[x], rows[y], color=colour, s=16, zorder=3, label=printable(str(name)))
+        ax.scatter(rows[x], rows[y], color=colour, s=16, zorder=3, label="–" if pd.isna(name) else printable(str(name)))
     if base is not None:
         ax.axhline(frame.loc[frame[label].map(str) == base, y].iloc[0], color="0.4", linewidth=0.7, linestyle=":")
     x_told, y_told = (f"{name} ({ways[name]} is better)" if name in ways else name for name in (x, y))
@@ -239,7 +242,7 @@ def _merged(
         raise ValueError(f"base={base!r} is no label; {closest(str(base), labels)}")
     line = None if base is None else labels.index(base)
     runs = frame[list(dict.fromkeys(names))].copy()
-    runs.insert(0, f"point of {names}", frame.groupby(keys, sort=False).ngroup())
+    runs.insert(0, f"point of {names}", frame.groupby(keys, sort=False, dropna=False).ngroup())
     found = over_runs(runs, frame[over], base=line, changes=[] if base is None else [runs.shape[1] - 1], method=method)
     sds = found.sds[list(names)].fillna(0.0).to_numpy()
     bars = pd.DataFrame({"left": sds[:, 0], "right": sds[:, 0], "down": sds[:, 1], "up": sds[:, 1]})
@@ -347,9 +350,9 @@ def curve(
     return _labelled(ax, x, y)
 
 
-def _check_rows(frame: pd.DataFrame) -> None:
+def _check_rows(frame: pd.DataFrame, such: str = "") -> None:
     if frame.empty:
-        raise ValueError("frame must have rows to draw, got none")
+        raise ValueError(f"frame must have rows to draw{such}, got none")
 
 
 def _legend(ax: Axes) -> None:

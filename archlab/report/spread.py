@@ -11,6 +11,8 @@ import pandas as pd
 
 from ..measure.intervals import Interval, interval
 
+MOST_WHOLE = 2**63 - 1  # of int64
+
 
 @dataclass(frozen=True, eq=False)
 class Spread:
@@ -40,7 +42,7 @@ def over_runs(
     Args:
         frame: A row a run. Its first column says of which line.
         runs: Which run each row is, with the index of `frame`: its seed, or its sample. Of several rows of one line and
-            run (the seeds of a sample) the mean counts.
+            run (the seeds of a sample) the mean counts. Rows without one (NaN) are one run.
         base: The line that others are compared with.
         changes: Positions of the columns whose change from the base is wanted.
         method: Of their intervals, as for `al.interval`.
@@ -67,7 +69,7 @@ def over_runs(
             sds.append(pd.Series(math.nan, index=range(len(order))))
             continue
         parts = column.groupby(names, sort=False)
-        each = [part.groupby(runs[part.index], sort=False).mean() for _, part in parts]
+        each = [part.groupby(runs[part.index], sort=False, dropna=False).mean() for _, part in parts]
         mean = pd.Series([one.mean() for one in each])
         constant = pd.api.types.is_integer_dtype(column) and (mean == mean.round()).all()
         means.append(mean.astype(column.dtype) if constant else mean)
@@ -105,6 +107,27 @@ def with_ends(change: Interval, digits: int | None = None) -> str:
     return f"{change.mean:{mean}}{ends}"
 
 
+def plain_numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` with numbers that can be subtracted, turned round and missing: unsigned and nullable ones as int64 or
+    float64, columns without any value as NaN.
+
+    >>> plain_numbers(pd.DataFrame({"n": pd.array([5, None], dtype="Int64")}))["n"].tolist()
+    [5.0, nan]
+    """
+
+    def plain(column: pd.Series) -> pd.Series:
+        if column.isna().all() or (is_number(column) and column.isna().any()):
+            return pd.Series(column.to_numpy(float, na_value=math.nan), index=column.index)
+        if is_number(column) and not pd.api.types.is_float_dtype(column):
+            return column.astype(float if column.max() > MOST_WHOLE else "int64")
+        return column
+
+    columns = {position: plain(frame.iloc[:, position]) for position in range(frame.shape[1])}
+    made = pd.DataFrame(columns, index=frame.index).set_axis(frame.columns, axis="columns")
+    made.attrs = dict(frame.attrs)
+    return made
+
+
 def is_number(column: pd.Series) -> bool:
     """Whether a column holds numbers, of which truth values are none."""
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
@@ -119,5 +142,8 @@ def _shared(cells: pd.Series) -> object:
 def _change(ours: pd.Series, bases: pd.Series, line: str, base: str, method: str) -> Interval:
     both = ours.index.intersection(bases.index)
     if both.empty:
-        raise ValueError(f"{line!r} has no run in common with {base!r}, which it is compared with run by run")
+        said = [f"{name!r} has {', '.join(map(str, runs.index))}" for name, runs in ((line, ours), (base, bases))]
+        raise ValueError(
+            f"{line!r} has no run in common with {base!r}, which it is compared with run by run: {', '.join(said)}"
+        )
     return interval(ours[both], bases[both], method=method)

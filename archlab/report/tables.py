@@ -18,7 +18,7 @@ from ..files import write_whole
 from ..markup import Html, csv_of, escaped, html_table
 from ..measure.intervals import METHODS, Interval
 from ..names import printable
-from .spread import is_number, over_runs, with_ends, with_sd
+from .spread import is_number, over_runs, plain_numbers, with_ends, with_sd
 
 Better = Literal["higher", "lower"]
 WAYS = ("higher", "lower")
@@ -268,6 +268,8 @@ def table(
         whole(f"digits[{name!r}]", places, least=0, most=MOST_DIGITS)
     choice("method", method, METHODS)
     frame = frame.reset_index(drop=True)
+    wholes = [pd.api.types.is_integer_dtype(column) for column in _columns(frame)]  # though some may be missing
+    frame = plain_numbers(frame)
     lines = len(frame) if runs is None or frame.empty else frame.iloc[:, 0].map(str).nunique()
     if base is not None:
         whole("base", base, least=0)
@@ -283,7 +285,8 @@ def table(
         frame, sds, changes = merged.means, merged.sds, merged.changes
     cells, best = [], []
     for position, (name, column) in enumerate(zip(frame.columns, _columns(frame), strict=True)):
-        places = digits.get(name, 0 if pd.api.types.is_integer_dtype(column) else 3)
+        is_whole = wholes[position] and (column.dropna() % 1 == 0).all()  # a mean of whole numbers may be none
+        places = digits.get(name, 0 if is_whole else 3)
         spread = [math.nan] * len(frame) if sds is None else sds.iloc[:, position]
         shown = places if is_number(column) else None
         texts = [_text(value, sd, shown, missing) for value, sd in zip(column, spread, strict=True)]

@@ -406,3 +406,10 @@ def test_other_wrong_calls():
         al.search({"a": "bc"}, gain, trials=1, objectives={"gain": "lower"})
     with pytest.raises(TypeError, match=r"an option of 'a' must be a number, a string or None.*give a name"):
         al.search({"a": [(1, 2)]}, gain, trials=1, objectives={"gain": "lower"})
+
+
+def test_a_search_that_nothing_came_of_has_its_history_and_no_best():
+    found = al.search(
+        {"lr": [1, 10]}, lambda o: {"loss": math.nan}, trials=2, objectives={"loss": "lower"}, progress=False
+    )
+    assert found.best is None and found.finished and found.history["loss"].isna().tolist() == [True, True]

@@ -288,6 +288,16 @@ def test_statistics_of_norms_are_those_of_the_batches():
     assert torch.equal(net.blocks[1].options[0].norm.running_mean, skipped)
 
 
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.InstanceNorm2d])
+def test_statistics_are_a_mean_over_the_batches_of_every_kind_of_norm(kind):
+    norm = kind(2, momentum=0.3, track_running_stats=True)
+    batches = torch.randn(3, 4, 2, 5, 5, generator=torch.Generator().manual_seed(0)) + 3
+    judged = al.Task(batches[0], lambda step: batches[step], lambda net, x: net(x).sum(), lambda net: {"sum": 0.0})
+    al.estimate_norms_(norm, judged, batches=3)
+    torch.testing.assert_close(norm.running_mean, batches.mean((0, 1, 3, 4)))
+    assert norm.momentum == 0.3
+
+
 @pytest.mark.parametrize(
     ("choices", "error"),
     [

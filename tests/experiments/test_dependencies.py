@@ -223,6 +223,19 @@ def test_what_a_file_does_when_it_is_imported_counts_with_all_of_the_file(lab):
     assert {name for name, cell in lab.identities().items() if cell != before[name]} == {"c"}
 
 
+@pytest.mark.parametrize("where", ["in the file", "in another"])
+def test_what_a_decorator_may_have_registered_counts_with_all_of_the_file(lab, where):
+    register = "MADE = {}\ndef register(f):\n    MADE[f.__name__] = f\n    return f\n"
+    if where == "in another":
+        lab.write("registry.py", register)
+        register = "from .registry import MADE, register\n"
+    lab.edit("measuring.py", "def score", f"{register}@register\ndef one():\n    return 1\ndef score")
+    lab.edit("measuring.py", "    return n\n", "    return n + MADE['one']()\n")
+    before = lab.identities()
+    lab.edit("measuring.py", "    return 1\n", "    return 2\n")
+    assert {name for name, cell in lab.identities().items() if cell != before[name]} == {"c"}
+
+
 def test_a_network_beside_the_studies_counts(lab):
     (lab.folder / f"net_{lab.name}.py").write_text("SIZE = 1\n")
     lab.edit("training.py", "* math.pi", f"* net_{lab.name}.SIZE")

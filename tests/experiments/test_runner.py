@@ -72,7 +72,7 @@ def test_seeds_that_do_not_add_up_are_refused_in_words(lab, body, words):
 
 def test_what_a_spreadsheet_would_compute_is_text_in_rows_csv_and_read_back_as_it_was(lab, monkeypatch):
     texts = {f"text {number}": text for number, text in enumerate(["=1+1", "-1", "'@x", "'x", "\ty", "\n=2", "plain"])}
-    values = {**texts, "=SUM(A1)": 1, "number": -0.5}
+    values = {**texts, "=SUM(A1)": 1, "number": -0.5, "norm": "None", "other": "NA"}
     monkeypatch.setenv("BEHAVE_base", f"return {values!r}")
     rows = lab.run(only="base")
     written = pd.read_csv(lab.out / "rows.csv")

@@ -39,6 +39,13 @@ def test_pairs_are_found_by_index_and_what_is_missing_has_none():
     others = pd.Series([1.0, 1.5, 2.5], index=[0, 1, 2])
     assert interval(ours, others).mean == pytest.approx(1 / 3)
     assert interval([1.0, math.nan, 3.0], [0.5, 9.0, 2.0]).mean == 0.75
+    assert interval({2: 3.0, 0: 1.0, 1: 2.0}, {0: 1.0, 1: 1.5, 2: 2.5}).mean == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("values", ["12", {1.0, 2.0}, [1j, 2.0], [[1.0, 2.0]]], ids=str)
+def test_what_are_no_numbers_in_an_order_is_refused(values):
+    with pytest.raises(TypeError, match="interval: values must be numbers, one a run or sample"):
+        interval(values)
 
 
 def test_what_one_value_and_equal_ones_tell():

@@ -170,3 +170,26 @@ def test_tradeoff_leaves_out_what_has_no_number_and_draws_logarithms_of_positive
     assert [text.get_text() for text in plots.tradeoff(frame, x="ms", y="SSIM", label="row").texts] == ["a", "c"]
     with pytest.raises(ValueError, match=r"column 'ms' must be above 0 for a logarithmic axis, got 0\.0"):
         plots.tradeoff(frame, x="ms", y="SSIM", label="row", log=["ms"])
+
+
+def points_of(ax):
+    return [tuple(point) for drawn in ax.collections if drawn.get_label() != "_nolegend_"
+            for point in getattr(drawn, "get_offsets", list)().tolist()]  # fmt: skip
+
+
+@pytest.mark.parametrize("over", [None, "seed"])
+def test_rows_without_a_group_are_drawn_as_one(over):
+    of = {"net": ["a", "a", "original", "control"], "method": ["learned", "learned", None, None], "seed": [0, 1, 0, 0]}
+    frame = pd.DataFrame({**of, "macs": [5.0, 5.0, 10.0, 20.0], "PSNR": [28.0, 29.0, 30.0, 40.0]})
+    ax = plots.tradeoff(frame, x="macs", y="PSNR", label="net", group="method", over=over)
+    a = [(5.0, 28.0), (5.0, 29.0)] if over is None else [(5.0, 28.5)]
+    assert points_of(ax) == [*a, (10.0, 30.0), (20.0, 40.0)]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["learned", "–"]
+
+
+def test_labels_may_be_the_groups_and_what_is_infinite_is_left_out():
+    frame = pd.DataFrame({"net": ["a", "a", "b"], "seed": [0, 1, 0], "macs": [5, 5, 9], "PSNR": [28.0, 29.0, np.inf]})
+    ax = plots.tradeoff(frame, x="macs", y="PSNR", label="net", group="net", over="seed")
+    assert points_of(ax) == [(5.0, 28.5)]
+    with pytest.raises(ValueError, match="rows to draw with finite numbers in 'macs' and 'PSNR', got none"):
+        plots.tradeoff(frame[2:], x="macs", y="PSNR", label="net")

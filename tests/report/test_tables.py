@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from archlab.report import tables
+from archlab.report import fronts, tables
 
 
 @pytest.fixture
@@ -180,3 +180,28 @@ def test_one_run_a_line_is_the_table_without_runs(frame):
 def test_a_line_without_a_run_of_the_base_is_named():
     with pytest.raises(ValueError, match="'thin' has no run in common with 'whole'"):
         tables.table(RUNS[(RUNS["row"] == "whole") ^ (RUNS["seed"] == 1)], base=0, deltas=["SSIM"], over="seed")
+
+
+def test_a_row_without_a_run_is_one():
+    frame = pd.DataFrame({"row": ["whole", "thin", "thin"], "seed": [np.nan, 0, 1], "PSNR": [30.0, 28.0, 29.0]})
+    assert tables.table(frame, over="seed").cells["PSNR"].tolist() == ["30.000", "28.500 ± 0.707"]
+    with pytest.raises(ValueError, match=r"'thin' has 0\.0, 1\.0, 'whole' has nan"):
+        tables.table(frame, over="seed", base=0, deltas=["PSNR"])
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint64", "Int64", "UInt8", "Float32"])
+def test_numbers_of_every_kind_are_subtracted_and_may_be_missing(kind):
+    frame = pd.DataFrame({"row": list("abc"), "seed": 0, "layers": pd.array([50, 34, 50], dtype=kind)})
+    change = "34.000 (-16.000)" if kind == "Float32" else "34 (-16)"
+    assert tables.table(frame, base=0, deltas=["layers"]).cells["layers"][1] == change
+    assert fronts.pareto(frame, {"layers": "lower", "seed": "lower"}).tolist() == [False, True, False]
+    if kind[0] in "IUF":
+        frame.loc[2, "layers"] = None
+        for made in (tables.table(frame), tables.table(frame, over="seed")):
+            assert made.cells["layers"].tolist() == ["50", "34", "–"] or kind == "Float32"
+        assert fronts.pareto(frame, {"layers": "higher", "seed": "lower"}).tolist() == [True, False, False]
+
+
+def test_a_column_without_values_has_no_best():
+    frame = pd.DataFrame({"row": ["a", "b"], "q": [None, None]})
+    assert not tables.table(frame, better={"q": "higher"}).best["q"].any()

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from ..arguments import shown
+from .example import copied_or_same
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -57,7 +58,7 @@ def copied(model: Net, memo: dict[int, Any] | None = None) -> Net:
                 memo[id(value)] = type(value)()
             elif type(value) in _COPIES:
                 memo[id(value)] = _COPIES[type(value)](value)
-    with _CopyResults():
+    with torch.inference_mode(False), _CopyResults():
         made = copy.deepcopy(model, memo)
         for p in model.parameters():
             if id(p) in memo and id(p) not in given:
@@ -66,12 +67,8 @@ def copied(model: Net, memo: dict[int, Any] | None = None) -> Net:
 
 
 def _complete_(new: Tensor, p: Tensor, memo: dict[int, Any]) -> None:
-    """Give the copy `new` what else the parameter `p` has; what cannot be copied, as a process group, is the same."""
-    for name, value in vars(p).items():
-        try:
-            vars(new)[name] = copy.deepcopy(value, memo)
-        except (TypeError, RuntimeError):
-            vars(new)[name] = value
+    """Give the copy `new` what else the parameter `p` has."""
+    vars(new).update({name: copied_or_same(value, memo) for name, value in vars(p).items()})
     if new.requires_grad:
         for hook in (p._backward_hooks or {}).values():
             new.register_hook(hook)

@@ -1,7 +1,10 @@
 """An example says how a model is run once: a tensor, a tuple of arguments, a dict of keywords, or a `Call`."""
 
+import copy
+import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -36,7 +39,8 @@ def run_example(model: nn.Module, example: Any) -> Any:
 
 
 def fresh(example: Any) -> Any:
-    """`example` with copies of its tensors: a model may change what it is given. A tensor given twice stays one."""
+    """`example` with copies of its tensors and of objects in it (a cache): a model may change what it is given. What is
+    given twice stays one."""
     return _copied(example, lambda tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad))
 
 
@@ -45,28 +49,61 @@ def cloned(example: Any) -> Any:
     return _copied(example, Tensor.clone)
 
 
-def _copied(example: Any, copy: Callable[[Tensor], Tensor]) -> Any:
-    copies: dict[int, Tensor] = {}
+def _copied(example: Any, tensor_copied: Callable[[Tensor], Tensor]) -> Any:
+    copies: dict[int, Any] = {}  # also what deepcopy knows of: of a cache the tensors are copied in the same way
 
     def copy_of(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        if id(leaf) not in copies:
-            copies[id(leaf)] = copy(leaf)
-        return copies[id(leaf)]
+        if id(leaf) in copies:
+            return copies[id(leaf)]
+        if isinstance(leaf, Tensor):
+            copies[id(leaf)] = tensor_copied(leaf)
+        elif is_plain_object(leaf):
+            for part in _inside(leaf):
+                copies.setdefault(id(part), tensor_copied(part) if isinstance(part, Tensor) else part)
+            return copied_or_same(leaf, copies)
+        return copies.get(id(leaf), leaf)
 
     return _mapped(copy_of, example)
+
+
+def copied_or_same(value: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy; of what cannot be copied, as a lock or a process group, the thing itself."""
+    try:
+        return copy.deepcopy(value, memo)
+    except (TypeError, RuntimeError):
+        return value
+
+
+def _inside(thing: Any) -> Iterator[Tensor | nn.Module]:
+    """The tensors and modules that an object holds, however deep."""
+    seen, left = set[int](), [thing]
+    while left:
+        part = left.pop()
+        if isinstance(part, Tensor | nn.Module):
+            yield part
+        elif id(part) not in seen:
+            seen.add(id(part))
+            left += parts_of(part).values()
+
+
+# Libraries whose objects change for reasons of their own, as loggers and locks do, or are no containers of state.
+_NOT_LOOKED_INTO = {"torch", "numpy"} | set(sys.stdlib_module_names) - {"types", "argparse"}  # namespaces are theirs
+_NO_OBJECTS = (nn.Module, Tensor, type, FunctionType, ModuleType, list, tuple, dict, set, frozenset, deque)
+
+
+def is_plain_object(value: Any) -> bool:
+    """Whether `value` is an object of somebody's own class with attributes, neither a module nor a container."""
+    own = type(value).__module__.partition(".")[0] not in _NOT_LOOKED_INTO
+    return own and not isinstance(value, _NO_OBJECTS) and isinstance(getattr(value, "__dict__", None), dict)
 
 
 def moved(example: Any, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
     """`example` with its tensors on `device`; those of floating point also in `dtype`. Nothing is moved in place."""
 
-    def move(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
+    def move(leaf: Tensor) -> Tensor:
         return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)
 
-    return _mapped(move, example)
+    return _copied(example, move)
 
 
 def without_data(example: Any) -> bool:

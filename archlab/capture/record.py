@@ -8,6 +8,7 @@ import torch
 import torch.fx
 
 from .location import Location
+from .macs.attention import Inside
 
 
 @dataclass(eq=False)
@@ -41,6 +42,7 @@ class Op:
     positional: tuple = ()  # positional arguments; None stands where a tensor stood
     elements: int = 0  # that its outputs have
     macs: int = 0
+    inside: Inside | None = None  # what it does beside making its outputs, where that is known
     uncounted: tuple[str, ...] = ()  # what multiplied in it and has no formula: not in `macs`
     scripted: bool = False  # a scripted or traced part issued it, whose code is not Python's
     grad: bool = True  # autograd could follow it

@@ -25,6 +25,7 @@ from .example import Call, fresh, moved, run_example, tensors_in
 from .frames import asks_for_a_model, defines, is_module_call, is_of_switch, is_plumbing, method_called
 from .functions import applied_by, function_of
 from .location import ORIGINS, Location, call_stack, model_frames
+from .macs.attention import inside_of
 from .macs.counter import Counter, macs_as_a_whole
 from .macs.recurrent import on_meta
 from .misfit import misfits_told, refuse_half_without_data
@@ -49,10 +50,11 @@ def capture(model: nn.Module, example: Any, watch: Watch | None = None) -> Captu
 
     `watch` is called after each op, with what it was given and made: tensors are not kept in the record.
     """
-    probe = structural_copy(model)
-    refuse_half_without_data(probe, example)
-    with random_states_kept(devices_of(probe)):
-        return _record(probe, example, watch)
+    with torch.inference_mode(False):  # in which no tensor tells how often it was changed in place
+        probe = structural_copy(model)
+        refuse_half_without_data(probe, example)
+        with random_states_kept(devices_of(probe)):
+            return _record(probe, example, watch)
 
 
 def capture_meta(model: nn.Module, example: Any, watch: Watch | None = None) -> Capture:
@@ -60,7 +62,7 @@ def capture_meta(model: nn.Module, example: Any, watch: Watch | None = None) -> 
 
     Raises whatever the model raises there: data-dependent control flow cannot run without data.
     """
-    with random_states_kept(()):
+    with torch.inference_mode(False), random_states_kept(()):
         return _record(structural_copy(model, "meta"), moved(example, device="meta"), watch)
 
 
@@ -265,7 +267,7 @@ class _Recorder(Values, TorchFunctionMode):
         whole = macs_as_a_whole(function, result, args, kwargs)
         op.macs = self.counter.macs - macs if whole is None else whole
         op.uncounted = tuple(self.counter.uncounted[uncounted:]) if whole is None else ()
-        op.scripted = scripted
+        op.inside, op.scripted = inside_of(function, args, kwargs), scripted
         written = made or changed
         op.grad = torch.is_grad_enabled() and op.name not in ("detach", "detach_", "__set__")
         op.autocast = under_autocast(written[0])

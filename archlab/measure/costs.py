@@ -3,7 +3,7 @@
 Conventions. ``"macs"``: multiply-adds of convolutions, linear and recurrent layers, matrix and vector products and
 attention, by the formulas of `archlab.capture.macs`; element-wise ops count nothing. ``"paper"`` (Ha et al., whose
 "FLOPs" are these): multiply-adds, plus one for each output element of a layer that adds a bias, plus one for
-each ReLU output.
+each ReLU output; the biases of recurrent layers are not in it.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from ..markup import notebook_table
 from ..names import printable
 
 CONVENTIONS = ("macs", "paper")
-_WITH_BIAS = (
+_WITH_BIAS = (  # where they are given three tensors
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution", "linear",
     "addmm",
 )  # fmt: skip
@@ -158,15 +158,14 @@ def cost(model: nn.Module, example: Any, convention: Literal["macs", "paper"] = 
 
 
 def _elements(op: Op) -> int:
-    return 0 if op.view else op.elements
+    return (0 if op.view else op.elements) + (op.inside.elements if op.inside else 0)
 
 
 def _weight(op: Op, convention: str) -> int:
     if convention == "macs":
         return op.macs
-    extra = 0
-    if op.name in _RELU or (op.name in _WITH_BIAS and len(op.in_shapes) == 3):
-        extra = op.elements
+    adds_bias = len(op.in_shapes) == 3 if op.name in _WITH_BIAS else op.name == "bilinear" and len(op.in_shapes) == 4
+    extra = op.elements if op.name in _RELU or adds_bias else op.inside.biases if op.inside else 0
     return op.macs + extra
 
 
@@ -190,6 +189,10 @@ def _peak(record: Capture) -> int:
     for storage in first.keys() - {record.storage.get(v) for v in record.constants}:
         change[first[storage]] += record.storage_bytes[storage]
         change[last[storage] + 1] -= record.storage_bytes[storage]
+    for op in record.ops:
+        if op.inside is not None:
+            change[op.index] += op.inside.bytes
+            change[op.index + 1] -= op.inside.bytes
     return max(accumulate(change))
 
 

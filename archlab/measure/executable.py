@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..capture.copies import copied
-from ..capture.example import Call, fresh, moved, run_example, tensors_in
+from ..capture.example import fresh, moved, run_example, tensors_given
 from ..capture.misfit import misfits_told
 from ..capture.modes import failed_in
 from .clocks import Work
@@ -137,18 +137,24 @@ def make_executable(
         net = copied(model).eval().to(device)
         net = net.half() if precision == "fp16" else net.bfloat16() if precision == "bf16" else net.float()
         given = fresh(moved(example, device=device, dtype=DTYPES[precision]))
-        tensors = tensors_in((given.args, given.kwargs) if isinstance(given, Call) else given)
+        tensors = tensors_given(given)
         if memory_format == "channels_last":
             net = _channels_last(name, net, tensors)
 
     def work() -> Any:
         return run_example(net, given)
 
+    before = [tuple(tensor.shape) for tensor in tensors_given(given)]
     if precision in HALF:
         _run_in_half(name, work, device, precision)
     else:
         with misfits_told(net, given, f"archlab ran {name} on {device}"):
             work()
+    if (after := [tuple(tensor.shape) for tensor in tensors_given(given)]) != before:
+        raise ValueError(
+            f"{name} changes what it is given: its tensors had the shapes {before[:4]}, and have {after[:4]} after a "
+            "run, as a cache grows, so that no two runs are alike; give an al.Call(fn, ...) whose fn makes that anew"
+        )
     batch = next((tensor.shape[0] for tensor in tensors if tensor.dim()), 1)
     if mode == "compile":
         fast, graphs = _compiled_model(name, net, given)

@@ -7,7 +7,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils import stateless
 
+from ..capture.example import is_plain_object
 from ..capture.frames import asks_for_a_model
 from .guards import PLAIN, Untraceable
 
@@ -164,7 +164,7 @@ def as_they_are(tree: Any) -> list[tuple[Any, Any]]:
         value = open_.pop()
         if issubclass(type(value), torch.fx.Proxy):  # what is asked of one becomes a part of the trace
             continue
-        held = vars(value) if _is_plain_object(value) else value
+        held = vars(value) if is_plain_object(value) else value
         if not isinstance(held, _CONTAINERS) or id(held) in seen:
             continue
         seen.add(id(held))
@@ -175,15 +175,6 @@ def as_they_are(tree: Any) -> list[tuple[Any, Any]]:
 
 
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque)
-# Libraries whose objects change for reasons of their own, as loggers and locks do, or are no containers of state.
-_NOT_LOOKED_INTO = {"torch", "numpy"} | set(sys.stdlib_module_names) - {"types", "argparse"}  # namespaces are theirs
-
-
-def _is_plain_object(value: Any) -> bool:
-    """Whether `value` is an object of somebody's own class that is neither a module nor a container."""
-    own = type(value).__module__.partition(".")[0] not in _NOT_LOOKED_INTO or isinstance(value, SimpleNamespace)
-    other = isinstance(value, (nn.Module, torch.Tensor, type, FunctionType, ModuleType, *_CONTAINERS))
-    return own and not other and isinstance(getattr(value, "__dict__", None), dict)
 
 
 def are_changed(kept: list[tuple[Any, Any]]) -> bool:

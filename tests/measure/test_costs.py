@@ -226,6 +226,73 @@ def test_the_model_is_left_as_it_was():
     assert all(p.requires_grad and p.device.type == "cpu" for p in net.parameters())
 
 
+class Cache:
+    def __init__(self):
+        self.keys = torch.zeros(1, 0, 4)
+
+
+class Remembering(nn.Module):
+    """Appends to an object that it is given."""
+
+    def forward(self, x, cache):
+        cache.keys = torch.cat([cache.keys, x], 1)
+        return x @ cache.keys.mT
+
+
+def test_an_object_in_the_example_is_left_as_it_was():
+    net, example = Remembering(), (torch.zeros(1, 1, 4), Cache())
+    found = [al.cost(net, example) for _ in range(2)]
+    assert [(cost.macs, cost.how) for cost in found] == [(4, "meta")] * 2 and example[1].keys.shape[1] == 0
+    with pytest.raises(ValueError, match=r"Remembering changes what it is given: .*\(1, 0, 4\).*al\.Call"):
+        al.speed(net, example, seconds=0.01)
+
+
+def test_in_inference_mode_costs_and_sites_are_the_same():
+    net, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)), torch.zeros(1, 3)
+    with torch.inference_mode():
+        inside = al.cost(net, x), [site.id for site in al.sites(net, x)]
+        thin = al.remove(net, x, kinds="activation")
+    outside = al.cost(net, x), [site.id for site in al.sites(net, x)]
+    assert [(cost.activations, cost.macs) for cost, _ in (inside, outside)] == [(10, 20)] * 2
+    assert inside[1] == outside[1] == ["activation.0"]
+    thin(x).sum().backward()  # of no tensors of inference mode
+    assert all(p.grad is not None for p in thin.parameters())
+
+
+class Written(nn.Module):
+    """nn.MultiheadAttention by parts; copies that change the layout alone, and the mean over heads, are left out."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads, self.qkv, self.out = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x):
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+        weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT, -1)
+        return self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+class Asked(nn.Module):
+    def __init__(self, width, heads, weights):
+        super().__init__()
+        self.attention, self.weights = nn.MultiheadAttention(width, heads, batch_first=True), weights
+
+    def forward(self, x):
+        return self.attention(x, x, x, need_weights=self.weights, average_attn_weights=False)[0]
+
+
+def test_attention_as_one_call_costs_what_its_parts_do():
+    x, tokens = torch.zeros(2, 5, 8), 2 * 5 * 8
+    written, asked, fused = (al.cost(net, x, "paper") for net in (Written(8, 4), *(Asked(8, 4, w) for w in (1, 0))))
+    scores = 2 * 4 * 5 * 5
+    assert written.macs == asked.macs == fused.macs
+    assert (
+        written.activations - tokens == asked.activations - scores
+    )  # its copy, and the other's weights
+    assert fused.activations == 5 * tokens  # projections, what attends to the values, the output
+    assert asked.peak_bytes >= written.peak_bytes > fused.peak_bytes
+
+
 def test_full_hd_costs_no_forward_pass_of_that_size():
     net, example = baseline(), stream(1080, 1920)
     al.cost(net, stream(32, 32))  # imports

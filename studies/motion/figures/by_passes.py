@@ -1,112 +1,123 @@
 """Networks that archlab's passes make of the baseline for fewer FLOPs than the proposed one has, against it.
 
-``python -m studies.motion.figures.by_passes --preset smoke|cpu [--data DIR] [--time-limit MINUTES]``
+``python -m studies.motion.figures.by_passes --preset smoke|cpu --seeds 3 [--data DIR] [--time-limit MINUTES]``
 
 From the trained baseline: channels go, then the encoder's residual blocks (Table 1: nearly for nothing) and of the
-decoder's those that cost the loss least. Each is trained for a few minutes. Then the better of these and the proposed
-network, as `networks` leaves it, are trained on, longer than the baseline was.
-At cpu a run took 6 minutes beside other work, one that is trained on 50 of a core. Output:
-``reports/by_passes/<preset>/``.
+decoder's those that cost the loss least; and the proposed network, by the passes that lead to it. Each is trained for a
+few minutes. Then the better of those and the proposed network are trained on, longer than the baseline was; the
+baseline is, too, as the control. Seeds differ in their samples.
+At cpu three seeds took two and a half hours of one core with AMX. Output: ``reports/by_passes/<preset>/``.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import nn
 
 import archlab as al
-from archlab.experiments import Scratch, Wanted, command
-from archlab.report import Column, Picture, plots, table, write_report
+from archlab.experiments import Scratch, command
 from studies.device import device
 
-from .. import columns
 from ..data.sources import find_sources
 from ..evaluate.costs import costs
-from ..evaluate.quality import HeldOut, evaluate, summary
+from ..evaluate.quality import COMPARED, HeldOut, evaluate, summary
 from ..network.example import example_for
 from ..network.models import PRETRAINED, Config, MagnificationNet, baseline
+from ..network.weights import network
 from ..train import training
 from ..train.derive import derived
-from ..train.family import budget_for, fingerprint, load
-from ..train.networks import JUDGED, of
+from ..train.family import budget_for, fingerprint, start
+from ..train.networks import JUDGED
+from .by_passes_report import LONG, PROPOSED, TRAINED, report
 
-__all__ = ["PRESETS", "ROWS", "cell_for", "fingerprint", "needs", "report"]
+__all__ = ["PRESETS", "ROWS", "cell_for", "fingerprint", "needs", "report", "seeds"]
 
 PRESETS = ("smoke", "cpu")
-PROPOSED = "proposed"  # of `networks`, to be beaten
 MADE = {"16 channels": (16, 9), "20 channels": (20, 4)}  # channels, and the blocks of the decoder that stay
-TRAINED = "baseline as trained"  # Table 1's, which all others begin with
-RUNS = 3
-LONG = "trained on"
-LONGER = {PROPOSED: PROPOSED, "20 channels": "20 channels, run 0"}  # networks, and the rows that they go on from
+CONTROL = "baseline"  # trained on as long, with one seed: a step of it takes four times as long
 ROWS: list[dict[str, Any]] = [
-    {"name": TRAINED, "network": TRAINED, "run": 0},
-    *(
-        {"name": f"{name}, run {run}", "network": name, "width": width, "decoder_blocks": blocks, "run": run}
-        for name, (width, blocks) in MADE.items()
-        for run in range(RUNS)
-    ),
-    *(
-        {"name": f"{name}, {LONG}", "network": f"{name}, {LONG}", "start": row, "run": 0}
-        for name, row in LONGER.items()
-    ),
+    {"name": TRAINED, "what": "as trained"},
+    {"name": PROPOSED, "what": "made"},
+    *({"name": name, "what": "made", "width": width, "blocks": blocks} for name, (width, blocks) in MADE.items()),
+    *({"name": f"{name}, {LONG}", "what": "longer", "start": name} for name in (PROPOSED, "20 channels")),
+    {"name": f"{CONTROL}, {LONG}", "what": "longer", "start": CONTROL},
 ]
+MOST_SEEDS = 3
 STEPS, LONG_STEPS = {"smoke": 8, "cpu": 2500}, {"smoke": 8, "cpu": 20_000}
 SCORED = 8  # batches, and held-out samples, that the blocks are scored on
+LARGE, LARGE_JUDGED = 192, {"smoke": 2, "cpu": 64}  # pixels of larger samples, and how many of them
+FILE = "net.safetensors"  # in the folder of the cell that trained it
 
 
-def needs(row: dict[str, Any]) -> list[Wanted]:
-    return [_start(row)] if "start" in row else []
+def needs(row: dict[str, Any]) -> list[str]:
+    return [row["start"]] if row.get("start", CONTROL) != CONTROL else []
 
 
-def _start(row: dict[str, Any]) -> Wanted:
-    """The row whose network `row` trains on."""
-    return of(PROPOSED) if row["start"] == PROPOSED else row["start"]
+def seeds(row: dict[str, Any]) -> int:
+    """Several for what is trained here, but for the control."""
+    return 1 if row["what"] == "as trained" or row.get("start") == CONTROL else MOST_SEEDS
 
 
 def cell_for(row: dict[str, Any]) -> Callable[..., dict[str, Any]]:
-    return as_trained if row["network"] == TRAINED else cell
+    return {"as trained": as_trained, "made": make, "longer": train_on}[row["what"]]
 
 
 def as_trained(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     """The trained baseline judged as the others are."""
-    samples = HeldOut(find_sources(scratch.data, "val"), budget_for(preset).size, JUDGED[preset])
-    net, facts = baseline(pretrained=True).eval().to(device()), json.loads(PRETRAINED.with_suffix(".json").read_text())
-    return {"steps": facts["steps"]} | costs(net) | summary(evaluate(net, samples, data=scratch.data))
+    facts = json.loads(PRETRAINED.with_suffix(".json").read_text())
+    return {"steps": facts["steps"]} | judged(baseline(pretrained=True).to(device()), preset, scratch)
 
 
-def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
-    """One network made, trained and judged."""
-    longer = "start" in row
+def make(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    """One network made of the baseline, and trained for a few minutes."""
     budget = replace(budget_for(preset), steps=STEPS[preset])
-    if longer:  # as the baseline was trained
-        budget = replace(training.budget_for(preset), steps=LONG_STEPS[preset])
-    samples = HeldOut(find_sources(scratch.data, "val"), budget.size, JUDGED[preset])
+    few = HeldOut(find_sources(scratch.data, "val"), budget.size, SCORED)
 
     def quality(net: Any) -> dict[str, float]:
-        few = replace(samples, count=SCORED)
         return {"SSIM": float(evaluate(net.eval(), few, perceptual=False)["ssim"].mean())}
 
-    task = training.task_for(scratch, budget, seed=row["run"] + RUNS * seed, quality=quality)
-    net: Any = begun(row, scratch) if longer else made(row["width"], row["decoder_blocks"], task)
+    task = training.task_for(scratch, budget, seed=seed, quality=quality)
+    if row["name"] == PROPOSED:
+        net = start(PROPOSED, preset, seed)
+    else:
+        net = made(row["width"], row["blocks"], task)
+    return trained(net, task, budget, row, preset, scratch)
+
+
+def train_on(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
+    """The network of another row, as that left it, trained on as the baseline was."""
+    budget = replace(training.budget_for(preset), steps=LONG_STEPS[preset])
+    task = training.task_for(scratch, budget, seed=seed)
+    return trained(begun(row["start"], scratch), task, budget, row, preset, scratch)
+
+
+def trained(
+    net: Any, task: al.Task, budget: training.Budget, row: dict[str, Any], preset: str, scratch: Scratch
+) -> dict[str, Any]:
+    """`net` trained in place and judged; its weights and its recipe lie in the cell's folder."""
     net = net.to(device(), memory_format=torch.channels_last)
-    values = training.train_(net, task, budget, scratch, title=row["network"])
-    al.save(net, scratch.folder / "net.safetensors")
-    return values | costs(net) | summary(evaluate(net.eval(), samples, data=scratch.data))
+    values = training.train_(net, task, budget, scratch, title=row["name"])
+    al.save(net, scratch.folder / FILE)
+    about = {"batch": budget.batch, "precision": budget.precision}
+    return values | about | judged(net, preset, scratch)
 
 
-def begun(row: dict[str, Any], scratch: Scratch) -> nn.Module:
-    """The network of the row that `row` goes on from, as that left it."""
-    if row["start"] == PROPOSED:
-        return load(PROPOSED, scratch, _start(row))
-    width, _ = MADE[row["start"].split(",")[0]]
-    file = scratch.needed[_start(row)].folder / "net.safetensors"
-    return al.load(file, lambda: MagnificationNet(Config(width=width)), example_for(baseline()))
+def judged(net: Any, preset: str, scratch: Scratch) -> dict[str, Any]:
+    """Costs of a network, and its quality on held-out samples of the training's size and on larger ones."""
+    samples = HeldOut(find_sources(scratch.data, "val"), budget_for(preset).size, JUDGED[preset])
+    found = evaluate(net.eval(), samples, data=scratch.data)
+    larger = evaluate(net, replace(samples, size=LARGE, count=LARGE_JUDGED[preset]), data=scratch.data)
+    values = {f"each_{name}": found[name].round(5).tolist() for name in COMPARED}
+    values |= {f"{name}_large": value for name, value in summary(larger).items() if name in COMPARED}
+    return costs(net) | summary(found) | values
+
+
+def begun(name: str, scratch: Scratch) -> nn.Module:
+    """The network that a row goes on from: of the row of that name, or the trained baseline."""
+    return baseline(pretrained=True) if name == CONTROL else network(str(scratch.needed[name].folder / FILE))
 
 
 def made(width: int, decoder_blocks: int, task: al.Task) -> MagnificationNet:
@@ -117,38 +128,6 @@ def made(width: int, decoder_blocks: int, task: al.Task) -> MagnificationNet:
     narrow = derived(Config(width=width), whole)
     gone = ["encoder*", *cheap]
     return al.remove(narrow, example_for(narrow), kinds="block", where=gone)  # pyright: ignore[reportReturnType]
-
-
-def report(rows: pd.DataFrame, folder: Path) -> None:
-    """Write table.md, tradeoff.png and report.md."""
-    flops, ssim = columns.COSTS[1], columns.SSIM
-    quality = (replace(column, change=False) for column in columns.QUALITY)
-    found = table(rows, columns=[Column("network", "network"), *columns.COSTS, *quality], over="run")
-    names = {flops.name: flops.heading, ssim.name: ssim.heading}
-    ax = plots.tradeoff(
-        rows.rename(columns=names), x=flops.heading, y=ssim.heading, label="network", over="run",
-        better={flops.heading: "lower", ssim.heading: "higher"},
-    )  # fmt: skip
-    plots.save(ax, folder / "tradeoff.png")
-    write_report(
-        rows, folder, "Fewer FLOPs than the proposed network, by passes", _about(rows), found,
-        Picture("tradeoff.png", "SSIM against FLOPs; bars are standard deviations over the runs"),
-        command=f"python -m {__name__}", tables={"table": found},
-    )  # fmt: skip
-
-
-def _about(rows: pd.DataFrame) -> str:
-    """What the networks are, and how long each was trained."""
-    steps = {row["row"]: int(row["steps"]) for row in rows.to_dict("records")}
-    short, long = steps["20 channels, run 0"], steps[f"20 channels, {LONG}"]
-    return (
-        "*16 channels*: all nine blocks of the decoder stay; *20 channels*: the four that cost the loss most to lose. "
-        f"Neither has residual blocks in its encoder. Each starts from the trained baseline and has {short:,} steps "
-        f"of four samples, in {RUNS} runs on other samples. *Trained on*: for {long:,} steps more of eight samples, "
-        "without perceptual loss, in one run; the proposed one goes on from that of "
-        "[networks](../../networks/cpu/report.md) as it was then. "
-        f"*{TRAINED.capitalize()}*: Table 1's, with {steps[TRAINED]:,} steps of eight samples."
-    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""What `by_passes` writes of its rows: the networks, their differences sample by sample, the plot."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from archlab.report import Column, Picture, Table, plots, table, with_ends, write_report
+
+from .. import columns
+from ..evaluate.paired import change_against
+from ..evaluate.quality import COMPARED
+
+TRAINED = "baseline as trained"  # Table 1's, which all others begin with
+PROPOSED = "proposed"  # the network to be beaten
+LONG = "trained on"
+PAIRS = [("20 channels", PROPOSED), *((f"20 channels, {LONG}", other) for other in (f"{PROPOSED}, {LONG}", TRAINED))]
+PAIRS += [(f"{one}, {LONG}", f"baseline, {LONG}") for one in (PROPOSED, "20 channels")]
+
+
+def report(rows: pd.DataFrame, folder: Path) -> None:
+    """Write table.md, against.md, tradeoff.png and report.md."""
+    flops, ssim = columns.COSTS[1], columns.SSIM
+    quality = [replace(column, change=False) for column in columns.QUALITY]
+    large = [replace(column, name=f"{column.name}_large", title=f"{column.title}, 192") for column in quality]
+    found = table(rows, columns=[Column("row", "network"), *columns.COSTS, *quality, *large], over="seed")
+    names = {flops.name: flops.heading, ssim.name: ssim.heading}
+    ax = plots.tradeoff(
+        rows.rename(columns=names), x=flops.heading, y=ssim.heading, label="row", over="seed",
+        better={flops.heading: "lower", ssim.heading: "higher"},
+    )  # fmt: skip
+    plots.save(ax, folder / "tradeoff.png")
+    apart = against(rows)
+    write_report(
+        rows, folder, "Fewer FLOPs than the proposed network, by passes", _about(rows), found,
+        Picture("tradeoff.png", "SSIM against FLOPs; bars are standard deviations over the seeds"),
+        "## Sample by sample",
+        "Of each held-out sample of 96 pixels, the mean of a network's seeds less that of the other network's same "
+        "seeds, with the 95 % bootstrap interval over the samples.",
+        apart, command=f"python -m {__package__}.by_passes", tables={"table": found, "against": apart},
+    )  # fmt: skip
+
+
+def against(rows: pd.DataFrame) -> Table:
+    """How far the networks of `PAIRS` are apart."""
+    lines = []
+    for name, other in PAIRS:
+        ours, others = (rows[rows["row"] == one] for one in (name, other))
+        line: dict[str, Any] = {"network": name, "against": other}
+        for measure in COMPARED:
+            if (change := change_against(ours, others, measure)) is not None:
+                line[measure.upper()] = with_ends(change, digits=4)
+        lines.append(line)
+    return table(pd.DataFrame(lines))
+
+
+def _about(rows: pd.DataFrame) -> str:
+    """What the networks are, and how long each was trained."""
+    first = {row["row"]: row for row in rows.to_dict("records")}
+    short, long = first["20 channels"], first[f"20 channels, {LONG}"]
+    return (
+        "*16 channels*: all nine blocks of the decoder stay; *20 channels*: the four that cost the loss most to lose. "
+        "Neither has residual blocks in its encoder. These and *proposed*, to which other passes lead, start from the "
+        f"trained baseline and have {short['steps']:,.0f} steps of {short['batch']:.0f} samples. *Trained on*: for "
+        f"{long['steps']:,.0f} steps more of {long['batch']:.0f} samples. None has a perceptual loss. "
+        f"*{TRAINED.capitalize()}*: Table 1's, after {first[TRAINED]['steps']:,.0f} steps of eight samples. ±: "
+        "standard deviation over three seeds, which differ in their samples; rows without it have one."
+    )

@@ -22,6 +22,7 @@ from archlab.experiments import Scratch, command
 from studies.device import device
 
 from ..data.sources import find_sources
+from ..evaluate.beside_ssim import beside_ssim
 from ..evaluate.costs import costs
 from ..evaluate.quality import COMPARED, HeldOut, evaluate, summary
 from ..network.example import example_for
@@ -107,11 +108,13 @@ def trained(
 
 def judged(net: Any, preset: str, scratch: Scratch) -> dict[str, Any]:
     """Costs of a network, and its quality on held-out samples of the training's size and on larger ones."""
-    samples = HeldOut(find_sources(scratch.data, "val"), budget_for(preset).size, JUDGED[preset])
+    held_out, size = find_sources(scratch.data, "val"), budget_for(preset).size
+    samples = HeldOut(held_out, size, JUDGED[preset])
     found = evaluate(net.eval(), samples, data=scratch.data)
     larger = evaluate(net, replace(samples, size=LARGE, count=LARGE_JUDGED[preset]), data=scratch.data)
     values = {f"each_{name}": found[name].round(5).tolist() for name in COMPARED}
     values |= {f"{name}_large": value for name, value in summary(larger).items() if name in COMPARED}
+    values |= beside_ssim(net, samples, held_out, size)
     return costs(net) | summary(found) | values
 
 

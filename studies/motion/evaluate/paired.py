@@ -12,8 +12,8 @@ from archlab.report import Interval, Table, table, with_ends
 from .quality import COMPARED
 
 TOLD = (
-    "Of each held-out sample, a network's value less that of the other, of the same seed; the mean over the samples "
-    "with its 95 % bootstrap interval."
+    "Of each held-out sample, a network's value (the mean of its seeds) less that of the other with the same seeds; "
+    "the mean over the samples with its 95 % bootstrap interval."
 )
 
 

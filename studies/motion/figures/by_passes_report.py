@@ -2,15 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from archlab.report import Column, Picture, Table, plots, table, with_ends, write_report
+from archlab.report import Column, Picture, plots, table, write_report
 
 from .. import columns
-from ..evaluate.paired import change_against
-from ..evaluate.quality import COMPARED
+from ..evaluate.paired import TOLD, differences
 
 TRAINED = "baseline as trained"  # Table 1's, which all others begin with
 PROPOSED = "proposed"  # the network to be beaten
@@ -32,28 +30,13 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         better={flops.heading: "lower", ssim.heading: "higher"},
     )  # fmt: skip
     plots.save(ax, folder / "tradeoff.png")
-    apart = against(rows)
+    apart = differences(rows, PAIRS)
     write_report(
         rows, folder, "Fewer FLOPs than the proposed network, by passes", _about(rows), found,
         Picture("tradeoff.png", "SSIM against FLOPs; bars are standard deviations over the seeds"),
-        "## Sample by sample",
-        "Of each held-out sample of 96 pixels, the mean of a network's seeds less that of the other network's same "
-        "seeds, with the 95 % bootstrap interval over the samples.",
-        apart, command=f"python -m {__package__}.by_passes", tables={"table": found, "against": apart},
+        "## Sample by sample", TOLD, apart,
+        command=f"python -m {__package__}.by_passes", tables={"table": found, "against": apart},
     )  # fmt: skip
-
-
-def against(rows: pd.DataFrame) -> Table:
-    """How far the networks of `PAIRS` are apart."""
-    lines = []
-    for name, other in PAIRS:
-        ours, others = (rows[rows["row"] == one] for one in (name, other))
-        line: dict[str, Any] = {"network": name, "against": other}
-        for measure in COMPARED:
-            if (change := change_against(ours, others, measure)) is not None:
-                line[measure.upper()] = with_ends(change, digits=4)
-        lines.append(line)
-    return table(pd.DataFrame(lines))
 
 
 def _about(rows: pd.DataFrame) -> str:

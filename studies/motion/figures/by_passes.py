@@ -4,8 +4,7 @@
 
 From the trained baseline: channels go, then the encoder's residual blocks (Table 1: nearly for nothing) and of the
 decoder's those that cost the loss least; and the proposed network, by the passes that lead to it. Each is trained for a
-few minutes. Then the better of those and the proposed network are trained on, longer than the baseline was; the
-baseline is, too, as the control. Seeds differ in their samples.
+few minutes. Then the better of those and the proposed network are trained on. Seeds differ in their samples.
 At cpu three seeds took XXX of one core with AMX. Output: ``reports/by_passes/<preset>/``.
 """
 
@@ -15,7 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 import archlab as al
 from archlab.experiments import Scratch, command
@@ -38,13 +36,11 @@ __all__ = ["PRESETS", "ROWS", "cell_for", "fingerprint", "needs", "report", "see
 
 PRESETS = ("smoke", "cpu")
 MADE = {"16 channels": (16, 9), "20 channels": (20, 4)}  # channels, and the blocks of the decoder that stay
-CONTROL = "baseline"  # trained on as long, with one seed: a step of it takes four times as long
 ROWS: list[dict[str, Any]] = [
     {"name": TRAINED, "what": "as trained"},
     {"name": PROPOSED, "what": "made"},
     *({"name": name, "what": "made", "width": width, "blocks": blocks} for name, (width, blocks) in MADE.items()),
     *({"name": f"{name}, {LONG}", "what": "longer", "start": name} for name in (PROPOSED, "20 channels")),
-    {"name": f"{CONTROL}, {LONG}", "what": "longer", "start": CONTROL},
 ]
 MOST_SEEDS = 3
 STEPS, LONG_STEPS = {"smoke": 8, "cpu": 2500}, {"smoke": 8, "cpu": 8000}
@@ -54,12 +50,12 @@ FILE = "net.safetensors"  # in the folder of the cell that trained it
 
 
 def needs(row: dict[str, Any]) -> list[str]:
-    return [row["start"]] if row.get("start", CONTROL) != CONTROL else []
+    return [row["start"]] if "start" in row else []
 
 
 def seeds(row: dict[str, Any]) -> int:
-    """Several for what is trained here, but for the control."""
-    return 1 if row["what"] == "as trained" or row.get("start") == CONTROL else MOST_SEEDS
+    """Several for what is trained here."""
+    return 1 if row["what"] == "as trained" else MOST_SEEDS
 
 
 def cell_for(row: dict[str, Any]) -> Callable[..., dict[str, Any]]:
@@ -92,7 +88,8 @@ def train_on(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> d
     """The network of another row, as that left it, trained on as the baseline was."""
     budget = replace(training.budget_for(preset), steps=LONG_STEPS[preset])
     task = training.task_for(scratch, budget, seed=seed)
-    return trained(begun(row["start"], scratch), task, budget, row, preset, scratch)
+    net = network(str(scratch.needed[row["start"]].folder / FILE))
+    return trained(net, task, budget, row, preset, scratch)
 
 
 def trained(
@@ -116,11 +113,6 @@ def judged(net: Any, preset: str, scratch: Scratch) -> dict[str, Any]:
     values |= {f"{name}_large": value for name, value in summary(larger).items() if name in COMPARED}
     values |= beside_ssim(net, samples, held_out, size)
     return costs(net) | summary(found) | values
-
-
-def begun(name: str, scratch: Scratch) -> nn.Module:
-    """The network that a row goes on from: of the row of that name, or the trained baseline."""
-    return baseline(pretrained=True) if name == CONTROL else network(str(scratch.needed[name].folder / FILE))
 
 
 def made(width: int, decoder_blocks: int, task: al.Task) -> MagnificationNet:

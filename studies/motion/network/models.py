@@ -243,8 +243,8 @@ def scaled(config: Config) -> Config:
 def proposed(*, reading: Reading = "A", pretrained: bool = False) -> MagnificationNet:
     """The paper's real-time network in one of three readings of its design: A and C made by hand, B by the passes.
 
-    `pretrained`: with the weights (reading A) that row "proposed, trained on" of `studies.motion.figures.by_passes` has
-    at the cpu preset, in half precision; proposed.json beside them says how they were trained and what they reach.
+    `pretrained`: with the weights (reading A) of an earlier run of `studies.motion.figures.by_passes`, 20,000 steps
+    long, in half precision; proposed.json beside them says how they were trained and what they reach.
     Raises ValueError for an unknown reading and for trained weights of another than A, FileNotFoundError where they are
     not there.
     """

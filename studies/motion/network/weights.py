@@ -20,8 +20,8 @@ COMPACT = WEIGHTS / "compact.safetensors"  # what passes made of the baseline, s
 
 def compact() -> MagnificationNet:
     """The network that archlab's passes made of the baseline: 20 channels, four blocks in the decoder and none in the
-    encoder, 184,763 parameters, with the weights of row "20 channels, trained on" of `studies.motion.figures.by_passes`
-    at the cpu preset; compact.json beside them says how they were trained and what they reach.
+    encoder, 184,763 parameters, with the weights of an earlier run of `studies.motion.figures.by_passes`, 20,000 steps
+    long; compact.json beside them says how they were trained and what they reach.
 
     Raises FileNotFoundError where they are not there.
     """

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .classical.acceleration import acceleration, jerk_aware
+from .classical.acceleration import JerkAware, acceleration, jerk_aware
 from .classical.methods import METHODS, magnified_video, phase, riesz_phase
 from .network.fast import upsampling_folded
 from .network.weights import TRAINED, network
 from .video.magnifier import check_factor, magnify, working_device
-from .video.temporal import Band, Filter, check_band, temporal_filter
+from .video.temporal import Band, Filter, Finite, check_band, temporal_filter
 
 ACCELERATION: dict[str, Callable[[float, float], Filter]] = {"acceleration": acceleration, "jerk": jerk_aware}
 MODELS = (*TRAINED, *METHODS, *ACCELERATION)
@@ -48,7 +48,9 @@ def magnification(
         frames: of one size, as arrays or tensors.
         model: a network as `studies.motion.network.weights.network` knows it (baseline, proposed, compact, lightweight,
             a file); linear, phase, riesz; or acceleration, jerk: phase with a filter for the middle of `band`.
-        factor: the total gain: a motion d is shown as factor · d; 1 shows the frame itself.
+        factor: the total gain: a motion d is shown as factor · d; 1 shows the frame itself. Of acceleration and jerk it
+            is that in the middle of the band, where nothing jerks; of mode iir the filter passes a part only
+            (`studies.motion.video.temporal`).
         mode: which motion, as `temporal_filter` says. Default: static. The last two models have none.
         rate: frames a second at capture.
         band: Hz, lower and upper edge.
@@ -87,6 +89,7 @@ def magnification(
             raise ValueError(f"model {model} needs a band in Hz about the motion to be seen, and the rate of capture")
         check_band(band, rate)
         filter = ACCELERATION[model](sum(band) / 2, rate)
+        factor = raised(filter, factor, sum(band) / 2 / rate)
     else:
         filter = temporal_filter("static" if mode is None else mode, rate=rate, band=band, drift_s=drift_s)
     if model not in (*METHODS, *ACCELERATION):
@@ -99,6 +102,23 @@ def magnification(
         raise ValueError(f"model {model} runs eagerly in single precision; for a network only: {', '.join(unused)}")
     method = PHASES[model](filter, factor, axis=axis) if model in PHASES else METHODS[model](filter, factor)
     return magnified_video(method, frames, device=device)
+
+
+def raised(filter: Filter, factor: float, frequency: float) -> float:
+    """The factor with which a filter of acceleration magnifies a sway of `frequency`, periods a frame, as told.
+
+    >>> 15 < raised(ACCELERATION["acceleration"](1 / 8, 1.0), 11.0, 1 / 8) < 25
+    True
+    """
+    return 1 + (factor - 1) / _passed(filter, frequency)
+
+
+def _passed(filter: Filter, frequency: float) -> float:
+    """The share of a sway that a symmetric filter passes; of a jerk-aware one where nothing jerks."""
+    taps = filter.acceleration if isinstance(filter, JerkAware) else filter
+    assert isinstance(taps, Finite)
+    middle = len(taps.taps) // 2
+    return sum(tap * math.cos(2 * math.pi * frequency * (n - middle)) for n, tap in enumerate(taps.taps))
 
 
 def within(frames: Frames, magnify: Magnification, box: Box) -> Iterator[np.ndarray]:

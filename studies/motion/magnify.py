@@ -96,6 +96,12 @@ def main(
         files.check_written(output)
         given = inputs.opened(input, start=start, end=end)
         expected = given.expected
+        if given.hdr:
+            print(
+                f"magnify: {input} is HDR ({given.hdr}), and is written as if it were not: its colours will be off; "
+                "turn it into SDR first, by ffmpeg's filters zscale and tonemap",
+                file=sys.stderr,
+            )
         magnified = partial(
             magnification,
             model=model,
@@ -113,7 +119,8 @@ def main(
         decoded = ahead(given.frames)
         shown = ahead(beside(decoded, magnified) if side_by_side else magnified(decoded))
         with stop.instead_of_signals(), bar("magnify", expected or 0, wanted=expected is not None) as show:
-            files.save_video(watched(stop.between(shown), slice, seen, show), output, given.rate, sound=given.sound)
+            written = watched(stop.between(shown), slice, seen, show)
+            files.save_video(written, output, given.rate, sound=given.sound, shape=given.shape)
     except BrokenPipeError as error:  # who reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in its buffer goes nowhere
         print(f"magnify: {error}", file=sys.stderr)

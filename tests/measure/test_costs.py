@@ -286,9 +286,7 @@ def test_attention_as_one_call_costs_what_its_parts_do():
     written, asked, fused = (al.cost(net, x, "paper") for net in (Written(8, 4), *(Asked(8, 4, w) for w in (1, 0))))
     scores = 2 * 4 * 5 * 5
     assert written.macs == asked.macs == fused.macs
-    assert (
-        written.activations - tokens == asked.activations - scores
-    )  # its copy, and the other's weights
+    assert written.activations - tokens == asked.activations - scores  # its copy, and the other's weights
     assert fused.activations == 5 * tokens  # projections, what attends to the values, the output
     assert asked.peak_bytes >= written.peak_bytes > fused.peak_bytes
 

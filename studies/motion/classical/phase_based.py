@@ -108,13 +108,15 @@ def along(phases: Tensor, x: Tensor, y: Tensor, amplitude: Tensor, axis: float) 
         axis: degrees, as of `PhaseBased`.
     """
     energy = amplitude**2
+    # Of a strength about 1, so that squares of it do not underflow; where there is none the motion is 0.
+    energy = energy / energy.amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(energy.dtype).tiny)
 
     def window(values: Tensor) -> Tensor:
         return blurred((energy * values).sum(dim=1, keepdim=True), WINDOW)
 
     xx, xy, yy = window(x * x), window(x * y), window(y * y)
     to_x, to_y = window(phases * x), window(phases * y)
-    ridge = RIDGE * (xx + yy) + torch.finfo(xx.dtype).tiny
+    ridge = RIDGE * (xx + yy) + torch.finfo(xx.dtype).eps ** 2
     xx, yy = xx + ridge, yy + ridge
     determinant = xx * yy - xy * xy
     moved_x, moved_y = (yy * to_x - xy * to_y) / determinant, (xx * to_y - xy * to_x) / determinant

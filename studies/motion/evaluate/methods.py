@@ -16,12 +16,11 @@ from torch import Tensor
 
 from studies.device import device
 
-from ..classical.acceleration import JerkAware
 from ..classical.methods import METHODS, magnified, phase
-from ..magnification import ACCELERATION
+from ..magnification import ACCELERATION, raised
 from ..network.models import PRETRAINED, PRETRAINED_LIGHTWEIGHT, PRETRAINED_PROPOSED
 from ..network.weights import network
-from ..video.temporal import STATIC, Filter, Finite
+from ..video.temporal import STATIC
 from .quality import Magnifier
 
 # And their weights. The last stands for Singh et al. (2023), as `network.models.lightweight` says.
@@ -58,7 +57,11 @@ def method(name: str) -> Seen:
         return of_pairs(net)
     if name in ACCELERATION:
         filter = ACCELERATION[name](1 / PERIOD, 1.0)
-        return Seen(SWAY, lambda frames, factor: _classical(phase(filter, raised(filter, factor)), frames, PEAK))
+
+        def show(frames: Tensor, factor: float) -> Tensor:
+            return _classical(phase(filter, raised(filter, factor, 1 / PERIOD)), frames, PEAK)
+
+        return Seen(SWAY, show)
     return Seen((0.0, 1.0), lambda frames, factor: _classical(METHODS[name](STATIC, factor), frames, 1))
 
 
@@ -68,23 +71,6 @@ def of_pairs(magnify: Magnifier) -> Seen:
         (0.0, 1.0),
         lambda frames, factor: magnify(frames[:1], frames[1:], torch.tensor([factor], device=frames.device)),
     )
-
-
-def raised(filter: Filter, factor: float, frequency: float = 1 / PERIOD) -> float:
-    """The factor with which a filter of acceleration magnifies a sway of `frequency`, periods a frame, as told.
-
-    >>> 15 < raised(ACCELERATION["acceleration"](1 / 8, 1.0), 11.0) < 25
-    True
-    """
-    return 1 + (factor - 1) / _passed(filter, frequency)
-
-
-def _passed(filter: Filter, frequency: float) -> float:
-    """The share of a sway that a symmetric filter passes; of a jerk-aware one where nothing jerks."""
-    taps = filter.acceleration if isinstance(filter, JerkAware) else filter
-    assert isinstance(taps, Finite)
-    middle = len(taps.taps) // 2
-    return sum(tap * math.cos(2 * math.pi * frequency * (n - middle)) for n, tap in enumerate(taps.taps))
 
 
 def _classical(method: Any, frames: Tensor, number: int) -> Tensor:

@@ -28,7 +28,7 @@ from studies.device import device
 from ..data.generator import Generator
 from ..data.noise import quantise
 from ..data.sources import find_sources
-from ..evaluate.methods import LEARNED, NAMES, TITLES, raised
+from ..evaluate.methods import LEARNED, NAMES, TITLES
 from ..evaluate.methods import rows as rows_of
 from ..magnification import ACCELERATION, magnification
 from ..video import files
@@ -122,10 +122,8 @@ def read(path: Path, clip: Clip, smaller: int, count: int) -> np.ndarray:
 
 def magnified(name: str, frames: np.ndarray, clip: Clip) -> Iterator[np.ndarray]:
     options: dict[str, Any] = {"model": name, "device": device()}
-    middle = sum(clip.band) / 2
     if name in ACCELERATION:
-        factor = raised(ACCELERATION[name](middle, clip.rate), clip.factor, middle / clip.rate)
-        return magnification(frames, factor=factor, band=clip.band, rate=clip.rate, **options)
+        return magnification(frames, factor=clip.factor, band=clip.band, rate=clip.rate, **options)
     if name in LEARNED:
         options["precision"] = "fp32"
     if clip.mode != "dynamic":

@@ -28,7 +28,7 @@ from ..data.generator import Generator
 from ..data.layers import draw_layer
 from ..data.noise import quantise
 from ..data.sources import find_sources
-from ..evaluate.methods import LEARNED, NAMES, TITLES, raised
+from ..evaluate.methods import LEARNED, NAMES, TITLES
 from ..evaluate.methods import rows as rows_of
 from ..evaluate.tracking import corners, displacements
 from ..magnification import ACCELERATION, magnification
@@ -99,8 +99,7 @@ def magnified(name: str, frames: np.ndarray) -> Any:
         return frames
     options: dict[str, Any] = {"model": name, "band": BAND, "rate": RATE, "device": device()}
     if name in ACCELERATION:
-        filter = ACCELERATION[name](sum(BAND) / 2, RATE)
-        return magnification(frames, factor=raised(filter, FACTOR, HZ / RATE), **options)
+        return magnification(frames, factor=FACTOR, **options)
     options |= {"precision": "fp32"} if name in LEARNED else {}
     return magnification(frames, factor=FACTOR, mode="fir", **options)
 

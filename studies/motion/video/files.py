@@ -7,6 +7,7 @@ leaves to its user which way is up, where in time a frame lies, and errors that 
 import math
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -23,6 +24,8 @@ from .sound import Sound
 
 SLACK_S = 5e-4  # containers round a frame's time to as much as a millisecond
 BT709 = 1  # FFmpeg's number for the primaries and the transfer function of HD video
+HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's numbers of the transfer functions
+SAME_RATE = 0.01  # two rates that differ by less than this share are one
 CRF = 18  # x264's constant rate factor, at which the eye sees no loss; its default is 23
 WRITTEN = (".mp4", ".mov", ".mkv")
 PIPE = "-"  # the name of standard input and output
@@ -64,12 +67,25 @@ def frame_rate(path: str | Path) -> Fraction:
     """Frames per second of a video, on average over it. Raises as `frames` does, and ValueError where it has none."""
     container, stream = opened(path)
     with container:
-        return rate_of(path, stream)
+        said = rate_of(path, stream)
+        if stream.frames or not stream.time_base:
+            return said
+        # Matroska says the rate between most frames, whatever it is on average: that is what their times tell.
+        times = []
+        with suppress(FFmpegError):  # the file may be cut off
+            times.extend(packet.pts for packet in container.demux(stream) if packet.pts is not None)
+        lasted = (max(times) - min(times)) * stream.time_base if times else 0
+        counted = (len(times) - 1) / lasted if lasted else said
+        return said if abs(counted / said - 1) < SAME_RATE else counted.limit_denominator(1001)
 
 
-def about_frames(path: str | Path, *, start: float = 0.0, end: float | None = None) -> int | None:
-    """About how many frames `frames` will give, by what the file says of its length; None where it says nothing."""
-    rate = frame_rate(path)
+def about_frames(
+    path: str | Path, *, start: float = 0.0, end: float | None = None, rate: Fraction | None = None
+) -> int | None:
+    """About how many frames `frames` will give, by what the file says of its length; None where it says nothing.
+
+    `rate`: of the file, where it is known already (`frame_rate`)."""
+    rate = frame_rate(path) if rate is None else rate
     container, stream = opened(path)
     with container:
         if stream.duration is not None and stream.time_base is not None:
@@ -81,8 +97,23 @@ def about_frames(path: str | Path, *, start: float = 0.0, end: float | None = No
     return max(1, round(rate * (min(seconds, math.inf if end is None else end) - start)))
 
 
+def pixel_shape(stream: VideoStream) -> Fraction:
+    """Width by height of a pixel as it is to be shown; 1 where nothing is said."""
+    return stream.codec_context.sample_aspect_ratio or Fraction(1)
+
+
+def coded_as_hdr(stream: VideoStream) -> str:
+    """How the brightness of a video is coded where that is not as in SDR, whose numbers mean other colours."""
+    return HDR.get(stream.codec_context.color_trc, "")
+
+
 def save_video(
-    frames: Iterable[np.ndarray], path: str | Path, fps: Fraction | float, *, sound: Sound | None = None
+    frames: Iterable[np.ndarray],
+    path: str | Path,
+    fps: Fraction | float,
+    *,
+    sound: Sound | None = None,
+    shape: Fraction = Fraction(1),
 ) -> int:
     """Write frames (uint8 H x W x 3, RGB) as H.264 to `path`, an .mp4, .mov or .mkv, as they come. Returns how many.
 
@@ -94,6 +125,7 @@ def save_video(
         path: the file; ``"-"`` is standard output, which gets uncompressed frames (YUV4MPEG2, colours BT.601).
         fps: frames a second.
         sound: what is heard with them, as far as there are frames; not through a pipe.
+        shape: width by height of a pixel.
 
     Raises:
         ValueError: there is no frame, their size changes, or `path` cannot be written as such a video.
@@ -113,6 +145,7 @@ def save_video(
         with _begun(path, pipe) as container:
             stream = _stream_like(first, container, rate)
             codec = stream.codec_context
+            codec.sample_aspect_ratio = shape
             heard = sound.beside(container) if sound is not None and str(path) != PIPE else None
             try:
                 for frame in chain([first], iterator):
@@ -135,9 +168,13 @@ def save_video(
 
 
 def check_written(path: str | Path) -> None:
-    """Raise ValueError where `path` is neither a pipe nor a file of a kind that is written here."""
-    if str(path) != PIPE and Path(path).suffix.lower() not in WRITTEN:
+    """Raise ValueError where `path` is neither a pipe nor a file of a kind that is written here, in a folder."""
+    if str(path) == PIPE:
+        return
+    if Path(path).suffix.lower() not in WRITTEN:
         raise ValueError(f"{path}: a video is written as {', '.join(WRITTEN)}, not as {Path(path).suffix!r}")
+    if not Path(path).absolute().parent.is_dir():
+        raise ValueError(f"{path}: its folder is not there")
 
 
 class _Pipe:

@@ -21,14 +21,17 @@ CAMERA_RATE = 30  # frames a second of a camera that does not say
 class Input:
     """Frames to come, RGB, uint8 H x W x 3, and what is known of them beforehand.
 
-    `rate` is frames a second as it is said; `expected` about how many will come, None where it is not known; `sound`
-    what is heard with them, None for nothing.
+    `rate` is frames a second on average; `expected` about how many will come, None where it is not known; `sound`
+    what is heard with them, None for nothing; `shape` width by height of a pixel; `hdr` how brightness is coded where
+    that is not as in SDR.
     """
 
     frames: Iterator[np.ndarray]
     rate: Fraction
     expected: int | None = None
     sound: Sound | None = None
+    shape: Fraction = Fraction(1)
+    hdr: str = ""
 
 
 def opened(source: str | Path, *, start: float = 0.0, end: float | None = None) -> Input:
@@ -52,11 +55,22 @@ def opened(source: str | Path, *, start: float = 0.0, end: float | None = None) 
     if name == files.PIPE:
         last = files.check_window(start, end)
         container, stream = files.opened(name)
-        rate = files.rate_of(name, stream)
-        return Input(files.decoded(name, container, stream, start, last), rate)
+        rate, about = files.rate_of(name, stream), (files.pixel_shape(stream), files.coded_as_hdr(stream))
+        return Input(files.decoded(name, container, stream, start, last), rate, None, None, *about)
     given = files.frames(source, start=start, end=end)
-    expected = files.about_frames(source, start=start, end=end)
-    return Input(given, files.frame_rate(source), expected, Sound(source, start))
+    rate = files.frame_rate(source)
+    expected = files.about_frames(source, start=start, end=end, rate=rate)
+    return Input(given, rate, expected, Sound(source, start), *_shown(source))
+
+
+def _shown(source: str | Path) -> tuple[Fraction, str]:
+    """The shape of a file's pixels once they are upright, and how its brightness is coded."""
+    container, stream = files.opened(source)
+    with container:
+        shape, hdr = files.pixel_shape(stream), files.coded_as_hdr(stream)
+        first = next(container.decode(stream), None) if shape != 1 else None
+        lies = first is not None and round(first.rotation / 90) % 2
+        return 1 / shape if lies else shape, hdr
 
 
 def _camera(name: str, start: float, end: float | None) -> Input:

@@ -11,12 +11,13 @@ from matplotlib.image import imread
 from studies.motion.classical.acceleration import acceleration, jerk_aware
 from studies.motion.data.generator import Generator
 from studies.motion.data.sources import find_sources
-from studies.motion.evaluate import methods, tracking
-from studies.motion.evaluate.methods import NAMES, PEAK, SWAY, Seen, method, raised, rows
+from studies.motion.evaluate import tracking
+from studies.motion.evaluate.methods import NAMES, PEAK, SWAY, Seen, method, rows
 from studies.motion.evaluate.quality import copy_b
 from studies.motion.evaluate.small_motions import Scenes, measure, measure_method, points
 from studies.motion.evaluate.tracking import corners, displacements
 from studies.motion.figures import fig2_linearity, fig14_slices, fig17_subpixel, fig19_vibration, real_time
+from studies.motion.magnification import raised
 from studies.motion.video.files import save_video
 from studies.motion.video.temporal import filtered
 from tests.studies.motion.test_figures import made_up
@@ -51,7 +52,7 @@ def test_a_raised_factor_brings_out_as_much_as_is_asked_for(design):
     filter = design(1 / 8, 1.0)
     sway = torch.tensor([SWAY[n % 8] for n in range(48)], dtype=torch.float64)
     plain = filter if design is acceleration else filter.acceleration
-    shown = sway + (raised(filter, 10.0) - 1) * filtered(plain, sway)
+    shown = sway + (raised(filter, 10.0, 1 / 8) - 1) * filtered(plain, sway)
     assert shown[24 + PEAK % 8] == pytest.approx(10.0, rel=0.01)
 
 
@@ -170,7 +171,7 @@ def test_times_of_the_parts_and_of_the_whole(tmp_path):
     assert "25 frames a second or more: baseline (learned) at 640 x 360" in text and (tmp_path / "fps.png").exists()
 
 
-@pytest.mark.parametrize("module", [tracking, methods, fig19_vibration])
+@pytest.mark.parametrize("module", [tracking, fig19_vibration])
 def test_the_examples(module):
     result = doctest.testmod(module)
     assert result.attempted and not result.failed

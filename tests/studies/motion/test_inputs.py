@@ -274,3 +274,66 @@ def test_an_axis_is_an_angle(axis):
 @pytest.mark.parametrize("module", [all_models, overlap, inputs])
 def test_the_examples(module):
     assert not doctest.testmod(module).failed
+
+
+def clip(path, times, shape=None, transfer=None):
+    """Grey frames at these seconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        if shape is not None:
+            stream.codec_context.sample_aspect_ratio = shape
+        if transfer is not None:
+            stream.codec_context.color_trc = transfer
+        for second in times:
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 100, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = round(1000 * second), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_frames_at_uneven_times_last_as_long_as_they_did(tmp_path, ending):
+    uneven = [n / 30 for n in range(60)] + [2 + n / 10 for n in range(60)]
+    given = inputs.opened(clip(tmp_path / f"in{ending}", uneven))
+    assert float(given.rate) == pytest.approx(119 / 7.9, rel=0.03) and abs(given.expected - 120) <= 2
+    even = inputs.opened(clip(tmp_path / f"even{ending}", [n / 30 for n in range(9)]))
+    assert even.rate == 30 or ending == ".mp4"
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_pixels_keep_their_shape(tmp_path, ending):
+    path, out = clip(tmp_path / f"in{ending}", [0, 1 / 30, 2 / 30], Fraction(4, 3)), tmp_path / f"out{ending}"
+    magnify.main(str(path), out, **OPTIONS)
+    assert inputs.opened(out).shape == Fraction(4, 3)
+
+
+def test_hdr_is_named(tmp_path, capsys):
+    path = clip(tmp_path / "in.mp4", [0, 1 / 30], transfer=18)
+    magnify.main(str(path), tmp_path / "out.mp4", **OPTIONS)
+    assert "in.mp4 is HDR (HLG)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["phase", "riesz"])
+def test_what_has_no_texture_is_left_as_it_is_along_an_axis(model):
+    flat = np.full((2, 48, 64, 3), 128, np.uint8)
+    shown = np.stack(list(magnification(flat, model=model, factor=5.0, axis=0.0, device="cpu")))
+    assert far(shown, flat) <= 1
+
+
+@pytest.mark.parametrize("hertz", [1.0, 7.4])
+def test_a_sway_in_the_middle_of_the_band_is_shown_at_its_factor(hertz):
+    x, t = np.arange(64), np.arange(90)[:, None, None]
+    sway = 0.1 * np.sin(2 * np.pi * hertz / 30 * t)
+
+    def wave(shift):
+        return np.broadcast_to(128 + 60 * np.sin(2 * np.pi * (x - shift) / 8), (90, 32, 64))
+
+    given = np.repeat(wave(sway).round().astype(np.uint8)[..., None], 3, axis=-1)
+    band = (0.8 * hertz, 1.2 * hertz)
+    shown = np.stack(list(magnification(given, model="acceleration", factor=8.0, band=band, rate=30, device="cpu")))
+    middle = slice(45, 60)
+    error = np.abs(shown[middle, 8:24, 16:48, 0] - wave(8 * sway)[middle, 8:24, 16:48]).mean()
+    assert error < 0.25 * np.abs(wave(8 * sway) - wave(0 * sway))[middle].mean()

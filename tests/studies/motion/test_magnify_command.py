@@ -115,6 +115,7 @@ def test_the_command_line_magnifies_a_part_of_a_video(command, capsys):
         (("absent.mp4", "out.mp4"), "absent.mp4: no such file"),
         (("in.mp4", "in.mp4"), "in.mp4: the output would overwrite the input while it is read"),
         (("in.mp4", "out.gif"), "out.gif: a video is written as .mp4, .mov, .mkv, not as '.gif'"),
+        (("in.mp4", "nowhere/out.mp4"), "nowhere/out.mp4: its folder is not there"),
         (("in.mp4", "out.mp4", "--factor", "0"), "factor must be positive and finite, got 0.0"),
         (
             ("in.mp4", "out.mp4", "--mode", "iir"),

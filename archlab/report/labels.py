@@ -12,6 +12,8 @@ from matplotlib.textpath import TextPath
 
 from ..names import printable
 
+NEAR = 10  # points above or below, up to which a name needs no leader
+
 
 def place_labels(ax: Axes, frame: pd.DataFrame, x: str, y: str, label: str, lines: Sequence[Any], *, size: int) -> None:
     """Write each point's name at the nearest place around it where it covers least.
@@ -32,24 +34,36 @@ def place_labels(ax: Axes, frame: pd.DataFrame, x: str, y: str, label: str, line
     inside = [edge / unit for edge in ax.bbox.extents]
     taken = [(px - 4, py - 4, px + 4, py + 4) for px, py in points]
     for line in lines:
-        corners = ax.transData.transform(line) / unit
-        taken += [(px - 1, py - 1, px + 1, py + 1) for px, py in _along(corners.tolist())]
+        taken += _dots((ax.transData.transform(line) / unit).tolist())
+    names: list[tuple[float, float, float, float]] = []
     for row, (px, py) in enumerate(points):
         text = printable(str(frame[label].iloc[row]))
         width, height = TextPath((0, 0), text.replace("$", r"\$"), prop=font).get_extents().width + 2, size + 2
-        boxes = []
+        # What each place would hide: of what is there, of the name itself, and of names that its leader crosses.
+        boxes, leaders, hidden = [], [], []
         for dx, dy, side in _PLACES:
             left = px + dx - {"left": 0, "center": width / 2, "right": width}[side]
-            boxes.append((left, py + dy - height / 2, left + width, py + dy + height / 2))
-        hidden = [sum(_overlap(box, o) for o in taken) + width * height - _overlap(box, inside) for box in boxes]
+            box = left, py + dy - height / 2, left + width, py + dy + height / 2
+            leader = _dots([(px, py), (px + dx, py + dy)]) if abs(dy) > NEAR else []
+            covered = sum(_overlap(box, other) for other in taken)
+            crossed = sum(_overlap(dot, name) for dot in leader for name in names)
+            boxes.append(box)
+            leaders.append(leader)
+            hidden.append(covered + crossed + width * height - _overlap(box, inside))
         place = hidden.index(min(hidden))
-        taken.append(boxes[place])
+        names.append(boxes[place])
+        taken += [boxes[place], *leaders[place]]
         dx, dy, side = _PLACES[place]
-        led = {"arrowstyle": "-", "linewidth": 0.4, "color": "0.5", "shrinkB": 3} if abs(dy) > 10 else None
+        led = {"arrowstyle": "-", "linewidth": 0.4, "color": "0.5", "shrinkB": 3} if leaders[place] else None
         ax.annotate(
             text, (frame[x].iloc[row], frame[y].iloc[row]), (dx, dy), textcoords="offset points", ha=side,
             va="center", fontsize=size, arrowprops=led, parse_math=False,
         )  # fmt: skip
+
+
+def _dots(corners: Sequence[Sequence[float]]) -> list[tuple[float, float, float, float]]:
+    """The line through `corners` as boxes that a name may cover."""
+    return [(x - 1, y - 1, x + 1, y + 1) for x, y in _along(corners)]
 
 
 def _along(corners: Sequence[Sequence[float]]) -> Iterator[tuple[float, float]]:

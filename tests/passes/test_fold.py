@@ -189,6 +189,19 @@ def test_the_cost_decides():
         al.fold(net, IMAGE, cost="flops")  # type: ignore[arg-type]
 
 
+def test_a_layer_that_is_priced_has_ordinary_weights():
+    """Memory that nobody has written may hold numbers that are slow to multiply."""
+    found = []
+
+    def price(layer, shape):
+        found.extend(float(p.abs().max()) for p in layer.parameters())
+        return 1.0
+
+    chain = nn.Sequential(nn.Conv2d(2, 8, 1), nn.Conv2d(8, 3, 1), nn.Conv2d(3, 4, 1))
+    al.fold(chain, torch.randn(1, 2, 5, 5), cost=price)
+    assert found and all(1e-3 < largest < 1e3 for largest in found)
+
+
 def test_where_narrows_what_is_merged():
     net = nn.Sequential(nn.Sequential(conv(), norm()), nn.ReLU(), nn.Sequential(conv(), norm()))
     assert layers_of(al.fold(net, IMAGE, where="0.*")) == ["0.0", "2.0", "2.1"]

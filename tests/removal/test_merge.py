@@ -142,8 +142,8 @@ def test_qualities_may_fall_by_so_much():
 def test_milliseconds_are_measured(monkeypatch):
     monkeypatch.setattr(archlab.removal.budget, "LATENCY_S", 0.05)
     monkeypatch.setattr(archlab.removal.merge.savings, "LATENCY_S", 0.05)
-    net = nn.Sequential(nn.Conv2d(2, 64, 3), nn.ReLU(), nn.Conv2d(64, 2, 1))
-    task = Task(torch.randn(4, 2, 48, 48), lambda step: torch.randn(4, 2, 48, 48), lambda n, x: n(x).mean(), quality)
+    net, size = nn.Sequential(nn.Conv2d(32, 256, 1), nn.ReLU(), nn.Conv2d(256, 32, 1)), (4, 32, 48, 48)
+    task = Task(torch.randn(size), lambda step: torch.randn(size), lambda n, x: n(x).mean(), quality)
     removal = al.remove_to_merge(net, task, budget={"latency_ms": 0.8}, **QUICK)
     assert removal.left["latency_ms"] < 0.8 and removal.settings["merged"] == ["0 + 2"]
 

@@ -109,7 +109,9 @@ def module_of(layer: Layer, like: Tensor) -> nn.Module:
         if parameter is not None:
             assert value is not None
             parameter.requires_grad_(like.requires_grad)
-            if not value.is_meta:
+            if value.is_meta:  # only its shape is known: what it costs is asked, and odd numbers may cost more
+                parameter.data.fill_(1.0)
+            else:
                 parameter.data.copy_(value)
                 if value.isfinite().all() and not parameter.isfinite().all():
                     raise NotExact(f"the merged weights are too large for {like.dtype}")

@@ -242,10 +242,11 @@ def butter(band: Band, rate: float, *, order: int = 2) -> Recursive:
 
 
 def fir(band: Band, rate: float, *, taps: int | None = None) -> Finite:
-    """A band-pass by windowing (Hamming): steep, and no frequency is shifted in time. Arguments as of `iir`.
+    """A band-pass by windowing (Hamming): no frequency is shifted in time. Arguments as of `iir`.
 
     Args:
-        taps: how many, an odd number. Default: over two periods of the lower edge, the fewest that stop 0 Hz.
+        taps: how many, an odd number. Default: over two periods of the lower edge, the fewest that stop 0 Hz. Edges are
+            as steep as these allow, about 3.3 rate / taps wide: a band that is narrow for its lower edge wants more.
     """
     check_band(band, rate)
     count = 2 * math.ceil(rate / band[0]) + 1 if taps is None else taps

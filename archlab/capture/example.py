@@ -57,7 +57,7 @@ def _copied(example: Any, tensor_copied: Callable[[Tensor], Tensor]) -> Any:
             return copies[id(leaf)]
         if isinstance(leaf, Tensor):
             copies[id(leaf)] = tensor_copied(leaf)
-        elif is_plain_object(leaf):
+        elif is_plain_object(leaf) and not callable(leaf):
             for part in _inside(leaf):
                 copies.setdefault(id(part), tensor_copied(part) if isinstance(part, Tensor) else part)
             return copied_or_same(leaf, copies)

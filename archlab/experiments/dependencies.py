@@ -230,10 +230,11 @@ def _taken_apart(text: str, package: str) -> File:
             for alias in node.names:
                 imported[alias.asname or alias.name].add((base, alias.name))
     by_name = defaultdict(list)
+    beside = {name for name, sources in imported.items() if _of_package(sources, package)}
     for statement in _bare(tree).body:
         names = _bound(statement) | (_put_into(statement) & by_name.keys())
-        own = {*by_name, *(name for name, sources in imported.items() if _of_package(sources, package))}
-        defines = isinstance(statement, DEFINES) and not _decorators(statement) & own  # which may put it into a table
+        registered = _decorators(statement) & (beside | by_name.keys())  # perhaps: they may put it into a table
+        defines = isinstance(statement, DEFINES) and not registered
         for name in names if names and defines else {*names, LOOSE}:
             by_name[name].append(statement)
     by_name.pop("__all__", None)

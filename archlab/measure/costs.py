@@ -22,10 +22,10 @@ from ..markup import notebook_table
 from ..names import printable
 
 CONVENTIONS = ("macs", "paper")
-_WITH_BIAS = (  # where they are given three tensors
-    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution", "linear",
-    "addmm",
-)  # fmt: skip
+# Layers that add a bias where they are given so many tensors.
+_WITH_BIAS = dict.fromkeys(
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear addmm".split(), 3
+) | {"bilinear": 4}
 _RELU = ("relu", "relu_")
 
 
@@ -164,8 +164,9 @@ def _elements(op: Op) -> int:
 def _weight(op: Op, convention: str) -> int:
     if convention == "macs":
         return op.macs
-    adds_bias = len(op.in_shapes) == 3 if op.name in _WITH_BIAS else op.name == "bilinear" and len(op.in_shapes) == 4
-    extra = op.elements if op.name in _RELU or adds_bias else op.inside.biases if op.inside else 0
+    extra = op.inside.biases if op.inside is not None else 0
+    if op.name in _RELU or _WITH_BIAS.get(op.name) == len(op.in_shapes):
+        extra = op.elements
     return op.macs + extra
 
 

@@ -118,7 +118,7 @@ def plain_numbers(frame: pd.DataFrame) -> pd.DataFrame:
     def plain(column: pd.Series) -> pd.Series:
         if column.isna().all() or (is_number(column) and column.isna().any()):
             return pd.Series(column.to_numpy(float, na_value=math.nan), index=column.index)
-        if is_number(column) and not pd.api.types.is_float_dtype(column):
+        if pd.api.types.is_integer_dtype(column):
             return column.astype(float if column.max() > MOST_WHOLE else "int64")
         return column
 

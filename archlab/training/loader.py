@@ -306,7 +306,7 @@ def _seed_(part: Any, number: int) -> None:
         _reseed_(part, number)
     elif isinstance(getattr(part, "__dict__", None), dict):
         held = vars(part)
-        if held.get("generator", part) is None:
+        if "generator" in held and held["generator"] is None:
             held["generator"] = torch.Generator().manual_seed(number)
         if isinstance(part, Sampler) and isinstance(held.get("seed"), int):  # as DistributedSampler has it
             held["seed"] = (held["seed"] + number) % 2**31

@@ -291,6 +291,15 @@ def test_attention_as_one_call_costs_what_its_parts_do():
     assert asked.peak_bytes >= written.peak_bytes > fused.peak_bytes
 
 
+def test_attention_to_others_is_counted_by_its_own_sizes():
+    asking, asked, scores, mean = 5 * 2 * 8, 7 * 2 * 8, 2 * 2 * 5 * 7, 2 * 5 * 7
+    net = nn.MultiheadAttention(8, 2, kdim=4, vdim=6)
+    example = torch.zeros(5, 2, 8), torch.zeros(7, 2, 4), torch.zeros(7, 2, 6)
+    counted, paper = (al.cost(net, example, convention) for convention in ("macs", "paper"))
+    assert counted.activations == 3 * asking + 2 * asked + 2 * scores + asking + mean
+    assert paper.macs - counted.macs == 2 * asking + 2 * asked
+
+
 def test_full_hd_costs_no_forward_pass_of_that_size():
     net, example = baseline(), stream(1080, 1920)
     al.cost(net, stream(32, 32))  # imports

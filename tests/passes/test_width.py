@@ -220,6 +220,14 @@ def test_a_head_that_training_alone_calls_follows(training):
     assert again.aux.in_features == 4 and not again.training
 
 
+def test_a_head_that_training_alone_calls_is_as_it_was_where_the_function_is_kept():
+    net, x = Auxiliary().eval(), noise(2, 6)
+    wide = al.scale_width(net, x, ratio=2, init="preserve")
+    assert wide.aux.in_features == 16 and not net.training
+    for training in (False, True):
+        torch.testing.assert_close(wide.train(training)(noise(5, 6)), net.train(training)(noise(5, 6)))
+
+
 @pytest.mark.parametrize("training, mode", [(True, "evaluation"), (False, "training")])
 def test_heads_of_both_modes_that_no_one_run_calls_are_refused(training, mode):
     with pytest.raises(ValueError, match=f"not run in {mode} any more: .*called in {mode} alone"):

@@ -189,17 +189,21 @@ def test_a_row_without_a_run_is_one():
         tables.table(frame, over="seed", base=0, deltas=["PSNR"])
 
 
-@pytest.mark.parametrize("kind", ["uint8", "uint64", "Int64", "UInt8", "Float32"])
-def test_numbers_of_every_kind_are_subtracted_and_may_be_missing(kind):
+@pytest.mark.parametrize("kind", ["uint8", "uint64", "Int64", "UInt8"])
+def test_whole_numbers_of_every_kind_are_subtracted(kind):
     frame = pd.DataFrame({"row": list("abc"), "seed": 0, "layers": pd.array([50, 34, 50], dtype=kind)})
-    change = "34.000 (-16.000)" if kind == "Float32" else "34 (-16)"
-    assert tables.table(frame, base=0, deltas=["layers"]).cells["layers"][1] == change
+    assert tables.table(frame, base=0, deltas=["layers"]).cells["layers"][1] == "34 (-16)"
     assert fronts.pareto(frame, {"layers": "lower", "seed": "lower"}).tolist() == [False, True, False]
-    if kind[0] in "IUF":
-        frame.loc[2, "layers"] = None
-        for made in (tables.table(frame), tables.table(frame, over="seed")):
-            assert made.cells["layers"].tolist() == ["50", "34", "–"] or kind == "Float32"
-        assert fronts.pareto(frame, {"layers": "higher", "seed": "lower"}).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "kind, shown", [("Int64", ["50", "34", "–"]), ("UInt8", ["50", "34", "–"]), ("Float32", ["50.000", "34.000", "–"])]
+)
+def test_numbers_of_every_kind_may_be_missing(kind, shown):
+    frame = pd.DataFrame({"row": list("abc"), "seed": 0, "layers": pd.array([50, 34, None], dtype=kind)})
+    for made in (tables.table(frame), tables.table(frame, over="seed")):
+        assert made.cells["layers"].tolist() == shown
+    assert fronts.pareto(frame, {"layers": "higher", "seed": "lower"}).tolist() == [True, False, False]
 
 
 def test_a_column_without_values_has_no_best():

@@ -20,16 +20,14 @@ from archlab.experiments import Scratch, command
 from studies.device import device
 
 from ..data.sources import find_sources
-from ..evaluate.beside_ssim import beside_ssim
 from ..evaluate.costs import costs
 from ..evaluate.quality import COMPARED, HeldOut, evaluate, summary
 from ..network.example import example_for
 from ..network.models import PRETRAINED, Config, MagnificationNet, baseline
 from ..network.weights import network
-from ..train import training
+from ..train import networks, training
 from ..train.derive import derived
 from ..train.family import budget_for, fingerprint, start
-from ..train.networks import JUDGED
 from .by_passes_report import LONG, PROPOSED, TRAINED, report
 
 __all__ = ["PRESETS", "ROWS", "cell_for", "fingerprint", "needs", "report", "seeds"]
@@ -105,14 +103,10 @@ def trained(
 
 def judged(net: Any, preset: str, scratch: Scratch) -> dict[str, Any]:
     """Costs of a network, and its quality on held-out samples of the training's size and on larger ones."""
-    held_out, size = find_sources(scratch.data, "val"), budget_for(preset).size
-    samples = HeldOut(held_out, size, JUDGED[preset])
-    found = evaluate(net.eval(), samples, data=scratch.data)
-    larger = evaluate(net, replace(samples, size=LARGE, count=LARGE_JUDGED[preset]), data=scratch.data)
-    values = {f"each_{name}": found[name].round(5).tolist() for name in COMPARED}
-    values |= {f"{name}_large": value for name, value in summary(larger).items() if name in COMPARED}
-    values |= beside_ssim(net, samples, held_out, size)
-    return costs(net) | summary(found) | values
+    samples = HeldOut(find_sources(scratch.data, "val"), LARGE, LARGE_JUDGED[preset])
+    larger = summary(evaluate(net.eval(), samples, data=scratch.data))
+    values = {f"{name}_large": larger[name] for name in COMPARED}
+    return costs(net) | networks.judged(net, preset, scratch) | values
 
 
 def made(width: int, decoder_blocks: int, task: al.Task) -> MagnificationNet:

@@ -30,10 +30,13 @@ NAME = "merging"
 PRESETS = ("smoke", "cpu")
 SITES, MACS = (0.67, 0.34), (0.8, 0.6, 0.4)  # what may stay of the activations, and of the multiply-adds
 CONTROL = "control"
+EFFORTS = {
+    "VDSR": Effort(150, 20, 130, 4, 10, scored=2),
+    "magnification": Effort(24, 4, 22, 2, 12, scored=1),
+    "ResNet-56": Effort(20, 4, 18, 16, 400, scored=1),
+}
 OF: dict[str, Network] = {
-    "VDSR": replace(NETWORKS["VDSR"], cpu=Effort(150, 20, 130, 4, 10, scored=2)),
-    "magnification": NETWORKS["magnification"],
-    "ResNet-56": NETWORKS["ResNet-56"],
+    name: replace(NETWORKS[name], cpu=effort, precision="fp32") for name, effort in EFFORTS.items()
 }
 # What merging alone cannot bring so far down, whatever goes: one row says so.
 REFUSING = ("magnification", "ResNet-56")

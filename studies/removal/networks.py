@@ -1,6 +1,6 @@
-"""The networks of the study, each with its task: seven, of four fields.
+"""The networks of the study, each with its task: eight, of five fields.
 
-Four come with weights that others, or another study, trained; three are trained here for about a minute of one core.
+Four come with weights that others, or another study, trained; four are trained here, for one to four minutes of a core.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,8 @@ from studies.motion.network.models import baseline
 from studies.motion.table1 import in_residual_blocks
 from studies.motion.train import training
 
-from . import classification, keywords, language, super_resolution, textures
+from . import classification, keywords, language, super_resolution, textures, vdsr
+from .edsr import EDSR
 
 RESNETS = Path("weights") / "cifar_resnet"
 
@@ -54,10 +55,6 @@ class Effort:
         """Of every method, in all."""
         return self.soft + self.push + self.tune
 
-    def of_times(self, times: int) -> "Effort":
-        """The same with so many times the steps of every phase."""
-        return replace(self, soft=times * self.soft, push=times * self.push, tune=times * self.tune)
-
 
 @dataclass(frozen=True)
 class Request:
@@ -86,6 +83,7 @@ class Network:
         make: The network as the removal finds it (one without weights: untrained), and the task of a seed.
         about: Where its weights and data are from.
         lr_training: Rate of its own training; None: it comes with weights.
+        precision: Of every training, as `archlab.training.fit` takes it: what is quicker where this was measured.
     """
 
     field: str
@@ -97,6 +95,7 @@ class Network:
     make: Callable[[Request], Made]
     about: str
     lr_training: float | None = None
+    precision: str = "fp32"
 
     def effort(self, preset: str) -> Effort:
         """What a preset spends: smoke, next to nothing."""
@@ -130,17 +129,27 @@ def cifar(folder: Path) -> tuple[Images, Images]:
     return find_images(folder)
 
 
-def vdsr(request: Request) -> Made:
-    """VDSR on small patches."""
-    data, effort = _given(request.data), request.effort
-    net = super_resolution.load_vdsr(data / super_resolution.WEIGHTS)
-    task = super_resolution.task(
-        data, seed=request.seed, batch=effort.batch, side=PATCH, crop=CROP, most=effort.evaluated
+def public_vdsr(request: Request) -> Made:
+    """VDSR, from public weights, on small patches."""
+    net = vdsr.load_vdsr(_given(request.data) / vdsr.WEIGHTS)
+    return net, of_pictures(request), None
+
+
+def edsr(request: Request) -> Made:
+    """EDSR-baseline, untrained."""
+    task = of_pictures(request, made=super_resolution.in_colour, loss=super_resolution.absolute)
+    return _seeded(EDSR, request.seed), task, None
+
+
+def of_pictures(request: Request, **how: Any) -> al.Task:
+    """Super-resolution as a network does it; see `super_resolution.task`."""
+    effort = request.effort
+    return super_resolution.task(
+        _given(request.data), seed=request.seed, batch=effort.batch, side=PATCH, crop=CROP, most=effort.evaluated, **how
     )
-    return net, task, None
 
 
-PATCH, CROP = 24, 64  # pixels a side of VDSR's training patches, and of what is evaluated of a picture
+PATCH, CROP = 24, 64  # pixels a side: of what the network sees in training, and of what is evaluated of a picture
 SAMPLES = 400  # of 96 x 96 pixels are rendered to train the magnification network with
 
 
@@ -202,37 +211,42 @@ def _given(data: Path | None) -> Path:
 
 
 HERE = "trained here, for each seed anew"
-_OWN = Effort(60, 10, 50, 16, 500, scored=4, training=800)  # of a network that is trained here
+_OWN = Effort(240, 40, 200, 16, 1000, scored=8, short=30, training=3000)  # of a network that is trained here
 NETWORKS: dict[str, Network] = {  # in the order of the report, the fast ones first
     "word network": Network(
         "speech", "block", "accuracy [%]", "higher", 1e-3, _OWN, word_network,
         f"1-D residual network, 16 synthetic words in noise; {HERE}", lr_training=2e-3,
     ),
     "small ViT": Network(
-        "image classification", "branch", "accuracy [%]", "higher", 1e-3, replace(_OWN, training=1000),
+        "image classification", "branch", "accuracy [%]", "higher", 1e-3, _OWN,
         vision_transformer, f"which of 12 photographs a piece is of; {HERE}", lr_training=1e-3,
     ),
     "language model": Network(
         "language", "branch", "bits per character", "lower", 1e-3,
-        replace(_OWN, batch=8, evaluated=48, training=1200), language_model,
+        replace(_OWN, batch=8, evaluated=100, training=4000), language_model,
         f"characters of Python's standard library; {HERE}", lr_training=2e-3,
     ),
     "ResNet-20": Network(
-        "image classification", "block", "accuracy [%]", "higher", 5e-4, Effort(50, 8, 42, 16, 800),
-        partial(resnet, "resnet20"), "CIFAR-10; public weights, fine-tuned on images as JPEG",
+        "image classification", "block", "accuracy [%]", "higher", 5e-4, Effort(200, 32, 168, 16, 2000, scored=8),
+        partial(resnet, "resnet20"), "CIFAR-10; public weights, fine-tuned on images as JPEG", precision="bf16",
     ),
     "VDSR": Network(
-        "super-resolution", "activation", "Y-PSNR [dB]", "higher", 1e-4, Effort(40, 8, 32, 2, 10, scored=4, short=10),
-        vdsr, "×2; public weights; the middle 64 x 64 pixels of pictures of Set5, Set14, B100",
+        "super-resolution", "activation", "Y-PSNR [dB]", "higher", 1e-4, Effort(160, 32, 128, 4, 20, scored=4),
+        public_vdsr, f"×2; public weights; the middle {CROP} x {CROP} pixels of pictures of Set5, Set14, B100",
+        precision="bf16",
+    ),
+    "EDSR-baseline": Network(
+        "super-resolution", "block", "Y-PSNR [dB]", "higher", 1e-4, Effort(160, 32, 128, 4, 20, training=3000),
+        edsr, f"×2; {HERE}; evaluated as VDSR", lr_training=4e-4, precision="bf16",
     ),
     "magnification": Network(
         "video motion magnification", "block", "SSIM", "higher", 1e-4,
-        Effort(24, 4, 22, 2, 12, scored=1, subsets=6, short=8), magnification,
-        "the baseline of studies/motion, held-out samples of 96 x 96 pixels",
+        Effort(96, 16, 88, 2, 32), magnification,
+        "the baseline of studies/motion, held-out samples of 96 x 96 pixels", precision="bf16",
     ),
     "ResNet-56": Network(
         "image classification", "block", "accuracy [%]", "higher", 5e-4,
-        Effort(20, 4, 18, 16, 400, scored=1, subsets=6, short=8), partial(resnet, "resnet56"),
-        "CIFAR-10; public weights",
+        Effort(80, 16, 72, 16, 1000, scored=4), partial(resnet, "resnet56"),
+        "CIFAR-10; public weights", precision="bf16",
     ),
 }  # fmt: skip

@@ -13,7 +13,7 @@ from archlab.report import Interval, Picture, Table, plots, table, with_ends, wi
 
 from .networks import NETWORKS, Network
 
-CONTROL, LEARNED, GREEDY, BLEND = "control", "learned", "greedy", "blend"
+CONTROL, LEARNED, REWOUND, GREEDY, BLEND = "control", "learned", "learned, rewind", "greedy", "blend"
 GOING_ON, REWIND = "going on", "rewind"
 
 
@@ -22,14 +22,7 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
     curves = {name: trade_off_of(rows, name) for name in dict.fromkeys(rows["network"])}
     verdicts = winners(curves)
     draw(curves, folder / "curves.png")
-    longer = {
-        name: trade_off_of(rows, name, LONGER) for name in dict.fromkeys(rows.loc[rows["what"] == "longer", "network"])
-    }
     parts: list[Any] = ["## Which method wins where", reading(verdicts), shown(verdicts)]
-    tables = {"table": shown(verdicts)}
-    if longer:
-        tables["longer"] = shown(found := winners(longer))
-        parts += ["## With more steps", told_of_longer(rows), reading(found), tables["longer"]]
     parts.append("## By network")
     for name, curve in curves.items():
         parts += [f"### {name}", about(NETWORKS[name], rows, name), by_network(curve, rows, name)]
@@ -39,15 +32,14 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
         METHOD, *parts, Picture("curves.png", "Quality against the share of sites that stay; at 1 the control"),
         "## Ways to learn a switch", GATES_TOLD, gates, "## Which cheap score to trust", SCORES_TOLD, scores,
         command="python -m studies.removal",
-        tables={**tables, "gates": gates, "scores": scores},
+        tables={"table": shown(verdicts), "gates": gates, "scores": scores},
     )  # fmt: skip
 
 
 METHOD = (
     "All methods of a network have the same sites, budgets (the share of the sites that may stay), rates and number "
-    "of training steps in all. The control is trained as long, with nothing removed. Intervals are 95 %, paired by "
-    "seed. EDSR-baseline, which was planned, is left out: no weights were at hand, and its training does not fit into "
-    "a preset of so few minutes."
+    "of training steps in all. The control is trained as long, with nothing removed. *learned, rewind* takes what was "
+    "learned to go out of the original weights, and tunes these. Intervals are 95 %, paired by seed."
 )
 GATES_TOLD = (
     "The same budget for all, the strictest. *Going on* keeps the weights that were learned with the switches; "
@@ -62,22 +54,13 @@ SCORES_TOLD = (
 )
 
 
-def told_of_longer(rows: pd.DataFrame) -> str:
-    """What is other in the rows with more steps."""
-    of = rows[rows["what"] == "longer"]
-    return (
-        f"The same with {of['times'].iloc[0]:.0f} times the steps in every phase, the control's too. *learned, rewind* "
-        "tunes from the original weights. Networks that are trained here were trained again for these rows."
-    )
+COMPARED = ("original", "control", "removal")
 
 
-SHORT, LONGER = ("original", "control", "removal"), ("original", "longer")
-
-
-def trade_off_of(rows: pd.DataFrame, name: str, what: Sequence[str] = SHORT) -> TradeOff:
+def trade_off_of(rows: pd.DataFrame, name: str) -> TradeOff:
     """The removals of one network, with its original and its controls, under the name of its quality."""
     network = NETWORKS[name]
-    of = rows[(rows["network"] == name) & rows["what"].isin(what)]
+    of = rows[(rows["network"] == name) & rows["what"].isin(COMPARED)]
     frame = of[["method", "budget", "seed", "steps", "sites", "params", "macs", "quality"]]
     frame = frame.astype({"steps": int, "sites": int})
     frame = frame.rename(columns={"quality": network.measure}).reset_index(drop=True)
@@ -142,7 +125,7 @@ def about(network: Network, rows: pd.DataFrame, name: str) -> str:
     own = rows[(rows["network"] == name)]
     sites = int(own["of"].dropna().iloc[0])
     told = f"{network.field}: {network.about}. {sites} sites of kind {network.kind}; {effort.steps} steps of "
-    told += f"{effort.batch} items, rate {network.lr:g}"
+    told += f"{effort.batch} items, rate {network.lr:g}, {network.precision}"
     training = own[own["what"] == "training"]
     if len(training):
         told += f", after a training of {effort.training} steps ({training['training_s'].mean():.0f} s)"
@@ -151,7 +134,7 @@ def about(network: Network, rows: pd.DataFrame, name: str) -> str:
 
 def by_network(curve: TradeOff, rows: pd.DataFrame, name: str) -> Table:
     """Methods x budgets of one network: the library's table, with parameters and seconds."""
-    own = rows[(rows["network"] == name) & rows["what"].isin(SHORT)]
+    own = rows[(rows["network"] == name) & rows["what"].isin(COMPARED)]
     means = own.groupby(["method", "budget"], sort=False)[["params", "removal_s"]].mean().reset_index()
     found = curve.table().frame.assign(**{"params [k]": means["params"] / 1e3, "seconds": means["removal_s"]})
     digits = {"MACs [M]": 2, "budget (sites)": 2, "sites gone": 1, "params [k]": 0, "seconds": 1}
@@ -182,9 +165,9 @@ def gate_table(rows: pd.DataFrame) -> Table:
     """A row a gate and how it ends: the mean of each network, its difference from the blend that goes on, mean rank."""
     gates = rows[rows["what"] == "gate"]
     budget, networks = float(gates["budget"].iloc[0]), list(dict.fromkeys(gates["network"]))
-    plain = rows[(rows["what"] == "removal") & (rows["method"] == LEARNED) & (rows["budget"] == budget)]
-    plain = plain[plain["network"].isin(networks)]
-    every = pd.concat([plain.assign(gate=BLEND, rewind=False), gates])
+    blended = rows[rows["method"].isin([LEARNED, REWOUND]) & (rows["budget"] == budget)]
+    blended = blended[blended["network"].isin(networks)]
+    every = pd.concat([blended.assign(gate=BLEND, rewind=blended["method"] == REWOUND), gates])
     ends = [REWIND if again else GOING_ON for again in every["rewind"]]
     every = every.assign(method=every["gate"] + ", " + ends, budget=budget).rename(columns={"quality": "value"})
     first, ranks, cells = f"{BLEND}, {GOING_ON}", {}, {}

@@ -1,11 +1,10 @@
-"""Removal to a budget: learned, greedy, at one shot and at random, on seven networks of five fields; with a control.
+"""Removal to a budget: learned, greedy, at one shot and at random, on eight networks of five fields; and a control.
 
 ``python -m studies.removal --preset smoke|cpu --seeds 3 --data DIR [--only "VDSR*"] [--time-limit MINUTES]``
 
 Every method gets the same sites, budgets (the share of the sites that stay) and number of training steps. Beside that:
 ways to learn a switch, going on or starting again from the original weights; and which cheap score tells beforehand
-what a removal costs after tuning. DIR: studies/guides/studies.md. cpu takes about 40 minutes of one core with three
-seeds, and as long for the rows with five times the steps. Everything resumes.
+what a removal costs after tuning. DIR: studies/guides/studies.md. Everything resumes.
 Output: ``reports/removal/<preset>/``.
 """
 
@@ -34,9 +33,7 @@ NAME = "removal"
 PRESETS = ("smoke", "cpu")
 BUDGETS = (0.67, 0.34)  # of the sites, the share that may stay
 GATED = ("word network", "language model", "ResNet-20")  # the networks that ways to learn a switch are compared on
-GATES, GATES_BUDGET = ("blend", "polarized", "straight-through", "hard-concrete", "annealed"), 0.34
-TIMES = 5  # as many steps, for some of the networks: does learned removal lose for want of steps?
-LONGER = ("ResNet-20", "word network", "VDSR")
+GATES, GATES_BUDGET = ("polarized", "straight-through", "hard-concrete", "annealed"), 0.34
 TRAVEL = 3.0  # lr_ω · soft steps: Adam moves ω by about lr_ω a step, so it can cross [0, 1] three times
 
 
@@ -52,22 +49,13 @@ def rows_of(name: str, network: Network) -> list[dict[str, Any]]:
         for budget in BUDGETS
         for method in METHODS
     ]
-    if name in GATED:  # the plain blend that goes on is the learned removal itself
+    if name in GATED:  # the plain blend is the learned removal itself
         rows += [
             {"name": f"{name} {gate}{', rewind' * rewind}", "what": "gate", "network": name, "gate": gate,
              "rewind": rewind, "budget": GATES_BUDGET}
             for gate in GATES
             for rewind in (False, True)
-            if (gate, rewind) != ("blend", False)
         ]  # fmt: skip
-    if name in LONGER:
-        longer = {"what": "longer", "network": name, "times": TIMES}
-        rows.append({"name": f"{name} control, {TIMES} times", "method": "control", "budget": 1.0, **longer})
-        rows += [
-            {"name": f"{name} {method} {budget}, {TIMES} times", "method": method, "budget": budget, **longer}
-            for budget in BUDGETS
-            for method in LONGER_METHODS
-        ]
     return [*rows, {"name": f"{name} scores", "what": "scores", "network": name}]
 
 
@@ -78,13 +66,13 @@ def needs(row: dict[str, Any]) -> list[str]:
 
 def depends(row: dict[str, Any]) -> list[str]:
     """The gradient that every ω is learned by lies in a room that is not followed."""
-    return ["archlab.rewrite.blend"] if row["what"] in ("removal", "gate", "longer") else []
+    return ["archlab.rewrite.blend"] if row["what"] in ("removal", "gate") else []
 
 
 def cell_for(row: dict[str, Any]) -> Callable[..., dict[str, Any]]:
     makers: dict[str, Callable[..., dict[str, Any]]] = {
         "training": train, "original": evaluate_original, "control": train_on, "removal": remove, "gate": learn_by_gate,
-        "scores": try_scores, "longer": train_on if row.get("method") == "control" else remove,
+        "scores": try_scores,
     }  # fmt: skip
     return makers[row["what"]]
 
@@ -110,7 +98,8 @@ class Start:
     def running(self) -> dict[str, Any]:
         """What every training of the row is run with."""
         folder, left = self.scratch.folder, self.scratch.time_left_s()
-        return {"folder": folder, "time_limit_s": left, "progress": False, "lr": self.network.lr}
+        return {"folder": folder, "time_limit_s": left, "progress": False, "lr": self.network.lr,
+                "precision": self.network.precision}  # fmt: skip
 
     @property
     def in_one_piece(self) -> dict[str, Any]:
@@ -120,7 +109,7 @@ class Start:
 
 def made(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> tuple[Made, Network, Effort]:
     network = NETWORKS[row["network"]]
-    effort = network.effort(preset).of_times(row.get("times", 1))
+    effort = network.effort(preset)
     return network.make(Request(effort, seed, scratch.data, scratch)), network, effort
 
 
@@ -144,7 +133,8 @@ def train(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict
     assert network.lr_training is not None
     schedule = cosine(effort.training, warmup=effort.training // 10)
     went = fit(net, task, steps=effort.training, lr=network.lr_training, schedule=schedule, clip_norm=1.0,
-               folder=scratch.folder, time_limit_s=scratch.time_left_s(), progress=False)  # fmt: skip
+               precision=network.precision, folder=scratch.folder, time_limit_s=scratch.time_left_s(),
+               progress=False)  # fmt: skip
     if not went.finished:
         raise OutOfTime
     save_model(net, str(scratch.folder / "net.safetensors"))
@@ -200,18 +190,14 @@ def rewound(begun: Start, budget: float) -> Removal:
 
 
 METHODS: dict[str, Callable[[Start, float], Removal]] = {
-    "learned": learned, "greedy": greedy, "one shot": one_shot, "random": at_random,
-}  # fmt: skip
-LONGER_METHODS: dict[str, Callable[[Start, float], Removal]] = {
-    "learned": learned, "learned, rewind": rewound, "greedy": greedy, "one shot": one_shot,
+    "learned": learned, "learned, rewind": rewound, "greedy": greedy, "one shot": one_shot, "random": at_random,
 }  # fmt: skip
 
 
 def remove(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
     """Sites removed to a budget by one of the methods."""
     begun = start(row, preset, seed, scratch)
-    method = (METHODS | LONGER_METHODS)[row["method"]]
-    return removed(begun, lambda: method(begun, row["budget"]))
+    return removed(begun, lambda: METHODS[row["method"]](begun, row["budget"]))
 
 
 def learn_by_gate(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[str, Any]:
@@ -246,7 +232,7 @@ def try_scores(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) ->
         gone = {str(site) for site in draw.choice(sites, max(1, round(len(sites) / 3)), replace=False)}
         thin = al.remove(net, task.example, kinds=begun.network.kind, where=lambda site, gone=gone: site.id in gone)
         before = task.quality(thin)["loss"]
-        fit(thin, task, steps=effort.short, lr=begun.network.lr, progress=False)
+        fit(thin, task, steps=effort.short, lr=begun.network.lr, precision=begun.network.precision, progress=False)
         subsets.append({"sites": sorted(gone), "before": before, "after": task.quality(thin)["loss"]})
     return {"steps": effort.short, "scores": scores_of(frame), "subsets": subsets}
 

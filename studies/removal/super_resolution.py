@@ -1,128 +1,138 @@
-"""VDSR (Kim et al. 2016), twice as many pixels a side, from weights that others trained, and its task.
+"""Pictures of twice as many pixels a side: pairs to learn from, and the task of VDSR and of EDSR.
 
-It sees the luminance of a picture that bicubic interpolation has brought to its size, and adds what is missing.
+VDSR works on the luminance of a picture that interpolation has grown, EDSR on the small picture in colour. Both are
+evaluated by the luminance, as is usual.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 import archlab as al
 
 FACTOR = 2
-WEIGHTS = Path("weights") / "sr" / "vdsr_sd.pth"
 TRAIN, TEST = ("T91", "BSD200"), ("Set5", "Set14", "B100")
 SHAVED = 4  # pixels of a crop's border that are not evaluated
-Pair = tuple[Tensor, Tensor]  # as interpolated and as it should be, each H x W in [0, 1]
+TO_Y = (65.481 / 255, 128.553 / 255, 24.966 / 255)  # ITU-R BT.601: what red, green and blue add to 16 / 255
+
+# What a network is given and what it should make of it, C x H x W each: 8 bits, or values in [0, 1].
+Pair = tuple[Tensor, Tensor]
 
 
-class Conv(nn.Module):
-    """A 3x3 convolution and its ReLU."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.conv, self.relu = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.conv(x))
+def luminance(rgb: Tensor) -> Tensor:
+    """Y of colours in [0, 1], ... x 3 x H x W -> ... x 1 x H x W in [16, 235] / 255."""
+    return (rgb * rgb.new_tensor(TO_Y)[:, None, None]).sum(-3, keepdim=True) + 16 / 255
 
 
-class VDSR(nn.Module):
-    """Luminance, B x 1 x H x W -> the same, sharper. Parameters are named as in the public weights."""
-
-    def __init__(self, width: int = 64, layers: int = 18):
-        super().__init__()
-        self.input = nn.Conv2d(1, width, 3, padding=1, bias=False)
-        self.residual_layer = nn.Sequential(*(Conv(width) for _ in range(layers)))
-        self.output = nn.Conv2d(width, 1, 3, padding=1, bias=False)
-        self.relu = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.output(self.residual_layer(self.relu(self.input(x))))
-
-
-def load_vdsr(path: Path) -> VDSR:
-    """The network whose state dict `path` holds; its size is read from the weights."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    net = VDSR(len(state["input.weight"]), sum(name.startswith("residual_layer.") for name in state))
-    net.load_state_dict(state)
-    return net.eval()
-
-
-def luminance(picture: Image.Image) -> np.ndarray:
-    """Y of ITU-R BT.601, in [16, 235] / 255, as super-resolution is evaluated."""
-    weights = np.array([65.481, 128.553, 24.966], np.float32) / 255
-    return (np.asarray(picture.convert("RGB"), np.float32) @ weights + 16) / 255
-
-
-def pair(picture: Image.Image) -> Pair:
-    """The luminance after bicubic shrinking and bicubic growing, and itself; sides are cut to whole multiples."""
-    y = luminance(picture)
-    height, width = (side // FACTOR * FACTOR for side in y.shape)
-    whole = Image.fromarray(y[:height, :width])
+def in_colour(picture: Image.Image) -> Pair:
+    """The picture shrunk by bicubic interpolation, and itself, in 8 bits; sides are cut to whole multiples."""
+    width, height = (side // FACTOR * FACTOR for side in picture.size)
+    whole = picture.convert("RGB").crop((0, 0, width, height))
     small = whole.resize((width // FACTOR, height // FACTOR), Image.Resampling.BICUBIC)
-    grown = small.resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(grown)), torch.from_numpy(np.array(whole))
+    return tuple(torch.from_numpy(np.array(x)).permute(2, 0, 1) for x in (small, whole))  # type: ignore[return-value]
+
+
+def interpolated(picture: Image.Image) -> Pair:
+    """The luminance after bicubic shrinking and bicubic growing, and itself; sides are cut to whole multiples."""
+    y = luminance(as_values(in_colour(picture)[1]))
+    whole = Image.fromarray(y[0].numpy())
+    small = whole.resize([side // FACTOR for side in whole.size], Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(small.resize(whole.size, Image.Resampling.BICUBIC)))[None], y
+
+
+def as_values(x: Tensor) -> Tensor:
+    """Eight bits as values in [0, 1]; values as they are."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
 @cache
-def pairs(root: Path, sets: Sequence[str], most: int | None) -> list[Pair]:
-    """The first `most` pictures (None: all) of each of the `sets` in the folder `root`."""
-    return [pair(Image.open(path)) for name in sets for path in sorted((root / name).iterdir())[:most]]
+def pairs(root: Path, sets: Sequence[str], most: int | None, made: Callable[[Image.Image], Pair]) -> list[Pair]:
+    """The first `most` pictures (None: all) of each of the `sets` in the folder `root`, each as `made` makes them."""
+    return [made(Image.open(path)) for name in sets for path in sorted((root / name).iterdir())[:most]]
+
+
+def cut(of: Pair, top: int, left: int, side: int) -> Pair:
+    """A square of what is given, `side` pixels a side or what there is of it, and the same part of what is wanted."""
+    scale = of[1].shape[-1] // of[0].shape[-1]
+    places = [(slice(s * top, s * (top + side)), slice(s * left, s * (left + side))) for s in (1, scale)]
+    return of[0][(..., *places[0])], of[1][(..., *places[1])]
 
 
 def centre(of: Pair, side: int) -> Pair:
-    """The middle of a picture, at most `side` pixels each way."""
-    top, left = (max(0, (length - side) // 2) for length in of[0].shape)
-    return tuple(x[top : top + side, left : left + side] for x in of)  # type: ignore[return-value]
+    """The middle of a picture, at most `side` pixels of what is wanted each way."""
+    side = side * of[0].shape[-1] // of[1].shape[-1]
+    top, left = (max(0, (length - side) // 2) for length in of[0].shape[1:])
+    return cut(of, top, left, side)
 
 
 def patches(found: list[Pair], count: int, side: int, seed: int) -> Pair:
-    """`count` squares of pictures, mirrored and turned at random, B x 1 x side x side; drawn by `seed`."""
+    """`count` squares of pictures, mirrored and turned at random, B x C x side x side and what is wanted of them."""
     draw = torch.Generator().manual_seed(seed)
-    cut = []
+    pieces: tuple[list[Tensor], list[Tensor]] = [], []
     for number in torch.randint(len(found), (count,), generator=draw).tolist():
-        both = torch.stack(found[number])
-        place = torch.rand(2, generator=draw) * (torch.tensor(both.shape[1:]) - side)
-        top, left = place.int().tolist()
+        room = torch.tensor(found[number][0].shape[1:]) - side
+        top, left = (torch.rand(2, generator=draw) * room).int().tolist()
         turns = int(torch.randint(8, (), generator=draw))
-        piece = torch.rot90(both[:, top : top + side, left : left + side], turns % 4, (1, 2))
-        cut.append(piece.flip(2) if turns > 3 else piece)
-    all_of_them = torch.stack(cut, 1)[:, :, None]
-    return all_of_them[0], all_of_them[1]
+        for into, piece in zip(pieces, cut(found[number], top, left, side), strict=True):
+            turned = torch.rot90(as_values(piece), turns % 4, (1, 2))
+            into.append(turned.flip(2) if turns > 3 else turned)
+    return torch.stack(pieces[0]), torch.stack(pieces[1])
 
 
-def loss(net: nn.Module, batch: Pair) -> Tensor:
-    """Mean squared error."""
-    given, wanted = (x.to(next(net.parameters()).device) for x in batch)
-    return (net(given) - wanted).square().mean()
+def squared(net: nn.Module, batch: Pair) -> Tensor:
+    """Mean squared error, which VDSR is trained with."""
+    given, wanted = on_device_of(net, batch)
+    return F.mse_loss(net(given), wanted)
 
 
-def task(data: Path, *, seed: int, batch: int, side: int, crop: int, most: int | None = None) -> al.Task:
+def absolute(net: nn.Module, batch: Pair) -> Tensor:
+    """Mean absolute error, which EDSR is trained with."""
+    given, wanted = on_device_of(net, batch)
+    return F.l1_loss(net(given), wanted)
+
+
+def on_device_of(net: nn.Module, batch: Pair) -> Pair:
+    where = next(net.parameters()).device
+    return batch[0].to(where), batch[1].to(where)
+
+
+def task(
+    data: Path,
+    *,
+    seed: int,
+    batch: int,
+    side: int,
+    crop: int,
+    most: int | None = None,
+    made: Callable[[Image.Image], Pair] = interpolated,
+    loss: Callable[[nn.Module, Pair], Tensor] = squared,
+) -> al.Task:
     """Batches of `batch` patches of `side` pixels; quality: Y-PSNR in dB, the mean over the middle `crop` pixels of the
     first `most` pictures (None: all) of each test set, and its negative as a loss."""
-    trained = pairs(data / "sr" / "train", TRAIN, None)
-    judged = [centre(one, crop) for one in pairs(data / "sr" / "test", TEST, most)]
+    trained = pairs(data / "sr" / "train", TRAIN, None, made)
+    judged = [centre(one, crop) for one in pairs(data / "sr" / "test", TEST, most, made)]
 
-    @torch.no_grad()
-    def quality(net: nn.Module) -> dict[str, float]:
-        where, values = next(net.parameters()).device, []
-        inner = (slice(SHAVED, -SHAVED), slice(SHAVED, -SHAVED))
-        for given, wanted in judged:
-            made = net.eval()(given[None, None].to(where))[0, 0].cpu().clamp(0, 1)
-            values.append(float(-10 * (made[inner] - wanted[inner]).square().mean().log10()))
-        mean = sum(values) / len(values)
+    def quality(net: Any) -> dict[str, float]:
+        mean = sum(psnr(net.eval(), one) for one in judged) / len(judged)
         return {"quality": mean, "loss": -mean}
 
-    return al.Task(
-        example=torch.zeros(1, 1, crop, crop),
-        batches=lambda step: patches(trained, batch, side, 1_000_003 * (seed + 1) + step),
-        loss=loss,
-        quality=quality,
-        measures={"quality": "higher", "loss": "lower"},
-    )
+    example = torch.zeros_like(as_values(judged[0][0]))[None]
+    batches = lambda step: patches(trained, batch, side, 1_000_003 * (seed + 1) + step)  # noqa: E731
+    return al.Task(example, batches, loss, quality, {"quality": "higher", "loss": "lower"})
+
+
+@torch.no_grad()
+def psnr(net: nn.Module, one: Pair) -> float:
+    """Of what the network makes, by its luminance, in dB, but for a border."""
+    given, wanted = on_device_of(net, (as_values(one[0])[None], as_values(one[1])[None]))
+    both = (net(given).clamp(0, 1), wanted)
+    made, wanted = (luminance(x) if x.shape[1] == 3 else x for x in both)
+    inner = (..., slice(SHAVED, -SHAVED), slice(SHAVED, -SHAVED))
+    return float(-10 * (made[inner] - wanted[inner]).square().mean().log10())

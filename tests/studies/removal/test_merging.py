@@ -8,7 +8,7 @@ import torch
 import archlab as al
 from archlab.experiments.runner import run
 from studies.removal import merging
-from studies.removal.super_resolution import VDSR
+from studies.removal.vdsr import VDSR
 
 
 def made(net, x):

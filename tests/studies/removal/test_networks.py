@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 import archlab as al
-from studies.removal import keywords, language, super_resolution, textures
+from studies.removal import keywords, language, super_resolution, textures, vdsr
+from studies.removal.edsr import EDSR
 
 TASKS = {"words": keywords.task, "photographs": textures.task, "characters": language.task}
 NETWORKS = {
@@ -51,23 +52,47 @@ def test_words_and_photographs_are_evaluated_on_what_training_does_not_give():
 
 def test_a_picture_s_pair_is_its_luminance_and_a_smoother_one():
     noise = np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)
-    given, wanted = super_resolution.pair(Image.fromarray(noise))
-    assert given.shape == wanted.shape == (20, 30)
+    given, wanted = super_resolution.interpolated(Image.fromarray(noise))
+    assert given.shape == wanted.shape == (1, 20, 30)
     assert given.std() < wanted.std() and 16 / 255 <= wanted.min() and wanted.max() <= 235 / 255
-    white = super_resolution.luminance(Image.new("RGB", (2, 2), "white"))
-    assert white == pytest.approx(np.full((2, 2), 235 / 255))
+    assert super_resolution.luminance(torch.ones(3, 2, 2)) == pytest.approx(np.full((1, 2, 2), 235 / 255))
 
 
-def test_patches_are_cut_alike_of_both_pictures():
-    picture = torch.rand(40, 50, generator=torch.Generator().manual_seed(0))
-    given, wanted = super_resolution.patches([(picture, picture + 1)], 5, 16, seed=2)
-    assert given.shape == (5, 1, 16, 16) and torch.allclose(given + 1, wanted)
+def test_in_colour_a_network_is_given_a_picture_of_half_the_side():
+    noise = np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)
+    given, wanted = super_resolution.in_colour(Image.fromarray(noise))
+    assert given.shape == (3, 10, 15) and wanted.shape == (3, 20, 30) and wanted.dtype == torch.uint8
+    assert torch.equal(wanted, torch.from_numpy(noise[:20]).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_patches_are_cut_alike_of_both_pictures(scale):
+    picture = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))
+    large = picture.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    given, wanted = super_resolution.patches([(picture, large + 1)], 5, 16, seed=2)
+    assert given.shape == (5, 3, 16, 16) and torch.allclose(given + 1, wanted[..., ::scale, ::scale])
+
+
+def test_y_psnr_of_a_picture_that_is_off_by_a_known_amount():
+    picture = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(0)) / 2
+    given, of_grey = (picture, picture + 0.1), 0.1 * sum(super_resolution.TO_Y)
+    net = torch.nn.Conv2d(3, 3, 1)
+    torch.nn.init.dirac_(net.weight)
+    torch.nn.init.zeros_(net.bias)
+    assert super_resolution.psnr(net, given) == pytest.approx(-20 * np.log10(of_grey), abs=1e-3)
+
+
+def test_an_edsr_grows_a_picture_and_every_block_can_go():
+    torch.manual_seed(0)
+    net, x = EDSR(width=4, blocks=3).eval(), torch.rand(1, 3, 8, 10)
+    assert net(x).shape == (1, 3, 16, 20)
+    assert [site.module for site in al.sites(net, x, kinds="block")] == ["blocks.0", "blocks.1", "blocks.2"]
 
 
 def test_a_vdsr_is_read_from_its_weights(tmp_path):
     torch.manual_seed(0)
-    net = super_resolution.VDSR(width=4, layers=3)
+    net = vdsr.VDSR(width=4, layers=3)
     torch.save(net.state_dict(), tmp_path / "net.pth")
-    again, x = super_resolution.load_vdsr(tmp_path / "net.pth"), torch.rand(1, 1, 8, 8)
+    again, x = vdsr.load_vdsr(tmp_path / "net.pth"), torch.rand(1, 1, 8, 8)
     assert torch.equal(again(x), net(x))
     assert len(al.sites(again, x, kinds="activation")) == 4  # one after each convolution but the last

@@ -1,6 +1,6 @@
 """The networks of the study, each with its task: eight, of five fields.
 
-Four come with weights that others, or another study, trained; four are trained here, for one to four minutes of a core.
+Four come with weights that others, or another study, trained; four are trained here, for one to seven minutes of a core.
 """
 
 from collections.abc import Callable
@@ -236,7 +236,7 @@ NETWORKS: dict[str, Network] = {  # in the order of the report, the fast ones fi
         precision="bf16",
     ),
     "EDSR-baseline": Network(
-        "super-resolution", "block", "Y-PSNR [dB]", "higher", 1e-4, Effort(160, 32, 128, 4, 20, training=3000),
+        "super-resolution", "block", "Y-PSNR [dB]", "higher", 1e-4, Effort(160, 32, 128, 4, 20, training=5000),
         edsr, f"×2; {HERE}; evaluated as VDSR", lr_training=4e-4, precision="bf16",
     ),
     "magnification": Network(

@@ -9,7 +9,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from torchvision.utils import save_image
 
 from archlab.report import Column, Picture, Table, over_runs, plots, table, with_ends, write_report
 
@@ -286,6 +285,8 @@ def draw_displacement(linearity: list[dict[str, Any]], path: Path) -> None:
 
 def save_samples(sources: Sources, size: int, path: Path) -> None:
     """A sample of each of the five parts (columns): frame A, frame B, the magnified target (rows)."""
+    from torchvision.utils import save_image  # of all that a cell's process would import it takes longest
+
     batch = Generator(sources, size, seed=0, factor=20.0).batch(range(len(PARTS)), noise=True)
     save_image((torch.cat([batch.a, batch.b, batch.target]) + 1).clamp(0, 2) / 2, path, nrow=len(PARTS), padding=2)
 

@@ -4,6 +4,7 @@ Expected counts stand where they follow from the architecture's table in its pap
 checked against the autograd graph.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 from torchvision.models.mobilenetv3 import InvertedResidualConfig
 from torchvision.models.regnet import BlockParams
+from torchvision.models.resnet import BasicBlock
 from torchvision.models.segmentation import LRASPP
 
 from studies.motion.network.models import baseline
@@ -35,19 +37,18 @@ def ids(length: int = 8, vocabulary: int = 50) -> Tensor:
     return torch.randint(3, vocabulary, (2, length), generator=torch.Generator().manual_seed(7))
 
 
-def _torchvision(name: str, side: int, sites: dict[str, int]) -> Entry:
-    return Entry(lambda: getattr(models, name)(weights=None), lambda: photo(side), sites, compiles=False, exports=False)
-
-
-def _features() -> nn.Sequential:
+def _blocks() -> list[InvertedResidualConfig]:
     """Of MobileNetV3 (Howard et al. 2019), a block or two of each kind in place of fifteen."""
     block = partial(InvertedResidualConfig, dilation=1, width_mult=1.0)
-    blocks = [
+    return [
         block(16, 3, 16, 16, False, "RE", 1), block(16, 3, 32, 24, False, "RE", 2),
         block(24, 3, 32, 24, False, "RE", 1),
         block(24, 5, 48, 32, True, "HS", 2), block(32, 5, 48, 32, True, "HS", 1), block(32, 5, 64, 40, True, "HS", 2),
     ]  # fmt: skip
-    return models.mobilenetv3.MobileNetV3(blocks, last_channel=32).features
+
+
+def _features() -> nn.Sequential:
+    return models.MobileNetV3(_blocks(), last_channel=32).features
 
 
 def _detection() -> Entry:
@@ -91,6 +92,11 @@ def _timm(name: str, side: int, *, compiles: bool = False, **options) -> Entry:
     return Entry(model, lambda: photo(side), compiles=compiles, exports=compiles)
 
 
+def _small(build: Callable[[], nn.Module], side: int) -> Entry:
+    """A network whose class was given its sizes here."""
+    return Entry(build, lambda: photo(side), compiles=False, exports=False)
+
+
 def _huggingface(model: str, config: str, example: Any, **options) -> Entry:
     def factory() -> nn.Module:
         settings = getattr(transformers, config)(**options)
@@ -112,6 +118,46 @@ def _mixer() -> nn.Module:
     return timm.models.mlp_mixer.MlpMixer(num_classes=5, img_size=32, patch_size=8, num_blocks=2, embed_dim=16)
 
 
+def _mobilevit() -> nn.Module:
+    inverted, transformer = timm.models.mobilevit._inverted_residual_block, timm.models.mobilevit._mobilevit_block
+    blocks = (
+        inverted(d=2, c=16, s=1, br=2.0),
+        transformer(d=1, c=24, s=2, transformer_dim=16, transformer_depth=2, patch_size=2, br=2.0),
+    )
+    config = timm.models.byobnet.ByoModelCfg(
+        blocks, stem_chs=16, stem_type="3x3", stem_pool="", downsample="", act_layer="silu", num_features=32
+    )
+    return timm.models.byobnet.ByobNet(config, num_classes=5)
+
+
+def _mobilenetv3() -> nn.Module:
+    """Depthwise-separable, inverted residual with and without squeeze and excitation, at one resolution and to half."""
+    blocks = [["ds_r1_k3_s2_e1_c8_se0.25_nre"], ["ir_r1_k3_s2_e4_c16_nre", "ir_r1_k3_s1_e4_c16_nre"],
+              ["ir_r2_k5_s1_e4_c24_se0.25"], ["cn_r1_k1_s1_c32"]]  # fmt: skip
+    decoded = timm.models._efficientnet_builder.decode_arch_def(blocks)
+    return timm.models.mobilenetv3.MobileNetV3(decoded, num_classes=5, stem_size=8, num_features=32)
+
+
+def _hgnet() -> nn.Module:
+    stages = {
+        "stem_type": "v2", "stem_chs": [8, 8],
+        # channels in, between, out; blocks, downsample, light, kernel size, layers
+        "stage1": [8, 8, 16, 1, False, False, 3, 2],
+        "stage2": [16, 8, 16, 1, True, False, 3, 1],
+        "stage3": [16, 8, 16, 2, True, True, 5, 2],
+        "stage4": [16, 8, 16, 1, True, True, 5, 1],
+    }  # fmt: skip
+    return timm.models.hgnet.HighPerfGpuNet(stages, num_classes=5, head_hidden_size=16)
+
+
+def _vovnet() -> nn.Module:
+    stages = {
+        "stem_chs": [8, 8, 8], "stage_conv_chs": [8, 8, 16, 8], "stage_out_chs": [8, 16, 16, 24], "layer_per_block": 2,
+        "block_per_stage": [1, 1, 2, 1], "residual": True, "depthwise": True, "attn": "ese",
+    }  # fmt: skip
+    return timm.models.vovnet.VovNet(stages, num_classes=5)
+
+
 TINY_TEXT = {
     "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
     "max_position_embeddings": 32,
@@ -125,15 +171,27 @@ def _magnification() -> Entry:
 
 
 TORCHVISION: dict[str, Entry] = {
-    # He et al. 2016: 8 basic blocks of two ReLUs, one ReLU before; 3 of the 8 have a projection shortcut
-    "resnet18": _torchvision("resnet18", 32, {"activation": 17, "skip": 5, "branch": 5, "join": 3, "block": 5}),
-    "mobilenet_v3_small": _torchvision("mobilenet_v3_small", 32, {"skip": 6, "join": 0}),
+    # He et al. 2016: basic blocks of two ReLUs, one ReLU before; all stages but the first begin with a projection
+    "resnet": Entry(
+        lambda: models.ResNet(BasicBlock, [2, 2, 1, 1], num_classes=5), lambda: photo(32),
+        {"activation": 13, "skip": 3, "branch": 3, "join": 3, "block": 3}, compiles=False, exports=False,
+    ),  # fmt: skip
+    # Howard et al. 2019: an inverted residual has a skip where neither channels nor resolution change
+    "mobilenet_v3": Entry(
+        lambda: models.MobileNetV3(_blocks(), 32, num_classes=5), lambda: photo(32), {"skip": 3, "join": 0},
+        compiles=False, exports=False,
+    ),  # fmt: skip
     # Simonyan & Zisserman 2014, configuration A without its classifier of 120 million weights
     "vgg11": Entry(vgg11_features, lambda: photo(32), {"activation": 8, "skip": 0, "block": 0}),
     "lraspp": Entry(_segmentation, lambda: photo(32), compiles=False, exports=False),
     "ssdlite": _detection(),
     "raft_small": _raft(),
 }
+
+
+def _inception() -> nn.Module:
+    """The first seven of GoogLeNet's layers, with two of its nine inception modules."""
+    return nn.Sequential(*list(models.GoogLeNet(10, aux_logits=False, init_weights=False).children())[:7])
 
 
 def _regnet() -> nn.Module:
@@ -155,7 +213,7 @@ CLASSIFICATION: dict[str, Entry] = {
         "convnext": (lambda: models.ConvNeXt([CN(8, 16, 2), CN(16, None, 2)], stochastic_depth_prob=0.1), 32),
         "densenet": (lambda: models.DenseNet(growth_rate=4, block_config=(2, 2), num_init_features=8), 32),
         "efficientnet": (lambda: models.EfficientNet([MB(1, 3, 1, 8, 8, 1), MB(4, 3, 2, 8, 16, 2)], 0.0), 32),
-        "googlenet": (lambda: models.GoogLeNet(10, aux_logits=False, init_weights=False), 32),
+        "googlenet": (_inception, 32),
         "maxvit": (lambda: models.MaxVit((32, 32), 8, 2, [8, 16], [1, 1], 4, 0.0, num_classes=10), 32),
         "regnet_y": (_regnet, 64),
         "shufflenet_v2": (lambda: models.ShuffleNetV2([2, 2, 2], [8, 16, 32, 32, 64], 10), 64),
@@ -172,28 +230,28 @@ TIMM: dict[str, Entry] = {
     "mambaout": _timm("test_mambaout", 64),
     "coatnet": _timm("test_coatnet", 64, img_size=64),
     "nfnet": _timm("test_nfnet", 64),
-    "resnet": _timm("test_resnet", 64),
+    "timm_resnet": _timm("test_resnet", 64),
     "vit": _timm("test_vit", 64, img_size=64, compiles=True),
-    "vit_relpos": _timm("test_vit_relpos", 64, img_size=64),
-    "dla": _timm("dla46x_c", 64),
-    "edgenext": _timm("edgenext_xx_small", 64),
-    "efficientvit": _timm("efficientvit_b0", 64),
-    "hgnet": _timm("hgnetv2_b0", 64),
-    "inception_next": _timm("inception_next_atto", 64),
-    "mobilenetv3": _timm("mobilenetv3_small_050", 64),
-    "mobilevit": _timm("mobilevit_xxs", 64),
-    "pvt_v2": _timm("pvt_v2_b0", 64),
+    "vit_relpos": _timm("test_vit_relpos", 64, img_size=64, depth=3),
+    "dla": _timm("dla46x_c", 64, levels=[1, 1, 1, 2, 1, 1], channels=[8, 16, 32, 32, 32, 32]),
+    "edgenext": _timm("edgenext_xx_small", 64, depths=(1, 2, 2, 1), dims=(16, 16, 32, 32)),
+    "efficientvit": _timm("efficientvit_b0", 64, depths=(1, 1, 1, 1, 1), head_widths=(32, 32)),
+    "hgnet": _small(_hgnet, 64),
+    "inception_next": _timm("inception_next_atto", 64, depths=(1, 1, 2, 1), dims=(16, 16, 24, 32)),
+    "mobilenetv3": _small(_mobilenetv3, 64),
+    "mobilevit": _small(_mobilevit, 64),
+    "pvt_v2": _timm("pvt_v2_b0", 64, depths=(1, 1, 1, 1), embed_dims=(8, 16, 40, 64)),
     "starnet": _timm("starnet_s050", 64),
-    "swiftformer": _timm("swiftformer_xs", 64),
-    "vovnet": _timm("ese_vovnet19b_slim_dw", 64),
-    "levit": _timm("levit_128s", 64, img_size=64),
+    "swiftformer": _timm("swiftformer_xs", 64, layers=[1, 1, 2, 1], embed_dims=[16, 16, 24, 32]),
+    "vovnet": _small(_vovnet, 64),
+    "levit": _timm("levit_128s", 64, img_size=64, embed_dim=(16, 24, 32), num_heads=(1, 2, 2), depth=(1, 1, 2)),
     "convit": _timm("convit_tiny", 32, img_size=32, depth=4, embed_dim=16, num_heads=4, local_up_to_layer=3),
-    "mvitv2": Entry(_mvitv2, lambda: photo(64), compiles=False, exports=False),
+    "mvitv2": _small(_mvitv2, 64),
     "tiny_vit": _timm("tiny_vit_5m_224", 64, depths=(1, 1, 1, 1), embed_dims=(16, 32, 40, 80)),
     "twins": _timm("twins_svt_small", 64, img_size=64, depths=(1, 1, 1, 1), embed_dims=(16, 32, 32, 32)),
     "samvit": _timm("samvit_base_patch16_224", 64, img_size=64, embed_dim=32, depth=2, num_heads=2),
     "swin": _timm("swin_tiny_patch4_window7_224", 56, img_size=56, depths=(2, 2), embed_dim=12, num_heads=(2, 2)),
-    "mixer": Entry(_mixer, lambda: photo(32), compiles=False, exports=False),
+    "mixer": _small(_mixer, 32),
 }
 
 HUGGING_FACE: dict[str, Entry] = {

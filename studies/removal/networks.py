@@ -1,6 +1,7 @@
 """The networks of the study, each with its task: eight, of five fields.
 
-Four come with weights that others, or another study, trained; four are trained here, for one to seven minutes of a core.
+Four come with weights that others, or another study, trained;
+four are trained here, in one to seven minutes of a core.
 """
 
 from collections.abc import Callable

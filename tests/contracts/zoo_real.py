@@ -173,14 +173,20 @@ def _magnification() -> Entry:
 TORCHVISION: dict[str, Entry] = {
     # He et al. 2016: basic blocks of two ReLUs, one ReLU before; all stages but the first begin with a projection
     "resnet": Entry(
-        lambda: models.ResNet(BasicBlock, [2, 2, 1, 1], num_classes=5), lambda: photo(32),
-        {"activation": 13, "skip": 3, "branch": 3, "join": 3, "block": 3}, compiles=False, exports=False,
-    ),  # fmt: skip
+        lambda: models.ResNet(BasicBlock, [2, 2, 1, 1], num_classes=5),
+        lambda: photo(32),
+        {"activation": 13, "skip": 3, "branch": 3, "join": 3, "block": 3},
+        compiles=False,
+        exports=False,
+    ),
     # Howard et al. 2019: an inverted residual has a skip where neither channels nor resolution change
     "mobilenet_v3": Entry(
-        lambda: models.MobileNetV3(_blocks(), 32, num_classes=5), lambda: photo(32), {"skip": 3, "join": 0},
-        compiles=False, exports=False,
-    ),  # fmt: skip
+        lambda: models.MobileNetV3(_blocks(), 32, num_classes=5),
+        lambda: photo(32),
+        {"skip": 3, "join": 0},
+        compiles=False,
+        exports=False,
+    ),
     # Simonyan & Zisserman 2014, configuration A without its classifier of 120 million weights
     "vgg11": Entry(vgg11_features, lambda: photo(32), {"activation": 8, "skip": 0, "block": 0}),
     "lraspp": Entry(_segmentation, lambda: photo(32), compiles=False, exports=False),

@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -36,7 +37,7 @@ def frames(path: str | Path, *, start: float = 0.0, end: float | None = None) ->
 
     Those shown from second `start` on and before `end`, counted from the first frame. Upright, where the file says how
     the camera was held. What is not RGB becomes it by the file's own colour space; times between frames are not kept
-    (see `frame_rate`).
+    (see `Facts.rate`).
 
     Args:
         path: of any format that FFmpeg reads.
@@ -63,48 +64,68 @@ def frames(path: str | Path, *, start: float = 0.0, end: float | None = None) ->
     return decoded(path, container, stream, start, last)
 
 
-def frame_rate(path: str | Path) -> Fraction:
-    """Frames per second of a video, on average over it. Raises as `frames` does, and ValueError where it has none."""
-    container, stream = opened(path)
-    with container:
-        said = rate_of(path, stream)
-        if stream.frames or not stream.time_base:
-            return said
-        # Matroska says the rate between most frames, whatever it is on average: that is what their times tell.
-        times = []
-        with suppress(FFmpegError):  # the file may be cut off
-            times.extend(packet.pts for packet in container.demux(stream) if packet.pts is not None)
-        lasted = (max(times) - min(times)) * stream.time_base if times else 0
-        counted = (len(times) - 1) / lasted if lasted else said
-        return said if abs(counted / said - 1) < SAME_RATE else counted.limit_denominator(1001)
+@dataclass(frozen=True)
+class Facts:
+    """What a video says of itself beforehand.
 
+    `rate` is frames a second on average; `seconds` how long it lasts, None where it says nothing; `shape` width by
+    height of a pixel as it is shown; `hdr` how brightness is coded where that is not as in SDR, whose numbers mean
+    other colours.
+    """
 
-def about_frames(
-    path: str | Path, *, start: float = 0.0, end: float | None = None, rate: Fraction | None = None
-) -> int | None:
-    """About how many frames `frames` will give, by what the file says of its length; None where it says nothing.
+    rate: Fraction
+    seconds: float | None
+    shape: Fraction
+    hdr: str
 
-    `rate`: of the file, where it is known already (`frame_rate`)."""
-    rate = frame_rate(path) if rate is None else rate
-    container, stream = opened(path)
-    with container:
-        if stream.duration is not None and stream.time_base is not None:
-            seconds = float(stream.duration * stream.time_base)
-        elif container.duration is not None:
-            seconds = container.duration / av.time_base
-        else:
+    def expected(self, start: float = 0.0, end: float | None = None) -> int | None:
+        """About how many frames `frames` will give between two seconds; None where that is not known."""
+        if self.seconds is None:
             return None
-    return max(1, round(rate * (min(seconds, math.inf if end is None else end) - start)))
+        return max(1, round(self.rate * (min(self.seconds, math.inf if end is None else end) - start)))
 
 
-def pixel_shape(stream: VideoStream) -> Fraction:
-    """Width by height of a pixel as it is to be shown; 1 where nothing is said."""
-    return stream.codec_context.sample_aspect_ratio or Fraction(1)
+def look(path: str | Path) -> Facts:
+    """What a video file says of itself. Raises as `frames` does, and ValueError where nothing tells its rate."""
+    container, stream = opened(path)
+    with container:
+        said = said_by(path, container, stream)
+        rate = said.rate if stream.frames or not stream.time_base else _counted(container, stream, said.rate)
+    shape = 1 / said.shape if said.shape != 1 and _lies(path) else said.shape
+    return replace(said, rate=rate, shape=shape)
 
 
-def coded_as_hdr(stream: VideoStream) -> str:
-    """How the brightness of a video is coded where that is not as in SDR, whose numbers mean other colours."""
-    return HDR.get(stream.codec_context.color_trc, "")
+def said_by(path: str | Path, container: InputContainer, stream: VideoStream) -> Facts:
+    """What an opened video says before anything is read of it, which is all that a pipe can tell."""
+    rate = stream.average_rate or stream.guessed_rate
+    if not rate:
+        raise ValueError(f"{_name(path)}: says no frame rate")
+    seconds = None
+    if stream.duration is not None and stream.time_base is not None:
+        seconds = float(stream.duration * stream.time_base)
+    elif container.duration is not None:
+        seconds = container.duration / av.time_base
+    codec = stream.codec_context
+    return Facts(rate, seconds, codec.sample_aspect_ratio or Fraction(1), HDR.get(codec.color_trc, ""))
+
+
+def _counted(container: InputContainer, stream: VideoStream, said: Fraction) -> Fraction:
+    """The rate by the times of all frames. Matroska says that between most frames, whatever it is on average."""
+    assert stream.time_base
+    times = []
+    with suppress(FFmpegError):  # the file may be cut off
+        times.extend(packet.pts for packet in container.demux(stream) if packet.pts is not None)
+    lasted = (max(times) - min(times)) * stream.time_base if times else 0
+    counted = (len(times) - 1) / lasted if lasted else said
+    return said if abs(counted / said - 1) < SAME_RATE else counted.limit_denominator(1001)
+
+
+def _lies(path: str | Path) -> bool:
+    """Whether frames are turned by a right angle before they are shown, which the first one tells."""
+    container, stream = opened(path)
+    with container:
+        first = next(container.decode(stream), None)
+        return first is not None and round(first.rotation / 90) % 2 == 1
 
 
 def save_video(
@@ -253,17 +274,15 @@ def opened(path: str | Path) -> tuple[InputContainer, VideoStream]:
         kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
         container.close()
         raise ValueError(f"{_name(path)} holds no video: {kinds} was found in it")
-    stream = container.streams.video[0]
+    stream = shown_first(container)
     stream.thread_type = "AUTO"
     return container, stream
 
 
-def rate_of(path: str | Path, stream: VideoStream) -> Fraction:
-    """Frames per second on average. Raises ValueError where nothing is said of it."""
-    rate = stream.average_rate or stream.guessed_rate
-    if not rate:
-        raise ValueError(f"{_name(path)}: says no frame rate")
-    return rate
+def shown_first(container: InputContainer) -> VideoStream:
+    """Of several videos in a file the one that players show: not the picture of a cover, say."""
+    best = container.streams.best("video")
+    return best if isinstance(best, VideoStream) else container.streams.video[0]
 
 
 def _sought(container: InputContainer, stream: VideoStream, start: float) -> bool:

@@ -55,22 +55,10 @@ def opened(source: str | Path, *, start: float = 0.0, end: float | None = None) 
     if name == files.PIPE:
         last = files.check_window(start, end)
         container, stream = files.opened(name)
-        rate, about = files.rate_of(name, stream), (files.pixel_shape(stream), files.coded_as_hdr(stream))
-        return Input(files.decoded(name, container, stream, start, last), rate, None, None, *about)
-    given = files.frames(source, start=start, end=end)
-    rate = files.frame_rate(source)
-    expected = files.about_frames(source, start=start, end=end, rate=rate)
-    return Input(given, rate, expected, Sound(source, start), *_shown(source))
-
-
-def _shown(source: str | Path) -> tuple[Fraction, str]:
-    """The shape of a file's pixels once they are upright, and how its brightness is coded."""
-    container, stream = files.opened(source)
-    with container:
-        shape, hdr = files.pixel_shape(stream), files.coded_as_hdr(stream)
-        first = next(container.decode(stream), None) if shape != 1 else None
-        lies = first is not None and round(first.rotation / 90) % 2
-        return 1 / shape if lies else shape, hdr
+        said = files.said_by(name, container, stream)
+        return Input(files.decoded(name, container, stream, start, last), said.rate, None, None, said.shape, said.hdr)
+    given, said = files.frames(source, start=start, end=end), files.look(source)
+    return Input(given, said.rate, said.expected(start, end), Sound(source, start), said.shape, said.hdr)
 
 
 def _camera(name: str, start: float, end: float | None) -> Input:

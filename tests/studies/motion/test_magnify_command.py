@@ -17,7 +17,7 @@ import archlab as al
 from studies.motion.network import models
 from studies.motion.network.models import Config, MagnificationNet, baseline
 from studies.motion.network.weights import DESIGNS, network
-from studies.motion.video.files import frame_rate, frames, save_video
+from studies.motion.video.files import frames, look, save_video
 from studies.motion.video.magnifier import magnify
 
 from .clips import CPU, assert_within, clip, plain
@@ -103,7 +103,7 @@ def test_the_command_line_magnifies_a_part_of_a_video(command, capsys):
     assert command("in.mp4", "out.mp4", "--factor", 5, "--device", "cpu", "--precision", "fp32", *window) == 0
     said = capsys.readouterr()
     assert "out.mp4: 7 frames" in said.out and "magnify 7/7" in said.err
-    assert frame_rate("out.mp4") == 10
+    assert look("out.mp4").rate == 10
     wanted = magnify(net, frames("in.mp4", start=0.5, end=1.2), factor=5, **CPU)
     for image, written in zip(wanted, frames("out.mp4"), strict=True):
         assert np.abs(image.astype(int) - written).mean() < 3

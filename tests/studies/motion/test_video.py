@@ -8,9 +8,10 @@ from itertools import chain, islice, pairwise
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from studies.motion.video import files as video
-from studies.motion.video.files import about_frames, frame_rate, frames, save_video, xt_slice
+from studies.motion.video.files import frames, look, save_video, xt_slice
 
 
 def waves(count=30, height=48, width=64):
@@ -50,8 +51,9 @@ def test_what_is_written_is_read_again(tmp_path, size, ending):
     assert again[0].shape == (*size, 3) and again[0].dtype == np.uint8
     assert far(again, clip) < 3
     assert far(again[1:], clip[:-1]) > 20  # so order matters to the line above
-    assert frame_rate(path) == pytest.approx(30000 / 1001, rel=1e-3)
-    assert about_frames(path) == 30
+    said = look(path)
+    assert said.rate == pytest.approx(30000 / 1001, rel=1e-3)
+    assert said.expected() == 30 and said.expected(0.4, 0.8) == 12
 
 
 @pytest.mark.parametrize("colour", [(200, 30, 30), (30, 200, 30), (30, 30, 200), (255, 255, 255), (0, 0, 0)])
@@ -71,7 +73,7 @@ def test_colours_stay_and_their_space_is_written(tmp_path, colour):
 def test_the_rate_is_kept_exactly(tmp_path):
     for rate, kept in ((Fraction(30000, 1001), Fraction(30000, 1001)), (29.97, Fraction(2997, 100)), (24, 24)):
         save_video(waves(4), tmp_path / "clip.mp4", rate)
-        assert frame_rate(tmp_path / "clip.mp4") == kept
+        assert look(tmp_path / "clip.mp4").rate == kept
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "ts", "h264"])
@@ -137,7 +139,7 @@ def test_what_is_no_video_is_named(tmp_path):
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
         silence.rate = 8000
         container.mux(stream.encode(silence))
-    for ask in (frames, frame_rate, about_frames):
+    for ask in (frames, look):
         with pytest.raises(ValueError, match=r"sound\.wav holds no video: audio was found in it"):
             ask(tmp_path / "sound.wav")
 
@@ -179,6 +181,20 @@ def test_frames_before_a_wrong_one_are_kept(tmp_path):
     assert far(list(frames(path)), clip) < 3
 
 
+def test_of_two_videos_in_a_file_the_one_is_read_that_players_show(tmp_path):
+    path, clip = tmp_path / "two.mkv", waves(4)
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("libx264", rate=25, options={"crf": "10"}) for _ in range(2)]
+        for stream, said in zip(streams, (Disposition.attached_pic, Disposition.default), strict=True):
+            stream.height, stream.width, stream.pix_fmt, stream.disposition = 48, 64, "yuv420p", said
+        for image in clip:
+            for stream, shown in zip(streams, (255 - image, image), strict=True):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode())
+    assert far(list(frames(path)), clip) < 3
+
+
 def test_a_slice_shows_a_moving_edge_as_a_line():
     clip = np.zeros((6, 8, 10, 3), np.uint8)
     for t in range(6):
@@ -191,7 +207,7 @@ def test_a_real_clip(shared_data):
     path = shared_data / "videos" / "guitar.mp4"
     if not path.is_file():
         pytest.skip("no videos/guitar.mp4 in shared/data")
-    assert frame_rate(path) == Fraction(30000, 1001) and about_frames(path) == 300
+    assert look(path).rate == Fraction(30000, 1001) and look(path).expected() == 300
     first = list(islice(frames(path), 40))
     assert first[0].shape == (192, 432, 3) and far(first[:1], first[1:2]) < 10
     assert np.array_equal(next(frames(path, start=1.0)), first[30])  # frame 30 is shown at 1.001 s

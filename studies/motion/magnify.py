@@ -30,10 +30,12 @@ from archlab.training import bar
 
 from .magnification import beside, magnification
 from .network.fast import keep_freed_memory
-from .video import files, inputs
+from .video import inputs
 from .video.magnifier import Execution, Precision
 from .video.overlap import ahead
+from .video.reading import PIPE
 from .video.temporal import Temporal
+from .video.writing import check_written, save_video
 
 STOPPED = 130  # the exit status of what was interrupted
 TOO_FEW = 0.9  # of the frames that a file says it has; decoders do not tell a file that is cut off from one that ends
@@ -89,11 +91,11 @@ def main(
 ) -> None:
     """Magnify small motions in a video; written at its frame rate, with its sound. Stopped, it keeps what is done."""
     seen, stop, expected = Seen(), Stop(), None
-    said = sys.stderr if str(output) == files.PIPE else sys.stdout
+    said = sys.stderr if str(output) == PIPE else sys.stdout
     try:
-        if str(output) != files.PIPE and output.resolve() == Path(input).resolve():
+        if str(output) != PIPE and output.resolve() == Path(input).resolve():
             raise ValueError(f"{output}: the output would overwrite the input while it is read")
-        files.check_written(output)
+        check_written(output)
         given = inputs.opened(input, start=start, end=end)
         expected = given.expected
         if given.hdr:
@@ -120,7 +122,7 @@ def main(
         shown = ahead(beside(decoded, magnified) if side_by_side else magnified(decoded))
         with stop.instead_of_signals(), bar("magnify", expected or 0, wanted=expected is not None) as show:
             written = watched(stop.between(shown), slice, seen, show)
-            files.save_video(written, output, given.rate, sound=given.sound, shape=given.shape)
+            save_video(written, output, given.rate, sound=given.sound, shape=given.shape)
     except BrokenPipeError as error:  # who reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in its buffer goes nowhere
         print(f"magnify: {error}", file=sys.stderr)
@@ -137,7 +139,7 @@ def main(
         print(
             f"magnify: {input} holds {seen.frames} frames and says about {expected}: it may be cut off", file=sys.stderr
         )
-    if given.sound is not None and str(output) != files.PIPE and (silent := given.sound.left_out(output)):
+    if given.sound is not None and str(output) != PIPE and (silent := given.sound.left_out(output)):
         print(f"magnify: {output.suffix} holds no sound of {', '.join(silent)}: left out", file=sys.stderr)
     print(f"{output}: {seen.frames} frames, {seen.frames / (perf_counter() - seen.begun):.3g} a second", file=said)
 

@@ -31,7 +31,7 @@ from ..data.sources import find_sources
 from ..evaluate.methods import LEARNED, NAMES, TITLES
 from ..evaluate.methods import rows as rows_of
 from ..magnification import ACCELERATION, magnification
-from ..video import files
+from ..video import reading
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "report"]
 
@@ -112,7 +112,7 @@ def read(path: Path, clip: Clip, smaller: int, count: int) -> np.ndarray:
     by = clip.smaller * smaller
 
     def averaged() -> Iterator[np.ndarray]:
-        for frame in islice(files.frames(path, start=clip.start), count):
+        for frame in islice(reading.frames(path, start=clip.start), count):
             height, width = (side // by for side in frame.shape[:2])
             squares = frame[: height * by, : width * by].reshape(height, by, width, by, 3)
             yield squares.mean(axis=(1, 3)).round().astype(np.uint8)
@@ -134,7 +134,7 @@ def magnified(name: str, frames: np.ndarray, clip: Clip) -> Iterator[np.ndarray]
 def slice_of(frames: np.ndarray, clip: Clip) -> np.ndarray:
     """Time downwards; of a column, time to the right."""
     if clip.column is None:
-        return files.xt_slice(frames, row=int(clip.row * frames.shape[1]))
+        return reading.xt_slice(frames, row=int(clip.row * frames.shape[1]))
     return frames[:, :, int(clip.column * frames.shape[2])].transpose(1, 0, 2)
 
 

@@ -25,7 +25,7 @@ from ..data.sources import find_sources
 from ..evaluate.quality import unit
 from ..train.family import budget_for, fingerprint
 from ..train.networks import PRESETS, trained
-from ..video.files import xt_slice
+from ..video.reading import xt_slice
 from .shared import RESOLUTIONS, about, against_baseline, draw_tradeoffs, gathered, needs_of, table_of
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "needs", "report"]

@@ -26,8 +26,9 @@ from studies.device import device
 from ..evaluate.methods import LEARNED, TITLES
 from ..evaluate.methods import rows as rows_of
 from ..magnification import magnification
-from ..video import files
 from ..video.overlap import ahead
+from ..video.reading import frames as decoded
+from ..video.writing import save_video
 from .shared import REAL_TIME, looks_of
 
 __all__ = ["PRESETS", "ROWS", "cell", "fingerprint", "report"]
@@ -50,7 +51,7 @@ def cell(row: dict[str, Any], preset: str, seed: int, scratch: Scratch) -> dict[
     found = []
     for (width, height), count in zip(SIZES[preset], FRAMES[preset], strict=True):
         path = scratch.folder / f"{width}.mp4"
-        files.save_video(swaying(width, height, count + 1), path, RATE)
+        save_video(swaying(width, height, count + 1), path, RATE)
         found.append({"width": width, "height": height, "frames": count, **times(row["name"], path, scratch.folder)})
     where = torch.cuda.get_device_name() if device().type == "cuda" else f"{torch.get_num_threads()} threads"
     return {"times": found, "on": where}
@@ -62,18 +63,18 @@ def times(name: str, path: Path, folder: Path) -> dict[str, float | None]:
     def magnified(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         return magnification(frames, model=name, factor=FACTOR, device=device())
 
-    frames = list(files.frames(path))
-    found = {"decode": per_frame(lambda: files.frames(path)), "magnify": per_frame(lambda: magnified(frames))}
+    frames = list(decoded(path))
+    found = {"decode": per_frame(lambda: decoded(path)), "magnify": per_frame(lambda: magnified(frames))}
     out = folder / "out.mp4"
     clock = Clock(own_time())
-    files.save_video(clock.after_the_first(iter(frames)), out, RATE)
+    save_video(clock.after_the_first(iter(frames)), out, RATE)
     found["encode"] = clock.seconds() / clock.frames
     ms: dict[str, float | None] = {f"{part}_ms": 1e3 * seconds for part, seconds in found.items()}
     if device().type == "cpu" and frames[0].shape[1] > SIZES["cpu"][0][0]:  # it would take minutes, and say no more
         return ms | {"overlapped_fps": None}
     clock = Clock(perf_counter)
-    shown = ahead(magnified(ahead(files.frames(path))))
-    files.save_video(clock.after_the_first(shown), out, RATE)
+    shown = ahead(magnified(ahead(decoded(path))))
+    save_video(clock.after_the_first(shown), out, RATE)
     return ms | {"overlapped_fps": clock.frames / clock.seconds()}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import files
+from . import reading
 from .sound import Sound
 
 CAMERA = "camera:"
@@ -47,22 +47,22 @@ def opened(source: str | Path, *, start: float = 0.0, end: float | None = None) 
     Raises:
         FileNotFoundError: there is no such file or camera.
         ValueError: it is no video or says no rate; start and end leave nothing; OpenCV is needed and not installed. As
-            `studies.motion.video.files.frames` says, some on the way.
+            `studies.motion.video.reading.frames` says, some on the way.
     """
     name = str(source)
     if name.startswith(CAMERA):
         return _camera(name.removeprefix(CAMERA), start, end)
-    if name == files.PIPE:
-        last = files.check_window(start, end)
-        container, stream = files.opened(name)
-        said = files.said_by(name, container, stream)
-        return Input(files.decoded(name, container, stream, start, last), said.rate, None, None, said.shape, said.hdr)
-    given, said = files.frames(source, start=start, end=end), files.look(source)
+    if name == reading.PIPE:
+        last = reading.check_window(start, end)
+        container, stream = reading.opened(name)
+        said = reading.said_by(name, container, stream)
+        return Input(reading.decoded(name, container, stream, start, last), said.rate, None, None, said.shape, said.hdr)
+    given, said = reading.frames(source, start=start, end=end), reading.look(source)
     return Input(given, said.rate, said.expected(start, end), Sound(source, start), said.shape, said.hdr)
 
 
 def _camera(name: str, start: float, end: float | None) -> Input:
-    files.check_window(start, end)
+    reading.check_window(start, end)
     try:
         opencv: Any = importlib.import_module("cv2")
     except ImportError as error:

@@ -19,7 +19,6 @@ from studies.device import device as first_device
 
 from ..network.fast import pad_by_ring_, sum_in_fp32_
 from ..network.models import MagnificationNet
-from .files import check_frame
 from .stream import (
     DTYPES,
     EXECUTIONS,
@@ -34,6 +33,7 @@ from .stream import (
     shown,
 )
 from .temporal import STATIC, Filter, then_the_last_again
+from .writing import check_frame
 
 Frame = np.ndarray | Tensor
 Precision = Literal["auto", "fp32", "mixed", "fp16", "bf16"]

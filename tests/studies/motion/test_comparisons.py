@@ -18,8 +18,8 @@ from studies.motion.evaluate.small_motions import Scenes, measure, measure_metho
 from studies.motion.evaluate.tracking import corners, displacements
 from studies.motion.figures import fig2_linearity, fig14_slices, fig17_subpixel, fig19_vibration, real_time
 from studies.motion.magnification import raised
-from studies.motion.video.files import save_video
 from studies.motion.video.temporal import filtered
+from studies.motion.video.writing import save_video
 from tests.studies.motion.test_figures import made_up
 
 

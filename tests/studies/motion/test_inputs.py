@@ -17,9 +17,10 @@ from studies.motion import magnification as all_models
 from studies.motion import magnify
 from studies.motion.magnification import magnification
 from studies.motion.video import inputs, overlap
-from studies.motion.video.files import frames, save_video
 from studies.motion.video.overlap import ahead
+from studies.motion.video.reading import frames
 from studies.motion.video.sound import Sound
+from studies.motion.video.writing import save_video
 from tests.studies.motion.test_video import far, waves
 
 OPTIONS = {"model": "linear", "factor": 4.0, "device": "cpu"}

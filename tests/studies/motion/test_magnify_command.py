@@ -17,8 +17,9 @@ import archlab as al
 from studies.motion.network import models
 from studies.motion.network.models import Config, MagnificationNet, baseline
 from studies.motion.network.weights import DESIGNS, network
-from studies.motion.video.files import frames, look, save_video
 from studies.motion.video.magnifier import magnify
+from studies.motion.video.reading import frames, look
+from studies.motion.video.writing import save_video
 
 from .clips import CPU, assert_within, clip, plain
 
@@ -232,7 +233,7 @@ def test_what_is_stopped_leaves_a_video_that_plays(command, capsys, monkeypatch,
                 signal.raise_signal(stop)
             yield frame
 
-    monkeypatch.setattr("studies.motion.video.files.frames", stopping)
+    monkeypatch.setattr("studies.motion.video.reading.frames", stopping)
     before = signal.getsignal(signal.SIGTERM)
     of_caller = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs behind a shell may ignore it
     try:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from studies.motion.video import files as video
-from studies.motion.video.files import frames, look, save_video, xt_slice
+from studies.motion.video import reading
+from studies.motion.video.reading import frames, look, xt_slice
+from studies.motion.video.writing import save_video
 
 
 def waves(count=30, height=48, width=64):
@@ -214,4 +215,4 @@ def test_a_real_clip(shared_data):
 
 
 def test_the_examples():
-    assert doctest.testmod(video).failed == 0
+    assert doctest.testmod(reading).failed == 0

@@ -49,14 +49,14 @@ def rows_of(name: str, network: Network) -> list[dict[str, Any]]:
         for budget in BUDGETS
         for method in METHODS
     ]
-    # The plain blend is the learned removal among the methods. That which drives ω to 0 or 1 is tried on every network
-    # as well, the others on some, at the strictest budget.
-    tried = [("polarized", budget) for budget in BUDGETS]
-    tried += [(gate, min(BUDGETS)) for gate in GATES] if name in GATED else []
+    # The plain blend is the learned removal among the methods. Switches that are driven to 0 or 1 are tried beside it
+    # everywhere, the other ways on some networks, at the strictest budget.
+    ways = [("polarized", budget, f" {budget}") for budget in BUDGETS]
+    ways += [(gate, min(BUDGETS), "") for gate in GATES] if name in GATED else []
     rows += [
-        {"name": f"{name} {gate}{', rewind' * rewind} {budget}", "what": "gate", "network": name, "gate": gate,
+        {"name": f"{name} {gate}{', rewind' * rewind}{told}", "what": "gate", "network": name, "gate": gate,
          "rewind": rewind, "budget": budget}
-        for gate, budget in tried
+        for gate, budget, told in ways
         for rewind in (False, True)
     ]  # fmt: skip
     return [*rows, {"name": f"{name} scores", "what": "scores", "network": name}]

@@ -13,12 +13,17 @@ from archlab.report import Interval, Picture, Table, plots, table, with_ends, wi
 
 from .networks import NETWORKS, Network
 
-CONTROL, LEARNED, REWOUND, GREEDY, BLEND = "control", "learned", "learned, rewind", "greedy", "blend"
-GOING_ON, REWIND = "going on", "rewind"
+CONTROL, LEARNED, GREEDY, BLEND, REWIND, GOING_ON = "control", "learned", "greedy", "blend", "rewind", "going on"
+POLARIZED = "polarized"  # the gate that is tried on every network, beside the plain blend
+ORDER = (
+    "original", CONTROL, LEARNED, f"{LEARNED}, {REWIND}", POLARIZED, f"{POLARIZED}, {REWIND}", GREEDY, "one shot",
+    "random",
+)  # fmt: skip
 
 
 def report(rows: pd.DataFrame, folder: Path) -> None:
     """Write report.md, its tables and the figure."""
+    rows = with_methods(rows)
     curves = {name: trade_off_of(rows, name) for name in dict.fromkeys(rows["network"])}
     verdicts = winners(curves)
     draw(curves, folder / "curves.png")
@@ -38,14 +43,14 @@ def report(rows: pd.DataFrame, folder: Path) -> None:
 
 METHOD = (
     "All methods of a network have the same sites, budgets (the share of the sites that may stay), rates and number "
-    "of training steps in all. The control is trained as long, with nothing removed. *learned, rewind* takes what was "
-    "learned to go out of the original weights, and tunes these. Intervals are 95 %, paired by seed."
+    "of training steps in all. The control is trained as long, with nothing removed. *learned*: by the plain "
+    "blend of the paper; *polarized*: by one that a further term drives to 0 or 1; *rewind*: what was learned to go is "
+    "taken out of the original weights, and these are tuned. Intervals are 95 %, paired by seed."
 )
 GATES_TOLD = (
     "The same budget for all, the strictest. *Going on* keeps the weights that were learned with the switches; "
     "*rewind* removes what was decided from the original weights and tunes these. In brackets the difference from the "
-    "blend that goes on, which is what *learned* means above, and its interval. Mean rank: over the networks, 1 is "
-    "best."
+    "blend that goes on, and its interval. Mean rank: over the networks, 1 is best."
 )
 SCORES_TOLD = (
     "Spearman's rank correlation of a score, summed over the sites that went, with the loss on held-out data after a "
@@ -54,14 +59,23 @@ SCORES_TOLD = (
 )
 
 
-COMPARED = ("original", "control", "removal")
+def with_methods(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows, those of a gate with a method: its name, and whether tuning began from the original weights."""
+    ends = rows["rewind"].eq(True).map({True: f", {REWIND}", False: ""})
+    return rows.assign(method=rows["method"].where(rows["what"] != "gate", rows["gate"] + ends))
+
+
+def compared(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Of one network the original, the controls, and the removals by every method that runs on all of them."""
+    own = rows[(rows["network"] == name) & rows["method"].isin(ORDER)]
+    own = own.assign(place=own["method"].map(ORDER.index))
+    return own.sort_values(["budget", "place"], ascending=[False, True], kind="stable")
 
 
 def trade_off_of(rows: pd.DataFrame, name: str) -> TradeOff:
     """The removals of one network, with its original and its controls, under the name of its quality."""
     network = NETWORKS[name]
-    of = rows[(rows["network"] == name) & rows["what"].isin(COMPARED)]
-    frame = of[["method", "budget", "seed", "steps", "sites", "params", "macs", "quality"]]
+    frame = compared(rows, name)[["method", "budget", "seed", "steps", "sites", "params", "macs", "quality"]]
     frame = frame.astype({"steps": int, "sites": int})
     frame = frame.rename(columns={"quality": network.measure}).reset_index(drop=True)
     return TradeOff(frame, "sites", {network.measure: network.better})
@@ -134,8 +148,7 @@ def about(network: Network, rows: pd.DataFrame, name: str) -> str:
 
 def by_network(curve: TradeOff, rows: pd.DataFrame, name: str) -> Table:
     """Methods x budgets of one network: the library's table, with parameters and seconds."""
-    own = rows[(rows["network"] == name) & rows["what"].isin(COMPARED)]
-    means = own.groupby(["method", "budget"], sort=False)[["params", "removal_s"]].mean().reset_index()
+    means = compared(rows, name).groupby(["method", "budget"], sort=False)[["params", "removal_s"]].mean().reset_index()
     found = curve.table().frame.assign(**{"params [k]": means["params"] / 1e3, "seconds": means["removal_s"]})
     digits = {"MACs [M]": 2, "budget (sites)": 2, "sites gone": 1, "params [k]": 0, "seconds": 1}
     return table(found, digits=digits)
@@ -164,12 +177,13 @@ def draw(curves: Mapping[str, TradeOff], path: Path) -> None:
 def gate_table(rows: pd.DataFrame) -> Table:
     """A row a gate and how it ends: the mean of each network, its difference from the blend that goes on, mean rank."""
     gates = rows[rows["what"] == "gate"]
-    budget, networks = float(gates["budget"].iloc[0]), list(dict.fromkeys(gates["network"]))
-    blended = rows[rows["method"].isin([LEARNED, REWOUND]) & (rows["budget"] == budget)]
-    blended = blended[blended["network"].isin(networks)]
-    every = pd.concat([blended.assign(gate=BLEND, rewind=blended["method"] == REWOUND), gates])
-    ends = [REWIND if again else GOING_ON for again in every["rewind"]]
-    every = every.assign(method=every["gate"] + ", " + ends, budget=budget).rename(columns={"quality": "value"})
+    networks = gates.loc[gates["gate"] != POLARIZED, "network"].unique()  # where every gate was tried
+    ways = {LEARNED: BLEND} | {gate: gate for gate in gates["gate"].unique()}
+    names = {way: f"{gate}, {GOING_ON}" for way, gate in ways.items()}
+    names |= {f"{way}, {REWIND}": f"{gate}, {REWIND}" for way, gate in ways.items()}
+    every = rows[rows["network"].isin(networks) & rows["method"].isin(names)]
+    every = every[every["budget"] == gates["budget"].min()]
+    every = every.assign(method=every["method"].map(names)).rename(columns={"quality": "value"})
     first, ranks, cells = f"{BLEND}, {GOING_ON}", {}, {}
     for name in networks:
         network = NETWORKS[name]

@@ -35,7 +35,7 @@ class Effort:
     Attributes:
         soft, push, tune: Steps of a learned removal; every other method tunes for as many in all.
         batch: Items a step.
-        evaluated: Held-out items (of VDSR: of each test set, at most).
+        evaluated: Held-out items (of VDSR and EDSR: of each test set, at most).
         scored: Batches that scores are measured on.
         subsets: Random subsets of sites that the scores are tried on, each tuned for `short` steps.
         training: Steps of the training of a network without weights.
@@ -84,7 +84,8 @@ class Network:
         make: The network as the removal finds it (one without weights: untrained), and the task of a seed.
         about: Where its weights and data are from.
         lr_training: Rate of its own training; None: it comes with weights.
-        precision: Of every training, as `archlab.training.fit` takes it: what is quicker where this was measured.
+        precision: Of every training, as `archlab.training.fit` takes it: what is quicker on a CPU with AMX. Without
+            AMX bf16 is slow; see `studies.motion.train.training.on_this_machine`.
     """
 
     field: str
@@ -158,6 +159,7 @@ def magnification(request: Request) -> Made:
     """The magnification baseline of `studies.motion`, on patches of 48 of samples of 96 pixels."""
     net, effort = baseline(pretrained=True), request.effort
     small = effort.evaluated < AT_LEAST
+    # Of these the data alone count: samples, patches and batches. Steps, rate and precision are the study's own.
     budget = training.Budget(
         size=48 if small else 96, batch=effort.batch, steps=effort.steps, lr=1e-4, precision="fp32",
         patch=32 if small else 48, rendered=8 if small else SAMPLES,

@@ -67,16 +67,27 @@ def with_methods(rows: pd.DataFrame) -> pd.DataFrame:
 
 def compared(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     """Of one network the original, the controls, and the removals by every method that runs on all of them."""
-    own = rows[(rows["network"] == name) & rows["method"].isin(ORDER)]
+    own = rows[(rows["network"] == name) & rows["method"].notna()]
+    unknown = set(own.loc[own["what"] == "removal", "method"]) - set(ORDER)
+    assert not unknown, f"methods without a place in the report: {sorted(unknown)}"
+    own = own[own["method"].isin(ORDER)]
     own = own.assign(place=own["method"].map(ORDER.index))
     return own.sort_values(["budget", "place"], ascending=[False, True], kind="stable")
 
 
 def trade_off_of(rows: pd.DataFrame, name: str) -> TradeOff:
-    """The removals of one network, with its original and its controls, under the name of its quality."""
+    """The removals of one network, with its original and its controls, under the name of its quality.
+
+    Raises:
+        ValueError: rows were trained for different numbers of steps, as those of an older effort.
+    """
     network = NETWORKS[name]
     frame = compared(rows, name)[["method", "budget", "seed", "steps", "sites", "params", "macs", "quality"]]
     frame = frame.astype({"steps": int, "sites": int})
+    trained = frame[frame["method"] != "original"]
+    if trained["steps"].nunique() > 1:
+        found = ", ".join(f"{method} {steps}" for method, steps in trained.groupby("method")["steps"].unique().items())
+        raise ValueError(f"{name}: what is compared must have as many steps each, got {found}; run with --stale rerun")
     frame = frame.rename(columns={"quality": network.measure}).reset_index(drop=True)
     return TradeOff(frame, "sites", {network.measure: network.better})
 
@@ -147,11 +158,14 @@ def about(network: Network, rows: pd.DataFrame, name: str) -> str:
 
 
 def by_network(curve: TradeOff, rows: pd.DataFrame, name: str) -> Table:
-    """Methods x budgets of one network: the library's table, with parameters and seconds."""
-    means = compared(rows, name).groupby(["method", "budget"], sort=False)[["params", "removal_s"]].mean().reset_index()
-    found = curve.table().frame.assign(**{"params [k]": means["params"] / 1e3, "seconds": means["removal_s"]})
-    digits = {"MACs [M]": 2, "budget (sites)": 2, "sites gone": 1, "params [k]": 0, "seconds": 1}
-    return table(found, digits=digits)
+    """Methods x budgets of one network: the library's table, with parameters."""
+    means = compared(rows, name).groupby(["method", "budget"], sort=False)["params"].mean().div(1e3)
+    found = curve.table().frame
+    keys = pd.MultiIndex.from_frame(found[["method", "budget (sites)"]])
+    return table(
+        found.assign(**{"params [k]": means.reindex(keys).to_numpy()}),
+        digits={"MACs [M]": 2, "budget (sites)": 2, "sites gone": 1, "params [k]": 0},
+    )
 
 
 def draw(curves: Mapping[str, TradeOff], path: Path) -> None:

@@ -50,7 +50,7 @@ def rows_of(name: str, network: Network) -> list[dict[str, Any]]:
         for method in METHODS
     ]
     # The plain blend is the learned removal among the methods. Switches that are driven to 0 or 1 are tried beside it
-    # everywhere, the other ways on some networks, at the strictest budget.
+    # everywhere, the other ways on some networks, at the strictest budget, which their names do not say.
     ways = [("polarized", budget, f" {budget}") for budget in BUDGETS]
     ways += [(gate, min(BUDGETS), "") for gate in GATES] if name in GATED else []
     rows += [

@@ -114,8 +114,11 @@ def task(
     made: Callable[[Image.Image], Pair] = interpolated,
     loss: Callable[[nn.Module, Pair], Tensor] = squared,
 ) -> al.Task:
-    """Batches of `batch` patches of `side` pixels; quality: Y-PSNR in dB, the mean over the middle `crop` pixels of the
-    first `most` pictures (None: all) of each test set, and its negative as a loss."""
+    """Batches of `batch` patches, `side` pixels a side of what is given; `made` makes the pair of a picture.
+
+    `loss` is what is trained with. Quality: Y-PSNR in dB, the mean over the middle `crop` pixels, of what is wanted, of
+    the first `most` pictures (None: all) of each test set, and its negative as a loss.
+    """
     trained = pairs(data / "sr" / "train", TRAIN, None, made)
     judged = [centre(one, crop) for one in pairs(data / "sr" / "test", TEST, most, made)]
 

@@ -172,7 +172,7 @@ def _magnification() -> Entry:
 
 TORCHVISION: dict[str, Entry] = {
     # He et al. 2016: basic blocks of two ReLUs, one ReLU before; all stages but the first begin with a projection
-    "resnet": Entry(
+    "tv_resnet": Entry(
         lambda: models.ResNet(BasicBlock, [2, 2, 1, 1], num_classes=5),
         lambda: photo(32),
         {"activation": 13, "skip": 3, "branch": 3, "join": 3, "block": 3},
@@ -180,7 +180,7 @@ TORCHVISION: dict[str, Entry] = {
         exports=False,
     ),
     # Howard et al. 2019: an inverted residual has a skip where neither channels nor resolution change
-    "mobilenet_v3": Entry(
+    "tv_mobilenet_v3": Entry(
         lambda: models.MobileNetV3(_blocks(), 32, num_classes=5),
         lambda: photo(32),
         {"skip": 3, "join": 0},
@@ -236,7 +236,7 @@ TIMM: dict[str, Entry] = {
     "mambaout": _timm("test_mambaout", 64),
     "coatnet": _timm("test_coatnet", 64, img_size=64),
     "nfnet": _timm("test_nfnet", 64),
-    "timm_resnet": _timm("test_resnet", 64),
+    "resnet": _timm("test_resnet", 64),
     "vit": _timm("test_vit", 64, img_size=64, compiles=True),
     "vit_relpos": _timm("test_vit_relpos", 64, img_size=64, depth=3),
     "dla": _timm("dla46x_c", 64, levels=[1, 1, 1, 2, 1, 1], channels=[8, 16, 32, 32, 32, 32]),
@@ -269,4 +269,6 @@ HUGGING_FACE: dict[str, Entry] = {
     "llama": _huggingface("LlamaForCausalLM", "LlamaConfig", lambda: {"input_ids": ids()}, **TINY_TEXT),
 }  # fmt: skip
 
-REAL = {"magnification": _magnification()} | TORCHVISION | CLASSIFICATION | TIMM | HUGGING_FACE
+FAMILIES = ({"magnification": _magnification()}, TORCHVISION, CLASSIFICATION, TIMM, HUGGING_FACE)
+REAL = {name: entry for family in FAMILIES for name, entry in family.items()}
+assert len(REAL) == sum(map(len, FAMILIES)), "two networks have one name"

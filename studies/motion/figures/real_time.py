@@ -26,8 +26,8 @@ from studies.device import device
 from ..evaluate.methods import LEARNED, TITLES
 from ..evaluate.methods import rows as rows_of
 from ..magnification import magnification
+from ..video import reading
 from ..video.overlap import ahead
-from ..video.reading import frames as decoded
 from ..video.writing import save_video
 from .shared import REAL_TIME, looks_of
 
@@ -63,8 +63,8 @@ def times(name: str, path: Path, folder: Path) -> dict[str, float | None]:
     def magnified(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         return magnification(frames, model=name, factor=FACTOR, device=device())
 
-    frames = list(decoded(path))
-    found = {"decode": per_frame(lambda: decoded(path)), "magnify": per_frame(lambda: magnified(frames))}
+    frames = list(reading.frames(path))
+    found = {"decode": per_frame(lambda: reading.frames(path)), "magnify": per_frame(lambda: magnified(frames))}
     out = folder / "out.mp4"
     clock = Clock(own_time())
     save_video(clock.after_the_first(iter(frames)), out, RATE)
@@ -73,7 +73,7 @@ def times(name: str, path: Path, folder: Path) -> dict[str, float | None]:
     if device().type == "cpu" and frames[0].shape[1] > SIZES["cpu"][0][0]:  # it would take minutes, and say no more
         return ms | {"overlapped_fps": None}
     clock = Clock(perf_counter)
-    shown = ahead(magnified(ahead(decoded(path))))
+    shown = ahead(magnified(ahead(reading.frames(path))))
     save_video(clock.after_the_first(shown), out, RATE)
     return ms | {"overlapped_fps": clock.frames / clock.seconds()}
 

@@ -11,6 +11,8 @@ from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 
+from .reading import shown_first
+
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 
 
@@ -58,10 +60,8 @@ class Sound:
     def _packets(self, source: InputContainer, streams: dict[int, AudioStream]) -> Iterator[tuple[float, Packet]]:
         """The packets with their seconds in the new file, as its own. A file that is cut off ends where it is cut."""
         with source:
-            video = source.streams.best("video")  # as `files.opened` has it
-            first = self.start
-            if video is not None and video.start_time is not None and video.time_base is not None:
-                first += float(video.start_time * video.time_base)
+            video = shown_first(source)
+            first = float((video.start_time or 0) * (video.time_base or 0)) + self.start
             taken = [source.streams[index] for index in streams]
             try:
                 for packet in source.demux(taken) if taken else ():

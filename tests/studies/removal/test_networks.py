@@ -79,7 +79,23 @@ def test_y_psnr_of_a_picture_that_is_off_by_a_known_amount():
     net = torch.nn.Conv2d(3, 3, 1)
     torch.nn.init.dirac_(net.weight)
     torch.nn.init.zeros_(net.bias)
+    given[1][..., :4] = 0  # the border does not count
     assert super_resolution.psnr(net, given) == pytest.approx(-20 * np.log10(of_grey), abs=1e-3)
+    y = super_resolution.luminance(given[0]), super_resolution.luminance(given[1])
+    net = torch.nn.Conv2d(1, 1, 1)
+    torch.nn.init.dirac_(net.weight)
+    torch.nn.init.zeros_(net.bias)
+    assert super_resolution.psnr(net, y) == pytest.approx(-20 * np.log10(of_grey), abs=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_the_middle_is_the_same_part_of_both_pictures(scale):
+    picture = torch.rand(3, 20, 28, generator=torch.Generator().manual_seed(0))
+    large = picture.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    given, wanted = super_resolution.centre((picture, large), 8)
+    assert wanted.shape == (3, 8, 8) and torch.equal(given, wanted[:, ::scale, ::scale])
+    cut = 8 // scale
+    assert torch.equal(given, picture[:, (20 - cut) // 2 : (20 + cut) // 2, (28 - cut) // 2 : (28 + cut) // 2])
 
 
 def test_an_edsr_grows_a_picture_and_every_block_can_go():

@@ -5,7 +5,16 @@ import math
 import pandas as pd
 import pytest
 
-from studies.removal.report import against, correlations, reading, trade_off_of, winners
+from studies.removal.report import (
+    against,
+    by_network,
+    correlations,
+    gate_table,
+    reading,
+    trade_off_of,
+    winners,
+    with_methods,
+)
 
 MEANS = {  # by network and method at .34, the quality of the seeds 0, 1, 2
     ("ResNet-20", "learned"): (80.0, 81.0, 82.0),  # higher is better: worse than greedy, each time by 2
@@ -48,6 +57,51 @@ def test_winners_and_their_reading(rows):
     told = reading(found)
     assert "worse than greedy in 1 of them" in told and "better in 1" in told
     assert "does not hold by the interval (1 of 2)" in told and "does not hold by the mean (1 of 2)" in told
+
+
+@pytest.fixture
+def gated():
+    """A removal of every way on the word network, by two seeds, in no order; parameters and quality tell them apart."""
+    ways = {
+        ("original", 1.0, "", None): 90, ("control", 1.0, "", None): 91,
+        ("learned", 0.34, "", None): 50, ("learned, rewind", 0.34, "", None): 51,
+        ("greedy", 0.34, "", None): 60, ("greedy", 0.67, "", None): 80, ("learned", 0.67, "", None): 70,
+        (None, 0.34, "polarized", False): 52, (None, 0.34, "polarized", True): 53,
+        (None, 0.34, "annealed", False): 54, (None, 0.34, "annealed", True): 55,
+    }  # fmt: skip
+    kinds = {"original": "original", "control": "control", None: "gate"}
+    rows = [
+        {"network": "word network", "what": kinds.get(method, "removal"), "method": method, "budget": budget,
+         "gate": gate or None, "rewind": rewind, "seed": seed, "steps": 0 if method == "original" else 9, "sites": 3,
+         "params": 1000 * quality, "macs": 10, "quality": float(quality + seed), "preset": "cpu"}
+        for (method, budget, gate, rewind), quality in ways.items()
+        for seed in (0, 1)
+    ]  # fmt: skip
+    return with_methods(pd.DataFrame(rows).sample(frac=1, random_state=0))
+
+
+def test_each_row_of_a_network_has_its_own_parameters(gated):
+    found = by_network(trade_off_of(gated, "word network"), gated, "word network").frame
+    assert found["method"].tolist() == [
+        "original", "control", "learned", "greedy", "learned", "learned, rewind", "polarized", "polarized, rewind",
+        "greedy",
+    ]  # fmt: skip
+    assert found["params [k]"].tolist() == [90, 91, 70, 80, 50, 51, 52, 53, 60]
+
+
+def test_gates_are_ranked_beside_the_plain_blend(gated):
+    found = gate_table(gated).frame
+    assert found["gate"].tolist() == [
+        "annealed, rewind", "annealed, going on", "polarized, rewind", "polarized, going on", "blend, rewind",
+        "blend, going on",
+    ]  # fmt: skip
+    assert found["mean rank"].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_rows_of_other_steps_are_not_compared(gated):
+    gated.loc[gated["method"] == "greedy", "steps"] = 5
+    with pytest.raises(ValueError, match=r"word network: what is compared must have as many steps each, got .*greedy"):
+        trade_off_of(gated, "word network")
 
 
 def test_correlations_are_of_the_ranks_of_sums():

@@ -1,10 +1,11 @@
 """Removal to a budget: learned, greedy, at one shot and at random, on eight networks of five fields; and a control.
 
-``python -m studies.removal --preset smoke|cpu --seeds 3 --data DIR [--only "VDSR*"] [--time-limit MINUTES]``
+``python -m studies.removal --preset smoke|cpu --seeds 3 --data DIR [--workers 2] [--only "VDSR*"]``
 
 Every method gets the same sites, budgets (the share of the sites that stay) and number of training steps. Beside that:
 ways to learn a switch, going on or starting again from the original weights; and which cheap score tells beforehand
-what a removal costs after tuning. DIR: studies/guides/studies.md. Everything resumes.
+what a removal costs after tuning. DIR: studies/guides/studies.md. cpu takes 100 minutes with two workers on two cores
+that have AMX. Everything resumes.
 Output: ``reports/removal/<preset>/``.
 """
 

@@ -118,13 +118,14 @@ CLOCKWISE = (0, 1, 0, -1, 0, 0, 0, 0, 16384)
 def test_a_rotated_video_comes_upright(tmp_path, matrix, turns):
     clip = waves(3)
     path = tmp_path / "clip.mp4"
-    save_video(clip, path, 25)
+    save_video(clip, path, 25, shape=Fraction(4, 3))
     raw = bytearray(path.read_bytes())
     place = raw.index(b"tkhd") + 44  # the track header's matrix, 16.16 fixed point
     assert struct.unpack(">9i", raw[place : place + 36])[::4] == (65536, 65536, 2**30), "the matrix is elsewhere"
     raw[place : place + 36] = struct.pack(">9i", *(value << 16 for value in matrix))
     path.write_bytes(raw)
     assert far(list(frames(path)), [np.rot90(image, turns) for image in clip]) < 3
+    assert look(path).shape == (Fraction(3, 4) if turns % 2 else Fraction(4, 3)), "that of the pixels as they are shown"
 
 
 def test_what_is_no_video_is_named(tmp_path):

@@ -114,7 +114,7 @@ def winners(curves: Mapping[str, TradeOff]) -> pd.DataFrame:
         for budget, part in found.groupby("budget", sort=False):
             means = part.set_index("method")["mean"]
             top = means.max() if curve.better[quality] == "higher" else means.min()
-            best = ", ".join(str(method) for method in means.index[means == top])
+            best = " and ".join(str(method) for method in means.index[means == top])
             apart = against(curve, LEARNED, GREEDY, float(budget))  # type: ignore[arg-type]
             rows.append({"network": name, "quality": quality, "left": budget, **means, "best": best, **apart})
     return pd.DataFrame(rows)
@@ -125,7 +125,7 @@ def reading(verdicts: pd.DataFrame) -> str:
     pairs, worse = len(verdicts), int((verdicts["high"] < 0).sum())
     better, level = int((verdicts["low"] > 0).sum()), int((verdicts["change"] >= 0).sum())
     counts = verdicts["best"].value_counts().items()
-    told = ", ".join(f"{str(methods).replace(', ', ' and ')} {count}" for methods, count in counts)
+    told = "; ".join(f"{methods} {count}" for methods, count in counts)
     by_interval, by_mean = ("holds" if 3 * kept >= 2 * pairs else "does not hold" for kept in (pairs - worse, level))
     return (
         f"Best by the mean, of {pairs} pairs of network and budget (ties by both names): {told}. Learned is worse than "
@@ -169,7 +169,7 @@ def by_network(curve: TradeOff, rows: pd.DataFrame, name: str) -> Table:
 
 
 def draw(curves: Mapping[str, TradeOff], path: Path) -> None:
-    """A panel a network: the mean of each method against the share of sites that stay, from the control on."""
+    """A panel a network: the mean of each method, but those that rewind, against the share of sites that stay."""
     columns = 4
     _, axes = plt.subplots(math.ceil(len(curves) / columns), columns, figsize=(9.6, 4.6), layout="constrained")
     for (name, curve), ax in zip(curves.items(), axes.flat, strict=False):
@@ -178,6 +178,8 @@ def draw(curves: Mapping[str, TradeOff], path: Path) -> None:
         found[x] = found["budget"]
         control = found[found["method"] == CONTROL]
         for method in dict.fromkeys(found.loc[found["budget"] < 1, "method"]):
+            if str(method).endswith(REWIND):
+                continue
             points = pd.concat([control, found[found["method"] == method]]).sort_values(x)
             plots.curve(points, x=x, y=quality, name=str(method), ax=ax)
         ax.set_title(name, fontsize=plots.FONT)

@@ -4,8 +4,9 @@
 
 Every method gets the same sites, budgets (the share of the sites that stay) and number of training steps. Beside that:
 ways to learn a switch, going on or starting again from the original weights; and which cheap score tells beforehand
-what a removal costs after tuning. DIR: studies/guides/studies.md. cpu takes 100 minutes with two workers on two cores
-that have AMX. Everything resumes.
+what a removal costs after tuning. DIR: studies/guides/studies.md. cpu took 185 core-minutes of cores with AMX, two
+hours with two workers beside other work. Everything resumes. Found: learning is not worse than greedy removal in 14 of
+16 pairs of network and budget by the paired interval; scoring once is best most often (7).
 Output: ``reports/removal/<preset>/``.
 """
 

@@ -156,7 +156,7 @@ def opened(path: str | Path) -> tuple[InputContainer, VideoStream]:
 
 
 def shown_first(container: InputContainer) -> VideoStream:
-    """Of several videos in a file the one that players show: not the picture of a cover, say."""
+    """Of several videos in a file the one that players show, by what the file says of each."""
     best = container.streams.best("video")
     return best if isinstance(best, VideoStream) else container.streams.video[0]
 
